@@ -1,0 +1,177 @@
+"""Sites: the named places of a model where a tensor can be seen or changed.
+
+A module declares them once and passes its tensors through them:
+
+    class Block(Hookable):
+        SITES = {"resid": "b f n c", "out": "b f n c"}
+        def forward(self, x):
+            x = self.site("resid", x)
+            return x + self.site("out", self.mlp(x), identity=lambda: torch.zeros_like(x))
+
+The full name of a site is the module's path in the traced root, a dot, and the local name. With nobody listening a site is
+one look-up and a comparison; it is no module, has no state, and torch.compile removes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from wanlab.core.nearest import suggestion
+from wanlab.core.pattern import matches
+
+
+class UnknownSite(LookupError):
+    """A name or pattern that no site has."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class Tap(Protocol):
+    """What a trace hangs on a module; `site` calls it for every tensor that passes."""
+
+    def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor: ...
+
+    def listens(self, module: Hookable, name: str) -> bool: ...
+
+
+class Hookable(nn.Module):
+    """An nn.Module with sites. `SITES` maps local names to axes, one letter for each dimension: {"z": "b k n d"}."""
+
+    SITES: Mapping[str, str] = {}
+    _taps: tuple[Tap, ...] | None = None        # an attribute of the instance only while a trace is open
+
+    def site(self, name: str, x: Tensor, identity: Tensor | Callable[[], Tensor] | None = None) -> Tensor:
+        """Pass `x` through the site `name`. `identity` is what stands here when the block is bypassed (lazily, if callable)."""
+        if self._taps is None:
+            return x
+        return self._tap(name, x, identity)
+
+    def listening(self, name: str) -> bool:
+        """Whether anybody wants the site `name` now: guard values that cost something to compute."""
+        if self._taps is None:
+            return False
+        return any(tap.listens(self, name) for tap in self._taps)
+
+    def _tap(self, name: str, x: Tensor, identity: Any) -> Tensor:
+        _check(self, name, x)
+        for tap in self._taps or ():
+            x = tap.fire(self, name, x, identity)
+        return x
+
+
+def _check(module: Hookable, name: str, x: Tensor) -> None:
+    axes = module.SITES.get(name)
+    kind = type(module).__name__
+    if axes is None:
+        raise UnknownSite(f"{kind} fires the site {name!r} but does not declare it in SITES{suggestion(name, module.SITES)}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{kind} passes a {type(x).__name__} through the site {name!r}: only tensors flow through sites")
+    if x.ndim != len(axes.split()):
+        raise ValueError(f"{kind}.{name} is declared with axes '{axes}' but fires with shape {tuple(x.shape)}")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site: full name, axes, and what a dry run may add: the shape, and which parts of the clock it fires under."""
+
+    name: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...] | None = None
+    clock: frozenset[str] | None = None         # of {"step", "branch"}; None: not known before a run
+
+    def size(self, axis: str) -> int | None:
+        """Length of an axis, where the shape is known."""
+        return None if self.shape is None else self.shape[self.axes.index(axis)]
+
+    def __str__(self) -> str:
+        sizes = self.shape or ("?",) * len(self.axes)
+        return f"{self.name}  {' '.join(f'{a}={n}' if n != '?' else a for a, n in zip(self.axes, sizes))}"
+
+
+class Sites(Sequence[Site]):
+    """A value: the sites of a model in order of its modules. Has a length, iterates, narrows, prints as a tree."""
+
+    def __init__(self, sites: Sequence[Site] = ()) -> None:
+        self._sites = {site.name: site for site in sites}
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites.values())
+
+    def __contains__(self, site: object) -> bool:
+        return (site.name if isinstance(site, Site) else site) in self._sites
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sites) and self._sites == other._sites
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __getitem__(self, key):  # type: ignore[no-untyped-def, override]
+        """A site by position or full name; a slice gives Sites."""
+        if isinstance(key, str):
+            if key not in self._sites:
+                raise UnknownSite(f"no site {key!r}{suggestion(key, self._sites)}")
+            return self._sites[key]
+        found = list(self)[key]
+        return Sites(found) if isinstance(key, slice) else found
+
+    @property
+    def names(self) -> list[str]:
+        """Full names, in order."""
+        return list(self._sites)
+
+    def narrow(self, pattern: str) -> Sites:
+        """The sites whose names match a glob; may be empty."""
+        return Sites([site for site in self if matches(pattern, site.name)])
+
+    def find(self, pattern: str) -> Sites:
+        """As narrow, but a pattern that matches nothing raises UnknownSite with the three nearest names."""
+        found = self.narrow(pattern)
+        if not found:
+            raise UnknownSite(f"no site matches {pattern!r} (of {len(self)}){suggestion(pattern, self._sites)}")
+        return found
+
+    def __repr__(self) -> str:
+        return tree(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{tree(self).replace('&', '&amp;').replace('<', '&lt;')}</pre>"
+
+
+def tree(sites: Sites) -> str:
+    """The sites as an indented tree, with the number of sites under each inner name and axes with sizes at the leaves."""
+    counts: dict[tuple[str, ...], int] = {}
+    for site in sites:
+        parts = tuple(site.name.split("."))
+        for depth in range(1, len(parts)):
+            counts[parts[:depth]] = counts.get(parts[:depth], 0) + 1
+    lines, shown = [f"{len(sites)} sites"], set()
+    for site in sites:
+        parts = tuple(site.name.split("."))
+        for depth in range(1, len(parts)):
+            if parts[:depth] not in shown:
+                shown.add(parts[:depth])
+                lines.append(f"{'  ' * depth}{parts[depth - 1]}  ({counts[parts[:depth]]})")
+        lines.append(f"{'  ' * len(parts)}{parts[-1]}  {str(site).split('  ', 1)[1]}")
+    return "\n".join(lines)
+
+
+def hookables(root: nn.Module) -> dict[str, Hookable]:
+    """Every Hookable under `root` (itself too, as "") by its path; a module that is shared appears once, at its first path."""
+    return {path: module for path, module in root.named_modules() if isinstance(module, Hookable)}
+
+
+def sites_of(root: nn.Module) -> Sites:
+    """All sites under `root`, without shapes (those need a run: see `wanlab.core.trace.probe`)."""
+    return Sites([
+        Site(f"{path}.{name}" if path else name, tuple(axes.split()))
+        for path, module in hookables(root).items() for name, axes in module.SITES.items()
+    ])
