@@ -1,0 +1,134 @@
+"""Layered motion: one still frame, cut into layers, moved and composited into every frame (Wang & Adelson 1994).
+
+A layer (slot `m`) is a mask over frame 0 and, per frame, five numbers `(dx, dy, log_scale, angle, depth)`: displacement of the
+layer's centre in units of the frame width (x right, y down), log of the scale ratio, rotation in radians (clockwise on screen)
+and depth (nearer is larger). Slot 0 is the background; it lies behind all others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+MOTION = ("dx", "dy", "log_scale", "angle", "depth")
+
+
+class Composite(NamedTuple):
+    """What `compose` returns; every field has the frames of `motion` and the size of `frame`."""
+
+    aligned: Tensor  # b f c h w   frame 0 carried into every frame
+    valid: Tensor    # b f 1 h w   1 where the surface was seen in frame 0, 0 where it was filled in
+    flow: Tensor     # b f 2 h w   backward flow: position in frame 0 minus position here, in frame widths
+    owner: Tensor    # b f m h w   which layer is seen, sums to 1 over m
+
+
+def compose(frame: Tensor, masks: Tensor, motion: Tensor) -> Composite:
+    """Carry `frame` (b c h w) into every frame of `motion` (b f m 5); `masks` (b m h w) sum to 1 over the slots.
+
+    Raises ValueError where the three do not fit together.
+    """
+    _check(frame, masks, motion)
+    source = _sources(masks, motion)                                    # b f m h w 2
+    hole = _dilate(masks[:, 1:].sum(1, keepdim=True))                   # b 1 h w
+    ground = fill(frame, 1 - hole)
+
+    behind, seen = _ground(ground, 1 - hole, source[:, :, 0])           # b f c h w, b f 1 h w
+    colour, alpha = _objects(frame, masks[:, 1:], source[:, :, 1:])     # b f m c h w, b f m h w
+    owner = _visible(alpha, motion[:, :, 1:, 4])                        # b f m h w, background first
+
+    aligned = owner[:, :, :1] * behind + (owner[:, :, 1:, None] * colour).sum(2)
+    valid = owner[:, :, :1] * seen + owner[:, :, 1:].sum(2, keepdim=True)
+    here = positions(frame.shape[-2], frame.shape[-1], frame.device, frame.dtype)
+    flow = (owner[..., None] * (source - here)).sum(2)
+    aligned = torch.cat([frame[:, None], aligned[:, 1:]], 1)             # frame 0 is given, and wholly seen
+    valid = torch.cat([torch.ones_like(valid[:, :1]), valid[:, 1:]], 1)
+    return Composite(aligned, valid, rearrange(flow, "b f h w two -> b f two h w"), owner)
+
+
+def positions(h: int, w: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Pixel centres (h w 2) as (x, y) in units of the frame width."""
+    y = (torch.arange(h, device=device, dtype=dtype) + 0.5) / w
+    x = (torch.arange(w, device=device, dtype=dtype) + 0.5) / w
+    yy, xx = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([xx, yy], -1)
+
+
+def centres(masks: Tensor) -> Tensor:
+    """Centroid (b m 2) of each mask (b m h w) in frame widths; an empty mask has its centre in the middle."""
+    here = positions(masks.shape[-2], masks.shape[-1], masks.device, masks.dtype)
+    weight = masks.sum((-1, -2))[..., None]
+    middle = here.mean((0, 1))
+    return torch.where(weight > 1e-3, torch.einsum("bmhw,hwt->bmt", masks, here) / weight.clamp(min=1e-3), middle)
+
+
+def fill(image: Tensor, known: Tensor) -> Tensor:
+    """Fill the unknown part of `image` (b c h w) from the known (b 1 h w in [0, 1]) by pull-push pyramids (Gortler 1996)."""
+    h, w = image.shape[-2:]
+    if min(h, w) <= 2:
+        mean = (image * known).sum((-1, -2), keepdim=True) / known.sum((-1, -2), keepdim=True).clamp(min=1e-4)
+        return known * image + (1 - known) * mean
+    weight = F.avg_pool2d(known, 2, ceil_mode=True, count_include_pad=False)
+    coarse = F.avg_pool2d(image * known, 2, ceil_mode=True, count_include_pad=False) / weight.clamp(min=1e-4)
+    coarse = fill(coarse, (weight * 4).clamp(max=1))
+    return known * image + (1 - known) * F.interpolate(coarse, (h, w), mode="bilinear", align_corners=False)
+
+
+def _sources(masks: Tensor, motion: Tensor) -> Tensor:
+    """Where each pixel of each frame came from in frame 0, per layer: b f m h w 2."""
+    h, w = masks.shape[-2:]
+    centre = rearrange(centres(masks), "b m t -> b 1 m 1 1 t")
+    shift, log_scale, angle = (rearrange(x, "b f m t -> b f m 1 1 t") for x in motion[..., :4].split([2, 1, 1], -1))
+    away = (positions(h, w, masks.device, masks.dtype) - centre - shift) * torch.exp(-log_scale)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    x, y = away.split(1, -1)
+    return centre + torch.cat([cos * x + sin * y, cos * y - sin * x], -1)  # the inverse rotation
+
+
+def _ground(ground: Tensor, known: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    frames = source.shape[1]
+    colour = _sample(repeat(ground, "b c h w -> (b f) c h w", f=frames), rearrange(source, "b f h w t -> (b f) h w t"), "border")
+    seen = _sample(repeat(known, "b c h w -> (b f) c h w", f=frames), rearrange(source, "b f h w t -> (b f) h w t"), "zeros")
+    return rearrange(colour, "(b f) c h w -> b f c h w", f=frames), rearrange(seen, "(b f) c h w -> b f c h w", f=frames)
+
+
+def _objects(frame: Tensor, masks: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    f, m = source.shape[1:3]
+    layers = torch.cat([repeat(frame, "b c h w -> b m c h w", m=m), masks[:, :, None]], 2)
+    layers = repeat(layers, "b m c h w -> (b f m) c h w", f=f)
+    moved = _sample(layers, rearrange(source, "b f m h w t -> (b f m) h w t"), "zeros")
+    moved = rearrange(moved, "(b f m) c h w -> b f m c h w", f=f, m=m)
+    return moved[:, :, :, :-1], moved[:, :, :, -1]
+
+
+def _visible(alpha: Tensor, depth: Tensor) -> Tensor:
+    """What each layer shows after those nearer than it: background first, then the objects in slot order."""
+    nearest = depth.argsort(dim=2, descending=True, stable=True)          # b f m
+    index = nearest[..., None, None].expand_as(alpha)
+    ordered = alpha.gather(2, index)
+    through = torch.cumprod(1 - ordered, 2)
+    shown = ordered * torch.cat([torch.ones_like(through[:, :, :1]), through[:, :, :-1]], 2)
+    return torch.cat([through[:, :, -1:], torch.zeros_like(alpha).scatter(2, index, shown)], 2)
+
+
+def _sample(image: Tensor, source: Tensor, padding: str) -> Tensor:
+    """Bilinear look-up at positions in frame widths."""
+    h, w = image.shape[-2:]
+    scale = torch.tensor([2.0, 2.0 * w / h], device=image.device, dtype=image.dtype)
+    return F.grid_sample(image, source * scale - 1, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+def _dilate(mask: Tensor) -> Tensor:
+    """Grow a mask by about a 32nd of the frame, so that soft object edges leave no ghost in the filled background."""
+    kernel = 2 * max(1, round(mask.shape[-1] / 32)) + 1
+    return F.max_pool2d(mask.clamp(0, 1), kernel, stride=1, padding=kernel // 2)
+
+
+def _check(frame: Tensor, masks: Tensor, motion: Tensor) -> None:
+    if frame.shape[-2:] != masks.shape[-2:]:
+        raise ValueError(f"frame is {tuple(frame.shape[-2:])} but masks are {tuple(masks.shape[-2:])}")
+    if motion.shape[-1] != len(MOTION) or motion.shape[2] != masks.shape[1]:
+        raise ValueError(f"motion must be b f {masks.shape[1]} {len(MOTION)} {MOTION}, got {tuple(motion.shape)}")

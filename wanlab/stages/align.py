@@ -1,0 +1,149 @@
+"""Align stage: inside the denoising loop, carries the first frame into every other frame. Three variants.
+
+`flow_warp` cuts the first frame into layers and moves them by the predicted motion (nn/layers.py); `temporal_attention`
+lets the patches of each frame look up patches of the first frame; `none` leaves all to the UNet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from wanlab.core import Hookable
+from wanlab.nn.attention import Attention
+from wanlab.nn.embed import sinusoid
+from wanlab.nn.layers import compose
+from wanlab.stages.fusion import Condition
+from wanlab.stages.generator import Draft
+from wanlab.stages.image import Image
+
+
+@dataclass(frozen=True)
+class Config:
+    size: int = 32
+    patch: int = 4
+    features: int = 48        # of the generator's finest grid
+    context: int = 64
+    width: int = 24
+    heads: int = 4
+
+
+class Aligned(NamedTuple):
+    """What an align stage gives."""
+
+    frames: Tensor     # b f 3 h w     the first frame, carried into every frame
+    valid: Tensor      # b f 1 h w     1 where it was seen, 0 where it is a guess
+    masks: Tensor      # b m h w       the layers that were moved, sums to 1
+    scope: Tensor      # b f           1 for frames in which `motion` may be trusted by later stages
+
+
+SITES = {"out": "b f c h w", "valid": "b f c h w", "scope": "b f"}
+
+
+def still(image: Image, frames: int) -> Aligned:
+    """No alignment: the first frame in every place, valid in the first frame alone; one background layer."""
+    b, _, h, w = image.frame.shape
+    first = (torch.arange(frames, device=image.frame.device) == 0).to(image.frame.dtype)
+    scope = first * image.present[:, None]
+    valid = repeat(scope, "b f -> b f 1 h w", h=h, w=w)
+    return Aligned(repeat(image.frame, "b c h w -> b f c h w", f=frames), valid, image.frame.new_zeros(b, 0, h, w), scope)
+
+
+class _Align(Hookable):
+    """Common end of the variants: the sites, and what stands in when alignment is removed."""
+
+    SITES = SITES
+
+    def _emit(self, aligned: Aligned, image: Image) -> Aligned:
+        without = still(image, aligned.frames.shape[1])
+        return Aligned(
+            self.site("out", aligned.frames, identity=without.frames),
+            self.site("valid", aligned.valid, identity=without.valid),
+            aligned.masks,
+            self.site("scope", aligned.scope, identity=without.scope),
+        )
+
+
+class FlowWarp(_Align):
+    """Segments the first frame into the slots' layers and moves them by the slots' motion."""
+
+    SITES = {**SITES, "logits": "b m h w", "masks": "b m h w", "motion": "b f m d", "flow": "b f c h w", "owner": "b f m h w"}
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width = config.width
+        self.pixels = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=2, dilation=2), nn.SiLU(),
+                                    nn.Conv2d(width, width, 3, padding=1))
+        self.ground = nn.Linear(config.context, width)
+        self.mix = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
+        self.query = nn.Linear(config.context, width)
+        self.side, self.scale = config.size // config.patch, width ** -0.5
+
+    def segment(self, image: Image, condition: Condition) -> Tensor:
+        """Logits (b m h w) of which slot owns each pixel of the first frame."""
+        pixels = self.pixels(image.frame)
+        ground = rearrange(self.ground(condition.grounded), "b (h w) c -> b c h w", h=self.side)
+        pixels = pixels + F.interpolate(ground, pixels.shape[-2:], mode="bilinear", align_corners=False)
+        pixels = pixels + self.mix(pixels)
+        return self.site("logits", self.scale * torch.einsum("bmc,bchw->bmhw", self.query(condition.slots), pixels))
+
+    def _read(self, name: str, value: Tensor) -> None:
+        """A site that may be recorded but not edited, as nothing is computed from it."""
+        if self.site(name, value) is not value:
+            raise ValueError(f"align.{name} is derived and can only be recorded: edit align.motion or align.masks instead")
+
+    def forward(self, image: Image, condition: Condition, draft: Draft, motion: Tensor) -> Aligned:
+        """motion b f m 5 in the units of `nn.layers`."""
+        masks = self.site("masks", torch.softmax(self.segment(image, condition), 1))
+        composite = compose(image.frame, masks, self.site("motion", motion))
+        self._read("flow", composite.flow)
+        self._read("owner", composite.owner)
+        scope = repeat(image.present, "b -> b f", f=motion.shape[1])
+        valid = composite.valid * image.present[:, None, None, None, None]
+        return self._emit(Aligned(composite.aligned, valid, masks, scope), image)
+
+
+class AttentionAlign(_Align):
+    """Every patch of every frame attends to the patches of the first frame and takes over their pixels, softly."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.embed = nn.Conv2d(3, width, config.patch, config.patch)
+        self.query = nn.Linear(config.features, width)
+        self.attn = Attention(width, config.heads, "b n c", inner=config.heads * 3 * config.patch ** 2)
+        self.attn.o = nn.Linear(config.heads * 3 * config.patch ** 2, 3 * config.patch ** 2)
+
+    def forward(self, image: Image, condition: Condition, draft: Draft, motion: Tensor) -> Aligned:
+        b, f = draft.features.shape[:2]
+        keys = self.embed(image.frame)
+        h = keys.shape[-2]
+        keys = rearrange(keys, "b c h w -> b (h w) c")
+        keys = keys + sinusoid(torch.arange(keys.shape[1], device=keys.device), keys.shape[-1], 100.0)
+        queries = self.query(rearrange(draft.features, "b f c h w -> b (f h w) c"))
+        patches = self.attn(queries, keys)
+        p = self.config.patch
+        frames = rearrange(patches, "b (f h w) (c p q) -> b f c (h p) (w q)", f=f, h=h, p=p, q=p)
+        first = (torch.arange(f, device=frames.device) == 0).to(frames.dtype)[:, None, None, None]
+        frames = first * image.frame[:, None] + (1 - first) * frames
+        without = still(image, f)
+        return self._emit(without._replace(frames=frames), image)
+
+
+class NoAlign(_Align):
+    """Leaves every frame to the UNet."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+
+    def forward(self, image: Image, condition: Condition, draft: Draft, motion: Tensor) -> Aligned:
+        return self._emit(still(image, motion.shape[1]), image)
+
+
+VARIANTS: dict[str, type[nn.Module]] = {"flow_warp": FlowWarp, "temporal_attention": AttentionAlign, "none": NoAlign}

@@ -1,0 +1,71 @@
+"""Fusion stage: image tokens and motion slots read the text by cross-attention, at the present noise level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from wanlab.core import Hookable
+from wanlab.nn.attention import Attention
+from wanlab.nn.embed import TimeEmbedding
+from wanlab.nn.spacetime import MLP
+from wanlab.stages.image import Image
+from wanlab.stages.text import Text
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 64
+    heads: int = 4
+    slots: int = 3            # motion layers: background and up to two objects
+
+
+class Condition(NamedTuple):
+    """What the generator is conditioned on."""
+
+    context: Tensor    # b j c     text tokens, then image tokens, then slots
+    bias: Tensor       # b j       0 where a token may be read, very negative where not
+    grounded: Tensor   # b n c     image tokens that have read the text, in raster order
+    slots: Tensor      # b m c     one token per motion layer
+    pooled: Tensor     # b c       summary and noise level, for modulation
+
+
+class CrossAttentionFusion(Hookable):
+    """One cross-attention from image tokens and slots to the text, one self-attention among them, each with an MLP."""
+
+    SITES = {"time": "b c", "resid_pre": "b n c", "resid_mid": "b n c", "out": "b n c", "pooled": "b c"}
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.time = TimeEmbedding(width)
+        self.slots = nn.Parameter(torch.randn(config.slots, width))
+        self.norm_attn, self.norm_text, self.norm_mix, self.norm_out = (nn.LayerNorm(width) for _ in range(4))
+        self.attn = Attention(width, config.heads)
+        self.mlp = MLP(width, 2 * width, "b n c")
+        self.mix = Attention(width, config.heads)
+        self.mix_mlp = MLP(width, 2 * width, "b n c")
+        self.pool = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, text: Text, image: Image, sigma: Tensor) -> Condition:
+        """Fuse `text` and `image` at noise level `sigma` (b)."""
+        b, n, _ = image.tokens.shape
+        bias = torch.where(text.mask > 0, 0.0, -1e9)
+        time = self.site("time", self.time(sigma))
+        queries = torch.cat([image.tokens, repeat(self.slots, "m c -> b m c", b=b)], 1)
+        x = self.site("resid_pre", queries + time[:, None])
+        x = x + self.attn(self.norm_attn(x), self.norm_text(text.tokens), bias[:, None, None])
+        x = x + self.mlp(x)
+        x = self.site("resid_mid", x)
+        x = x + self.mix(self.norm_mix(x))
+        x = x + self.mix_mlp(x)
+        x = self.site("out", self.norm_out(x), identity=lambda: self.norm_out(queries))
+        said = (text.tokens * text.mask[..., None]).sum(1) / text.mask.sum(1, keepdim=True).clamp(min=1)
+        pooled = self.site("pooled", self.pool(torch.cat([time, image.pooled, said], -1)))
+        seen = torch.cat([bias, bias.new_zeros(b, x.shape[1])], 1)
+        return Condition(torch.cat([text.tokens, x], 1), seen, x[:, :n], x[:, n:], pooled)

@@ -1,0 +1,115 @@
+"""Image stage: a diffusion transformer (DiT, Peebles & Xie 2023) used as an encoder of the first frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from wanlab.core import Hookable
+from wanlab.nn.attention import Attention
+
+
+@dataclass(frozen=True)
+class Config:
+    size: int = 32            # side of the frame that is encoded
+    output: int = 128         # side of the reference that guides super-resolution
+    patch: int = 4
+    width: int = 64
+    heads: int = 4
+    depth: int = 2
+
+
+class Image(NamedTuple):
+    """What the image stage gives; all in [-1, 1] where it is colour."""
+
+    tokens: Tensor     # b n c         one per patch, in raster order
+    pooled: Tensor     # b c
+    frame: Tensor      # b 3 h w       the first frame at the generator's size
+    reference: Tensor  # b 3 H W       the first frame at the output's size
+    present: Tensor    # b             1 where an image was given, 0 for the null condition
+
+
+class Block(Hookable):
+    """DiT block: attention and MLP whose norms, scales and gates come from the condition (adaLN-Zero)."""
+
+    SITES = {"resid_pre": "b n c", "attn_out": "b n c", "mlp_pre": "b n c", "mlp_post": "b n c", "resid_post": "b n c"}
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width = config.width
+        self.norm1, self.norm2 = (nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
+        self.attn = Attention(width, config.heads)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.modulate = nn.Linear(width, 6 * width)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        x = self.site("resid_pre", x)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(F.silu(condition))[:, None].chunk(6, -1)
+        y = self.attn(self.norm1(x) * (1 + scale1) + shift1)
+        x = x + self.site("attn_out", (1 + gate1) * y)
+        y = self.site("mlp_pre", self.up(self.norm2(x) * (1 + scale2) + shift2))
+        y = self.down(self.site("mlp_post", F.gelu(y)))
+        return self.site("resid_post", x + (1 + gate2) * y)
+
+
+class ImageEncoder(Hookable):
+    """First frame (b 3 H W in [0, 1]) to tokens, a pooled vector and the frame at the two sizes that later stages need."""
+
+    SITES = {"tokens": "b n c", "pooled": "b c", "frame": "b c h w", "reference": "b c h w", "present": "b"}
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        if config.size % config.patch or config.output % config.size:
+            raise ValueError(f"patch {config.patch} must divide size {config.size}, and size must divide output {config.output}")
+        self.config = config
+        n = (config.size // config.patch) ** 2
+        self.embed = nn.Conv2d(3, config.width, config.patch, config.patch)
+        self.place = nn.Parameter(0.02 * torch.randn(n, config.width))
+        self.level = nn.Parameter(torch.zeros(config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm, self.project = nn.LayerNorm(config.width), nn.Linear(config.width, config.width)
+        self.null_tokens = nn.Parameter(0.02 * torch.randn(n, config.width))
+        self.null_frame = nn.Parameter(torch.zeros(3, config.size, config.size))
+
+    def forward(self, image: Tensor, present: Tensor | None = None) -> Image:
+        """Encode; rows whose `present` (b) is 0 get the trained null condition. `image` has the output's size."""
+        side = self.config.output
+        if tuple(image.shape[1:]) != (3, side, side):
+            raise ValueError(f"image must be b 3 {side} {side}, got {tuple(image.shape)}")
+        present = image.new_ones(len(image)) if present is None else present
+        reference = 2 * image - 1
+        frame = F.avg_pool2d(reference, side // self.config.size)
+        tokens = self._encode(frame)
+        null = self.null_image(len(image))
+        given = present > 0
+        tokens = torch.where(rearrange(given, "b -> b 1 1"), tokens, null.tokens)
+        tokens = self.site("tokens", tokens, identity=null.tokens)
+        return Image(
+            tokens,
+            self.site("pooled", tokens.mean(1), identity=null.pooled),
+            self._keep("frame", given, frame, null.frame),
+            self._keep("reference", given, reference, null.reference),
+            self.site("present", present, identity=null.present),
+        )
+
+    def null_image(self, b: int) -> Image:
+        """The trained null condition: learned tokens and frame, no reference."""
+        tokens = repeat(self.null_tokens, "n c -> b n c", b=b)
+        frame = repeat(self.null_frame, "c h w -> b c h w", b=b)
+        side = self.config.output
+        return Image(tokens, tokens.mean(1), frame, tokens.new_zeros(b, 3, side, side), tokens.new_zeros(b))
+
+    def _encode(self, frame: Tensor) -> Tensor:
+        x = rearrange(self.embed(frame), "b c h w -> b (h w) c") + self.place
+        condition = x.mean(1) + self.level
+        for block in self.blocks:
+            x = block(x, condition)
+        return self.project(self.norm(x))
+
+    def _keep(self, name: str, given: Tensor, value: Tensor, null: Tensor) -> Tensor:
+        return self.site(name, torch.where(rearrange(given, "b -> b 1 1 1"), value, null), identity=null)

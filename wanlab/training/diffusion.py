@@ -1,0 +1,235 @@
+"""Training of the cascade's base: text, image, fusion, generator and alignment, by rectified flow on the procedural world."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from wanlab.core import Hookable
+from wanlab.data.clip import Clips
+from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, VOCABULARY, World
+from wanlab.pipelines.denoise import Prediction, motion_std, predict
+from wanlab.stages import align, fusion, generator, image, text
+
+SLOTS = 3
+
+
+class Bank(NamedTuple):
+    """Clips in memory at the generator's size; `video` uint8 n f 3 h w, `labels` n m 3 (colour, shape, motion; -1: none)."""
+
+    video: Tensor
+    masks: Tensor
+    motion: Tensor
+    ids: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `wanlab train` reads for the base; loss weights and drop rates as in the study file."""
+
+    steps: int = 6000
+    batch: int = 16
+    rate: float = 1.5e-3
+    clips: int = 16000
+    seed: int = 0
+    warmup: int = 100
+    grounding_steps: int = 1500
+    grounding_batch: int = 32
+    drop_text: float = 0.10
+    drop_image: float = 0.08
+    drop_temporal: float = 0.10
+    drop_align: float = 0.10
+    align: str = "flow_warp"
+    temporal: bool = True
+    start: str | None = None             # a checkpoint whose weights are taken over, as far as they fit
+    weights: dict[str, float] = field(default_factory=lambda: {"motion": 0.15, "paint": 0.3, "masks": 0.1, "slots": 0.02})
+
+
+class Base(nn.ModuleDict):
+    """The stages that are trained together, and the slot classifier that only training uses."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        stages: dict[str, nn.Module] = {
+            "text": text.TextEncoder(text.Config(tuple(VOCABULARY))),
+            "image": image.ImageEncoder(image.Config(output=32)),
+            "fusion": fusion.CrossAttentionFusion(fusion.Config()),
+            "generator": generator.Generator(generator.Config(temporal=recipe.temporal)),
+            "align": align.VARIANTS[recipe.align](align.Config()),
+            "classify": nn.Linear(fusion.Config().width, len(COLOURS) + len(SHAPES) + len(MOTIONS)),
+        }
+        super().__init__(stages)
+
+
+def bank(world: World, n: int, size: int, tokenizer: text.Tokenizer) -> Bank:
+    """Draw the first `n` clips of `world`, averaged down to `size`."""
+    parts = []
+    for start in range(0, n, 64):
+        clips = world.batch(range(start, min(n, start + 64)))
+        small = F.avg_pool2d(clips.video.flatten(0, 1), world.size // size).unflatten(0, (len(clips), -1))
+        masks = F.avg_pool2d(clips.first_masks, world.size // size)
+        parts.append(Bank((small * 255).round().byte(), (masks * 255).round().byte(), clips.motion,
+                          tokenizer(clips.captions), labels(clips)))
+    return Bank(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+
+def labels(clips: Clips) -> Tensor:
+    """b m 3: colour, shape and motion class of each slot; -1 where there is nothing."""
+    out = torch.full((len(clips), SLOTS, 3), -1)
+    names = [list(COLOURS), list(SHAPES), list(MOTIONS)]
+    for row, factors in zip(out, clips.factors or [], strict=True):
+        for m, thing in enumerate(factors["objects"], start=1):
+            row[m] = torch.tensor([names[i].index(thing[key]) for i, key in enumerate(("colour", "shape", "motion"))])
+    return out
+
+
+class Without:
+    """A tap that bypasses the sites it hangs on: module dropout by the same door that edits use."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def listens(self, module: Hookable, name: str) -> bool:
+        return name in self.names
+
+    def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
+        if name not in self.names:
+            return x
+        return identity() if callable(identity) else identity
+
+
+@contextmanager
+def bypassed(modules: list[Hookable], *names: str) -> Iterator[None]:
+    """Bypass the named sites of `modules` inside the block."""
+    for module in modules:
+        module._taps = (Without(*names),)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module._taps
+
+
+def slot_loss(base: Base, slots: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy of colour, shape and motion, read from the fused slot tokens."""
+    logits = base["classify"](slots).split([len(COLOURS), len(SHAPES), len(MOTIONS)], -1)
+    return sum(F.cross_entropy(rearrange(x, "b m c -> (b m) c"), truth[..., i].flatten(), ignore_index=-1)
+               for i, x in enumerate(logits))  # type: ignore[return-value]
+
+
+def mask_loss(base: Base, still: image.Image, condition: fusion.Condition, masks: Tensor) -> Tensor:
+    """Cross-entropy of the layers of the first frame; objects weigh more than their few pixels."""
+    log = F.log_softmax(base["align"].segment(still, condition), 1)
+    weight = 1 + 3 * masks[:, 1:].sum(1)
+    return -((log * masks).sum(1) * weight).mean()
+
+
+class Batch(NamedTuple):
+    video: Tensor
+    masks: Tensor
+    motion: Tensor
+    ids: Tensor
+    labels: Tensor
+    present: Tensor
+
+
+def draw(data: Bank, size: int, recipe: Recipe, generator: torch.Generator) -> Batch:
+    """A random batch with text and image dropped at the recipe's rates."""
+    rows = torch.randint(len(data.video), (size,), generator=generator)
+    chance = torch.rand(2, size, generator=generator)
+    ids = torch.where((chance[0] < recipe.drop_text)[:, None], 0, data.ids[rows])
+    present = (chance[1] >= recipe.drop_image).float()
+    return Batch(data.video[rows].float() / 255, data.masks[rows].float() / 255, data.motion[rows], ids, data.labels[rows], present)
+
+
+def noise_level(b: int, generator: torch.Generator) -> Tensor:
+    """sigma (b): logit-normal leaning to high noise (Esser et al. 2024), where the layout of the clip is decided."""
+    high = torch.sigmoid(1.1 + 1.3 * torch.randn(b, generator=generator))
+    return high.clamp(0.02, 1)
+
+
+def losses(base: Base, batch: Batch, recipe: Recipe, generator: torch.Generator) -> tuple[dict[str, Tensor], Prediction, Tensor]:
+    """All terms of the objective for one batch, the prediction, and sigma."""
+    clean = 2 * batch.video - 1
+    motion = batch.motion / motion_std(batch.motion)
+    sigma = noise_level(len(clean), generator)
+    sigma = torch.where(torch.rand(len(clean), generator=generator) < 0.12, torch.ones(()), sigma)
+    s = sigma[:, None, None, None, None]
+    noisy = (1 - s) * clean + s * torch.randn(clean.shape, generator=generator)
+    noisy_motion = (1 - s[..., 0]) * motion + s[..., 0] * torch.randn(motion.shape, generator=generator)
+    words, still = base["text"](batch.ids), base["image"](batch.video[:, 0], batch.present)
+    out = predict(base, noisy, noisy_motion, words, still, sigma)
+
+    weight = 1 / sigma.clamp(min=0.3) ** 2
+    given = (batch.labels[..., 0] >= 0).float()
+    given[:, 0] = 1
+    slot_weight = repeat(0.1 + 0.9 * given, "b m -> b 1 m 1")
+    terms = {
+        "video": (weight * (out.video - clean).square().mean((1, 2, 3, 4))).mean(),
+        "paint": (weight * (out.draft.paint - clean).square().mean((1, 2, 3, 4))).mean(),
+        "motion": (weight * (slot_weight * (out.motion - motion).square()).mean((1, 2, 3))).mean(),
+    }
+    named = (batch.ids[:, 0] != 0) & (batch.present > 0)
+    if named.any() and hasattr(base["align"], "segment"):
+        terms["masks"] = mask_loss(base, _rows(still, named), _rows(out.condition, named), batch.masks[named])
+        terms["slots"] = slot_loss(base, out.condition.slots[named], batch.labels[named])
+    return terms, out, sigma
+
+
+def _rows(values: Any, keep: Tensor) -> Any:
+    return type(values)(*(v[keep] for v in values))
+
+
+def ground_step(base: Base, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Loss of the first phase: text, image and fusion learn which slot is where, and what it does, without any diffusion."""
+    words, still = base["text"](batch.ids), base["image"](batch.video[:, 0], batch.present)
+    condition = base["fusion"](words, still, noise_level(len(batch.ids), generator))
+    return slot_loss(base, condition.slots, batch.labels) + mask_loss(base, still, condition, batch.masks)
+
+
+def optimiser(base: Base, rate: float) -> torch.optim.Optimizer:
+    """AdamW; decay on matrices alone; the T5's position bias learns five times faster."""
+    fast = [p for n, p in base.named_parameters() if "distance" in n]
+    matrices = [p for n, p in base.named_parameters() if p.ndim > 1 and "distance" not in n]
+    vectors = [p for n, p in base.named_parameters() if p.ndim <= 1 and "distance" not in n]
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.01}, {"params": vectors}, {"params": fast, "scale": 5.0}],
+                             lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
+
+
+def schedule(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def set_rate(optim: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its learning rate."""
+    for group in optim.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
+
+
+def update(base: Base, optim: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    """One clipped optimiser step. Raises FloatingPointError where the loss is not finite."""
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {step}; the last checkpoint is good")
+    optim.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(base.parameters(), 1.0)
+    optim.step()
+
+
+def dropped(base: Base, recipe: Recipe, generator: torch.Generator) -> tuple[list[Hookable], list[Hookable]]:
+    """Which modules this step does without: (temporal attentions, align stage)."""
+    chance = torch.rand(2, generator=generator)
+    temporal = [m for n, m in base.named_modules() if n.endswith(".temporal")] if chance[0] < recipe.drop_temporal else []
+    aligner = [base["align"]] if chance[1] < recipe.drop_align else []
+    return temporal, aligner  # type: ignore[return-value]
