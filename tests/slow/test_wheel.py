@@ -19,8 +19,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from the tracked files alone."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     subprocess.run(f"git archive HEAD | tar -x -C '{tree}'", shell=True, cwd=ROOT, check=True)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(tree)]
-    subprocess.run(command, check=True)
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]  # setuptools is there with the extra dev
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", *offline, "--wheel-dir", str(out), str(tree)]
+    subprocess.run(pip, check=True)
     (built,) = out.glob("wanlab-*.whl")
     return built
 
