@@ -1,0 +1,245 @@
+"""A study as data: what a study file may say, and the reading of one with all mistakes at once.
+
+A study is a grid of cells over one pipeline: every cell sees the same samples (image, prompt, seed) and differs by
+ablations, swaps, edits or sampler settings. Fields that cannot change a result (`report`, `cache`, `seconds`, `title`)
+stay out of the study's hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from wanlab.graph import digest
+
+from .document import Document, Loc, Problem, did_you_mean, parse, read
+
+WITHOUT_EFFECT = ("report", "cache", "seconds", "title")
+
+
+class Part(BaseModel):
+    """A mapping of a study file: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_listed)]
+Given = BeforeValidator(lambda value: {} if value is None else value)
+
+
+class Procedural(Part):
+    """Rendered videos with known truth."""
+
+    kind: Literal["procedural"] = "procedural"
+    split: Literal["train", "val", "test"] = "test"
+    n: int = Field(48, ge=1, description="samples")
+    seed: int = Field(0, ge=0, description="seed of the world")
+
+
+class Folder(Part):
+    """Real clips; the first frame of each is the conditioning image, the clip is the reference."""
+
+    kind: Literal["folder"]
+    path: Path
+    captions: Path | None = Field(None, description="CSV with the columns file, caption; without: empty captions")
+    n: int | None = Field(None, ge=1, description="the first n clips; without: all")
+    fps: float | None = Field(None, gt=0, description="resample to this rate; without: the clip's own")
+
+
+class Image(Part):
+    """One photograph with one or more prompts; there is no truth, so the baseline's clip is the reference."""
+
+    kind: Literal["image"]
+    path: Path
+    prompts: Names = Field(min_length=1)
+
+
+class Sampler(Part):
+    """How the latents are denoised. A field left out means the pipeline's own default."""
+
+    steps: int | None = Field(None, ge=1)
+    guidance: float | None = Field(None, ge=0)
+    negative: str | None = Field(None, description="negative prompt; without: the null condition")
+
+
+class Cell(Part):
+    """One setting of the grid: everything left out is as in the pipeline."""
+
+    ablate: Names = Field(default_factory=list, description="components removed at inference")
+    swap: dict[str, str] = Field(default_factory=dict, description="stage: variant")
+    edits: list[dict[str, Any]] = Field(default_factory=list, description="edits as data: {kind, at, ...}")
+    sampler: Sampler = Field(default_factory=Sampler, description="fields that differ from the study's sampler")
+    pairs_with: str | None = Field(None, description="the cell that this one is shown beside in the report")
+    note: str | None = None
+
+
+class Stats(Part):
+    """How numbers are compared."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    resamples: int = Field(10_000, ge=10_000, description="bootstrap resamples and sign flips")
+    family: Literal["metric", "study"] = Field("metric", description="what Holm's correction ranges over")
+    seed: int = Field(0, ge=0)
+
+
+class Report(Part):
+    """What the report shows."""
+
+    videos: int = Field(6, ge=0, description="samples shown as videos and film strips")
+    budget_mb: float = Field(12.0, gt=0, description="bytes of video inside report.html; links beyond")
+    fps: float = Field(8.0, gt=0)
+    table: Names | None = Field(None, description="metrics in table.tex; without: all")
+    width: float = Field(5.5, gt=1, description="width of the figures in inches")
+
+
+class Cache(Part):
+    """Where stage outputs are kept."""
+
+    memory_gib: float = Field(1.0, ge=0)
+    disk: Path | None = Field(None, description="folder of the disk cache; without: memory only")
+    disk_gib: float = Field(10.0, gt=0)
+
+
+class Study(Part):
+    """A study file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    title: str | None = Field(None, description="headline of the report")
+    pipeline: str = Field("tiny", description="a preset's name or a folder with pipeline.json")
+    init: Literal["trained", "random"] = "trained"
+    data: Annotated[Procedural | Folder | Image, Field(discriminator="kind")]
+    sampler: Sampler = Field(default_factory=Sampler)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
+    batch: int = Field(8, ge=1, description="rows per batch; part of every content key")
+    baseline: str = "baseline"
+    cells: dict[str, Annotated[Cell, Given]] = Field(min_length=1)
+    metrics: list[str] = Field(min_length=1)
+    reference: str = Field("auto", description="data, baseline or a folder of clips; auto: data where there is truth")
+    stats: Stats = Field(default_factory=Stats)
+    report: Report = Field(default_factory=Report)
+    cache: Cache = Field(default_factory=Cache)
+    seconds: dict[str, float] = Field(default_factory=dict, description="stated seconds per sample and stage, for plan")
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data that `Study.model_validate` reads back."""
+        return self.model_dump(mode="json")
+
+    @property
+    def hash(self) -> str:
+        """Digest of everything that can change a result."""
+        return digest(settings(self.resolved()))
+
+    def sampler_of(self, cell: str) -> Sampler:
+        """The sampler of one cell: the study's, with the cell's own fields over it."""
+        return self.sampler.model_copy(update=self.cells[cell].sampler.model_dump(exclude_none=True))
+
+
+def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved study that can change a result."""
+    return {key: value for key, value in resolved.items() if key not in WITHOUT_EFFECT}
+
+
+def load_study(path: Path, sets: Sequence[str] = ()) -> tuple[Study, Document]:
+    """The study in the file `path` after the settings `a.b=c`, and its document (for the places of later problems).
+
+    Raises StudyError with all mistakes of form at once.
+    """
+    return validate(read(path), sets)
+
+
+def parse_study(text: str, sets: Sequence[str] = (), name: str = "(text)") -> tuple[Study, Document]:
+    """As `load_study`, from text."""
+    return validate(parse(text, name), sets)
+
+
+def validate(document: Document, sets: Sequence[str] = ()) -> tuple[Study, Document]:
+    """The study that a document holds. Raises StudyError."""
+    for setting in sets:
+        document.override(setting)
+    if not isinstance(document.data, dict):
+        found = "nothing" if document.data is None else type(document.data).__name__
+        raise document.error([Problem((), f"a study is a mapping of keys, this file holds {found}")])
+    try:
+        study = Study.model_validate(document.data)
+    except ValidationError as error:
+        raise document.error([_problem(document, item) for item in error.errors(include_url=False)]) from None
+    problems = [document.problem(path, message) for path, message in _cross_checks(study)]
+    if problems:
+        raise document.error(problems)
+    return study, document
+
+
+def _cross_checks(study: Study) -> Iterable[tuple[Loc, str]]:
+    """Mistakes between fields: names that point nowhere, values that stand twice."""
+    if study.baseline not in study.cells:
+        yield ("baseline",), f"no cell of this name{did_you_mean(study.baseline, study.cells)}"
+    for name, cell in study.cells.items():
+        if not name.replace("_", "").replace("-", "").replace("+", "").replace(".", "").isalnum():
+            yield ("cells", name), "a cell's name is made of letters, digits and _ - + ."
+        if cell.pairs_with is not None and cell.pairs_with not in study.cells:
+            yield ("cells", name, "pairs_with"), f"no cell {cell.pairs_with!r}{did_you_mean(cell.pairs_with, study.cells)}"
+    for field in ("seeds", "metrics"):
+        values = getattr(study, field)
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                yield (field, index), f"{value!r} stands twice"
+    if study.reference == "data" and study.data.kind == "image":
+        yield ("reference",), "a photograph has no true clip: say baseline, or give a folder of clips"
+
+
+def _problem(document: Document, item: Mapping[str, Any]) -> Problem:
+    """One pydantic error as a problem of the file, with the did_you_mean right word."""
+    path, model = _follow(document.data, item["loc"])
+    kind, given = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        return document.problem(path, f"unknown key{did_you_mean(str(path[-1]), model)}", at_key=True)
+    if kind == "missing":
+        return document.problem(path, f"the key {path[-1]!r} is missing")
+    if kind == "union_tag_not_found":
+        return document.problem(path, "the key 'kind' is missing: procedural, folder or image")
+    if kind == "union_tag_invalid":
+        context = item["ctx"]
+        known = [word.strip(" '") for word in context["expected_tags"].split(",")]
+        return document.problem((*path, "kind"), f"unknown kind {context['tag']!r}, expected {', '.join(known)}"
+                                                 f"{did_you_mean(context['tag'], known)}")
+    if kind == "literal_error":
+        expected = item["ctx"]["expected"].replace(" or ", ", ")
+        known = [word.strip(" '") for word in expected.split(",")]
+        return document.problem(path, f"{given!r} is not one of {', '.join(known)}{did_you_mean(str(given), known)}")
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return document.problem(path, f"{message}, got {given!r}" if _short(given) else message)
+
+
+def _short(value: Any) -> bool:
+    return value is None or (isinstance(value, (str, int, float, bool)) and len(str(value)) <= 60)
+
+
+def _follow(data: Any, loc: Sequence[str | int]) -> tuple[Loc, list[str]]:
+    """A pydantic location as a path in the data (without union tags), and the keys known where it ends."""
+    path: list[str | int] = []
+    model: Any = Study
+    for step in loc:
+        if isinstance(step, str) and step in _KINDS and path == ["data"]:
+            model = _KINDS[step]
+            continue
+        path.append(step)
+        if step is not loc[-1]:
+            model = _below(model, step)
+    return tuple(path), list(model.model_fields) if isinstance(model, type) else []
+
+
+_KINDS = {"procedural": Procedural, "folder": Folder, "image": Image}
+_CHILDREN = {(Study, "sampler"): Sampler, (Study, "stats"): Stats, (Study, "report"): Report, (Study, "cache"): Cache,
+             (Study, "cells"): "cells", (Cell, "sampler"): Sampler}
+
+
+def _below(model: Any, step: str | int) -> Any:
+    """The model that stands under the key `step` of `model`."""
+    return Cell if model == "cells" else _CHILDREN.get((model, step), model)
