@@ -1,7 +1,7 @@
 """What the captions can say: a small grammar with paraphrases, in lower-case words.
 
-A caption names shape, colour and motion of every object, in slot order; never its size, place, speed, phase, direction of turning, or
-the drift of the camera: those are latent, and all frames have to agree on them.
+A caption names shape, colour and motion of every object, in slot order; never its size, place, speed, phase, direction
+of turning, or the drift of the camera: those are latent, and all frames have to agree on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _heading(word: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
-# motion -> (finite forms: "a red circle ...", "a red circle that ...";  participles: "a red circle is ...", "a red circle ...ing")
+# motion -> (finite forms: "a red circle [that] grows"; participles: "a red circle [is] growing")
 _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     **{word: _heading(word) for word in ("left", "right", "up", "down")},
     "grows": (("grows", "gets bigger", "becomes larger"), ("growing", "getting bigger", "becoming larger")),

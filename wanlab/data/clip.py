@@ -18,7 +18,7 @@ class Clips:
     video       b f c h w   float32 in [0, 1]
     captions    b strings
     factors     b dicts, the truth as plain data
-    masks       b f m h w   share of each pixel that each layer covers, in [0, 1], summing to 1 (f may be 1: only the first frame)
+    masks       b f m h w   share of each pixel that each layer covers, summing to 1 (f may be 1: only the first frame)
     tracks      b f m 2     centres, fractions of the width, x right, y down
     motion      b f m 5     dx, dy, log_scale, angle, depth relative to frame 0
     flow        b f 2 h w   from a pixel of frame t to its place in frame 0, fractions of the width

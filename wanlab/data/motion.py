@@ -1,7 +1,7 @@
 """The motions of the procedural world: where a thing is, how large and how turned, at every moment of the clip.
 
-A motion is five numbers per frame: dx, dy (fraction of the frame's width, x right, y down), log_scale, angle (radians, positive is
-clockwise on screen) and depth (larger is nearer). All but depth are relative to frame 0 and 0 there.
+A motion is five numbers per frame: dx, dy (fraction of the frame's width, x right, y down), log_scale, angle (radians,
+positive is clockwise on screen) and depth (larger is nearer). All but depth are relative to frame 0 and 0 there.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def reach(speed: float) -> float:
 def trajectory(motion: str, frames: int, *, speed: float, phase: float, direction: int) -> NDArray[np.float32]:
     """The path of one object: `frames 4` = (dx, dy, log_scale, angle), all zero in frame 0.
 
-    speed: 1 is the normal pace; phase: radians, where on its orbit a circling object starts; direction: +1 or -1, the sense of
-    turning and circling. The last frame is the end of the motion whatever the number of frames. Raises KeyError for an unknown motion.
+    speed: 1 is the normal pace; phase: radians, where on its orbit a circling object starts; direction: +1 or -1, the
+    sense of turning and circling. The last frame is the end of the motion whatever the number of frames. Raises
+    KeyError for an unknown motion.
     """
     t = np.linspace(0.0, 1.0, frames) if frames > 1 else np.zeros(1)
     path = np.zeros((frames, 4))

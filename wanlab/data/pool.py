@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Pool:
     """n clips as arrays, usually memory-mapped and read-only.
 
-    video `n f c h w` (uint8 0..255, or a float type in [0, 1]), masks `n m h w` (first frame only, uint8 0..255), tracks `n f m 2`,
-    motion `n f m 5`.
+    video `n f c h w` (uint8 0..255, or a float type in [0, 1]), masks `n m h w` (first frame only, uint8 0..255),
+    tracks `n f m 2`, motion `n f m 5`.
     """
 
     video: NDArray[Any]
@@ -41,7 +41,7 @@ class Pool:
         return len(self.captions)
 
     def batch(self, indices: Sequence[int] | NDArray[np.integer]) -> Clips:
-        """Some clips as float32 tensors; `masks` holds the first frame alone (`b 1 m h w`). Raises IndexError beyond the end."""
+        """Some clips as float32 tensors; `masks` holds the first frame alone, `b 1 m h w`. IndexError beyond."""
         rows = np.asarray(indices, dtype=np.int64)
         if len(rows) == 0 or rows.min() < 0 or rows.max() >= len(self):
             raise IndexError(f"pool of {len(self)} clips has no rows {rows.tolist()}")
@@ -57,10 +57,11 @@ class Pool:
 
     @classmethod
     def of(cls, world: World, n: int, path: str | Path | None, dtype: Any = np.uint8) -> Pool:
-        """The first n samples of a world, in memory (path None) or in `path/<key>`, drawn only if they are not there yet.
+        """The first n samples of a world, in memory (path None) or in `path/<key>`, drawn only if not there yet.
 
-        The key covers the world's parameters and the bytes of a few of its samples, so a world that draws differently gets another
-        folder. A folder appears complete or not at all. Raises ValueError for n < 1 or a dtype that is neither uint8 nor floating.
+        The key covers the world's parameters and the bytes of a few of its samples, so a world that draws differently
+        gets another folder. A folder appears complete or not at all. Raises ValueError for n < 1 or a dtype that is
+        neither uint8 nor floating.
         """
         dtype = np.dtype(dtype)
         if n < 1:
@@ -122,7 +123,7 @@ def _fill(world: World, n: int, arrays: dict[str, NDArray[Any]]) -> dict[str, li
 
 
 def _write(world: World, n: int, dtype: np.dtype, folder: Path) -> None:
-    """Draw into a temporary folder beside the final one, then rename: another process may win the race, and that is fine."""
+    """Draw into a temporary folder beside the final one, then rename. Another process may win the race."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

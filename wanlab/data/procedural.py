@@ -1,11 +1,11 @@
-"""The world with known truth: short videos of moving shapes, deterministic by (seed, split, index), at any size and length.
+"""The world with known truth: videos of moving shapes, deterministic by (seed, split, index), at any size and length.
 
     world = World(size=64, split="train")
     sample = world[17]              # Sample: video, caption, factors, masks, tracks, motion, flow, ...
     clips = world.batch(range(8))   # Clips: the same, stacked
 
-A caption names shapes, colours and motions. What it leaves open (speed, orbits, senses of turning, the drift of the camera, depth order)
-is shared by all frames of a clip, so whatever draws the clip has to make its frames agree.
+A caption names shapes, colours and motions. What it leaves open (speed, orbits, senses of turning, the drift of the
+camera, depth order) is shared by all frames of a clip, so whatever draws the clip has to make its frames agree.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SPLITS: tuple[str, ...] = ("train", "val", "test")
 class Sample:
     """One clip and all that is known about it. Layers m: 0 the background, 1 and 2 the objects in the caption's order.
 
-    video `f c h w` float32 in [0, 1]; masks `f m h w` float32, the share of each pixel that each layer covers, summing to 1;
+    video `f c h w` float32 in [0, 1]; masks `f m h w` float32, the share of each pixel that each layer covers;
     tracks `f m 2` the layers' centres (x right, y down, fractions of the width; 0 for an empty slot);
     motion `f m 5` = dx, dy, log_scale, angle, depth relative to frame 0 (an empty slot is 0).
     """
@@ -70,7 +70,7 @@ class Sample:
 
     @property
     def flow_pairs(self) -> Tensor:
-        """`f-1 2 h w`: from a pixel of frame t to the place of its surface point in frame t + 1, fractions of the width."""
+        """`f-1 2 h w`: from a pixel of frame t to where its surface point is in frame t + 1, fractions of the width."""
         return self._pairs[0]
 
     @property
@@ -95,7 +95,8 @@ class World:
         if split not in SPLITS:
             raise ValueError(f"World: unknown split {split!r}; there are {', '.join(SPLITS)}")
         for name, value, low, high in (
-            ("size", size, 8, 8192), ("frames", frames, 1, 10_000), ("seed", seed, 0, 2**63), ("max_objects", max_objects, 1, 2),
+            ("size", size, 8, 8192), ("frames", frames, 1, 10_000), ("seed", seed, 0, 2**63),
+            ("max_objects", max_objects, 1, 2),
         ):  # fmt: skip
             if not low <= value <= high:
                 raise ValueError(f"World: {name}={value} is not in {low}..{high}")
@@ -136,7 +137,10 @@ class World:
             index += 1
 
     def batch(self, indices: Iterable[int], truth: bool = False) -> Clips:
-        """The samples of these indices, stacked. truth: with flow, flow_pairs and occlusion, which cost more than the pictures."""
+        """The samples of these indices, stacked. truth: with flow, flow_pairs and occlusion, which take as long again.
+
+        Raises ValueError for no indices, IndexError for one below 0.
+        """
         samples = [self[index] for index in indices]
         if not samples:
             raise ValueError(f"{self!r}.batch: no indices")
@@ -148,7 +152,7 @@ class World:
         )
 
     def pool(self, n: int, path: str | Path | None = None, dtype: Any = np.uint8) -> Pool:
-        """The first n samples, drawn once. With a folder: kept there as memory-mapped arrays, found again by content. See `Pool`."""
+        """The first n samples, drawn once. With a folder: kept there as memory-mapped arrays. See `Pool.of`."""
         from wanlab.data.pool import Pool
 
         return Pool.of(self, n, path, dtype)

@@ -1,7 +1,7 @@
 """Drawing a scene at some size: anti-aliased layers over a background, in the order of their depth.
 
-Edges are anti-aliased by signed distance, textures by averaging waves over pixels exactly, and each object is drawn only in a box
-around it.
+Edges are anti-aliased by signed distance, textures by averaging waves over pixels exactly, and each object is drawn
+only in a box around it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _boxes(thing: Thing, motion: NDArray, size: int) -> tuple[NDArray[np.int64],
 
 
 def _paint(thing: Thing, motion: NDArray, x: NDArray, y: NDArray, pixel: float) -> tuple[Array, Array]:
-    """Colour `f h c w` and coverage `f h w` of an object on the pixel centres x `f w`, y `f h` (fractions of the width)."""
+    """Colour `f h c w` and coverage `f h w` of an object at pixel centres x `f w`, y `f h` (fractions of the width)."""
     scale, angle = np.exp(motion[:, 2]), motion[:, 3] + thing.tilt
     start = np.asarray(thing.start, np.float32)
     centre = start + motion[:, :2]

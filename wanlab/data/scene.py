@@ -63,7 +63,7 @@ class Scene:
         return out
 
     def starts(self) -> NDArray[np.float32]:
-        """`m 2`: the layers' centres in frame 0, fractions of the width; the background's is the middle, an empty slot's 0."""
+        """`m 2`: the layers' centres in frame 0, fractions of the width; the middle for the background, 0 for none."""
         out = np.zeros((SLOTS, 2), np.float32)
         out[0] = 0.5
         for slot, thing in enumerate(self.things, 1):
@@ -71,7 +71,7 @@ class Scene:
         return out
 
     def visible(self, index: int, motion: NDArray[np.float32]) -> float:
-        """Share of an object's area that is in the frame and not covered, under one frame's motion `m 5`; by sampling."""
+        """Share of an object's area that is in the frame and not covered, under one frame's motion `m 5`."""
         thing = self.things[index]
         q = (np.arange(32, dtype=np.float32) + 0.5) / 16 - 1
         x, y = (axis.ravel() * EXTENT for axis in np.meshgrid(q, q))
@@ -86,7 +86,7 @@ class Scene:
 
 
 def to_object(points: NDArray, thing: Thing, motion: NDArray) -> NDArray:
-    """Screen points `... 2` under a motion (dx, dy, log_scale, angle, ...) in the object's frame (still fractions of the width)."""
+    """Screen points `... 2` under a motion (dx, dy, log_scale, angle, ...) in the object's frame, in widths."""
     angle = motion[3] + thing.tilt
     cos, sin = math.cos(angle), math.sin(angle)
     x = points[..., 0] - (thing.start[0] + motion[0])
@@ -99,7 +99,8 @@ def to_screen(local: NDArray, thing: Thing, motion: NDArray) -> NDArray:
     angle, scale = motion[3] + thing.tilt, math.exp(motion[2])
     cos, sin = math.cos(angle) * scale, math.sin(angle) * scale
     x, y = local[..., 0], local[..., 1]
-    return np.stack([thing.start[0] + motion[0] + cos * x - sin * y, thing.start[1] + motion[1] + sin * x + cos * y], -1)
+    left, top = thing.start[0] + motion[0], thing.start[1] + motion[1]
+    return np.stack([left + cos * x - sin * y, top + sin * x + cos * y], -1)
 
 
 def held_out(shape: str, colour: str, motion: str) -> bool:
@@ -125,8 +126,8 @@ def _choose(rng: np.random.Generator, count: int, *, unseen: bool) -> list[tuple
 def _place(rng: np.random.Generator, count: int) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """(speed, radii n, starts n 2). Nothing here knows the motions, so that a start never betrays one.
 
-    The range of starts lets every motion at this speed keep about two thirds of every object inside, and frame 0 hold all of it;
-    two objects must start apart. Fast pairs may find no room: then the speed is drawn again.
+    The range of starts lets every motion at this speed keep about two thirds of every object inside, and frame 0 hold
+    all of it; two objects must start apart. The fastest pairs find no room: then the speed is drawn again.
     """
     tries = 192
     while True:
@@ -167,7 +168,10 @@ def _thing(rng: np.random.Generator, key: tuple[str, str, str], radius: float, s
 
 
 def _backdrop(rng: np.random.Generator) -> tuple[NDArray[np.float64], Waves]:
-    """A low-chroma pattern without end: slow waves, one or two families of stripes, and grain from coarse to finer than 32 pixels."""
+    """A low-chroma pattern without end: slow waves, one or two families of stripes, grain at four scales.
+
+    The finest grain shows at 128 pixels and is gone at 32.
+    """
     frequency, angle, phase, amplitude = [], [], [], []
 
     def add(cycles: float, towards: float, offset: float, size: float) -> None:
@@ -202,7 +206,7 @@ def draw_scene(rng: np.random.Generator, *, max_objects: int = 2, unseen: bool =
 
 
 def factors(scene: Scene) -> dict[str, Any]:
-    """The scene's truth as plain data (JSON-able): what the caption tells, what it does not, and what can be seen at the end."""
+    """The scene's truth as plain data (JSON-able): what the caption tells, what it hides, what is seen last."""
     last = scene.motion(2)[-1]
     objects = []
     for index, thing in enumerate(scene.things):

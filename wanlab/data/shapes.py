@@ -1,20 +1,16 @@
 """The things of the procedural world: what they look like in their own frame.
 
-A shape lives in its own frame: the centre at the origin, x to the right, y down, lengths in multiples of the nominal radius.
-All five cover about the same area, so that size says nothing about shape.
+A shape lives in its own frame: the centre at the origin, x to the right, y down, lengths in multiples of the nominal
+radius. All five cover about the same area, so that size says nothing about shape.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 # Saturated and far apart in hue: a tracker finds an object by its chroma alone.
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -38,7 +34,7 @@ _STAR_INNER = 0.47  # inner radius as a share of the outer one
 _CROSS = 0.95  # half length of an arm
 _CROSS_ARM = 0.34  # half width of an arm
 
-Field = "NDArray[np.float32]"
+Field = NDArray[np.float32]
 
 
 def _circle(x: Field, y: Field) -> Field:
@@ -92,7 +88,7 @@ AREAS: dict[str, float] = {
 def depth_inside(shape: str, x: Field, y: Field) -> Field:
     """How deep a point lies inside a shape: positive inside, 0 on the outline, negative outside.
 
-    x, y: any equal shape, in radii, in the object's own frame. Near the outline it is the distance to it (in radii), which is all
-    that an anti-aliased edge needs; elsewhere it is a bound. Raises KeyError for an unknown shape.
+    x, y: any equal shape, in radii, in the object's own frame. Near the outline it is the distance to it (in radii),
+    which is all that an anti-aliased edge needs; elsewhere it is a bound. Raises KeyError for an unknown shape.
     """
     return _DEPTHS[shape](x, y)

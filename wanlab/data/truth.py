@@ -1,6 +1,8 @@
-"""What is exactly true of a scene at every pixel: owner, flow, occlusion. Computed from the parameters, not from the pictures."""
+"""What is exactly true of a scene at every pixel: owner, flow, occlusion; from parameters, not from pictures."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ def owner(scene: Scene, points: NDArray, motion: NDArray) -> NDArray[np.int64]:
 
 
 def _carry(scene: Scene, points: NDArray, owners: NDArray, before: NDArray, after: NDArray) -> NDArray[np.float64]:
-    """Where points `... 2` that belong to their owners go when the motion changes from `before` to `after` (each `m 5`)."""
+    """Where points `... 2` of these owners go when the motion changes from `before` to `after` (each `m 5`)."""
     out = points + (after[0, :2] - before[0, :2])
     for slot, thing in enumerate(scene.things, 1):
         mine = owners == slot
@@ -36,7 +38,7 @@ def _carry(scene: Scene, points: NDArray, owners: NDArray, before: NDArray, afte
 
 
 def flow_to_first(scene: Scene, frames: int, size: int) -> Array:
-    """`f 2 h w`: add it to a pixel centre of frame t to find where that surface point was in frame 0 (fractions of the width)."""
+    """`f 2 h w`: added to a pixel centre of frame t, its surface point's place in frame 0 (fractions of the width)."""
     motion, points = scene.motion(frames), pixel_centres(size)
     flow = [_carry(scene, points, owner(scene, points, m), m, motion[0]) - points for m in motion]
     return np.stack(flow).transpose(0, 3, 1, 2).astype(np.float32)
@@ -49,7 +51,7 @@ def flow_between(scene: Scene, frames: int, size: int) -> tuple[Array, NDArray[n
     """
     motion, points = scene.motion(frames), pixel_centres(size)
     flows, hidden = [np.zeros((0, size, size, 2))], [np.zeros((0, size, size), bool)]
-    for before, after in zip(motion[:-1], motion[1:], strict=True):
+    for before, after in pairwise(motion):
         owners = owner(scene, points, before)
         there = _carry(scene, points, owners, before, after)
         outside = ((there < 0) | (there >= 1)).any(-1)

@@ -1,9 +1,9 @@
 """Textures as sums of plane waves, averaged over each pixel exactly.
 
-A wave sin(2 pi (u x + v y) + p) splits into products of a factor of x and a factor of y, so that an image of many waves is one matrix
-product; a shift, rotation or scaling of the texture only changes u, v and p; and its mean over a square pixel of side 1/w is the wave
-itself times sinc(u/w) sinc(v/w). So textures move without resampling, never alias by more than the box filter does, and look the same
-at every size up to resolution.
+A wave sin(2 pi (u x + v y) + p) splits into products of a factor of x and a factor of y, so that an image of many waves
+is one matrix product; a shift, rotation or scaling of the texture only changes u, v and p; and its mean over a square
+pixel of side 1/w is the wave itself times sinc(u/w) sinc(v/w). So textures move without resampling, alias no more than
+averaging over pixels does, and look the same at every size up to resolution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Waves:
-    """K plane waves. frequency `... K 2` in cycles per frame width, phase `... K` in radians, colour `K c` the amplitude per channel."""
+    """k plane waves: frequency `... k 2` (cycles per width), phase `... k` (radians), colour `k c` (amplitudes)."""
 
     frequency: NDArray[np.floating]
     phase: NDArray[np.floating]
@@ -36,8 +36,8 @@ class Waves:
         return Waves(turned, phase, self.colour)
 
     def image(self, x: NDArray, y: NDArray, pixel: float) -> Array:
-        """Sample on the grids x `f w`, y `f h` (fractions of the width) with square pixels of side `pixel`: `f h c w`."""
-        u, v = self.frequency[..., 0], self.frequency[..., 1]  # f k (f may be 1: the same texture, shifted by its phase)
+        """Draw on the grids x `f w`, y `f h` (fractions of the width) with square pixels of side `pixel`: `f h c w`."""
+        u, v = self.frequency[..., 0], self.frequency[..., 1]  # f k, or 1 k where frames differ by their phase alone
         weight = (np.sinc(u * pixel) * np.sinc(v * pixel)).astype(np.float32)[..., None, :]  # f 1 k
         along = (2 * np.pi * u[..., None] * x[..., None, :]).astype(np.float32)  # f k w
         down = 2 * np.pi * v[..., None, :] * y[..., :, None] + self.phase[..., None, :]  # f h k

@@ -1,0 +1,51 @@
+"""What image and video files have in common: how they fail, and how they are fitted to a size."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .gif".split())
+VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .gif".split())
+
+Size = int | tuple[int, int] | None
+
+
+class MediaError(ValueError):
+    """A file that cannot be read as what it should be: names the file and says what is wrong with it."""
+
+
+def existing(path: str | Path) -> Path:
+    """The path, if something is there. Raises MediaError with the nearest name in the folder."""
+    path = Path(path).expanduser()
+    if path.exists():
+        return path
+    folder = path.parent
+    if not folder.is_dir():
+        raise MediaError(f"{path}: there is no folder {folder}")
+    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else f"; nothing in {folder} has a similar name"
+    raise MediaError(f"{path}: no such file{hint}")
+
+
+def fit(images: Tensor, size: Size) -> Tensor:
+    """Centre-crop `b c h w` to the shape of size (int: a square; or (h, w)) and resize, antialiased; None: as it is.
+
+    Values stay in [0, 1]. Raises ValueError for a size below 1.
+    """
+    if size is None:
+        return images
+    high, wide = (size, size) if isinstance(size, int) else size
+    if min(high, wide) < 1:
+        raise ValueError(f"size {size} is not positive")
+    h, w = images.shape[-2:]
+    scale = min(h / high, w / wide)
+    rows, columns = max(1, round(high * scale)), max(1, round(wide * scale))
+    top, left = (h - rows) // 2, (w - columns) // 2
+    crop = images[..., top : top + rows, left : left + columns]
+    if (rows, columns) == (high, wide):
+        return crop
+    return F.interpolate(crop, (high, wide), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)

@@ -1,0 +1,190 @@
+"""Video files through PyAV: reading some frames, writing all of them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from wanlab.data.image import load_image
+from wanlab.data.media import IMAGE_SUFFIXES, MediaError, Size, existing, fit
+
+_CRF = 16  # visually without loss; metrics are computed from tensors, not from files
+
+
+def read_video(
+    path: str | Path,
+    frames: int | None = None,
+    size: Size = None,
+    fps: float | None = None,
+    start: float = 0.0,
+    stride: int = 1,
+) -> Tensor:
+    """Frames of a video file, or of a folder of images in natural order, as `f c h w` float32 in [0, 1].
+
+    frames   how many (None: all from start on)
+    size     centre crop and antialiased resize: int (a square), (h, w), or None (as it is; a folder's frames must then
+             agree)
+    fps      resample in time, showing at each moment the latest frame (None: the file's own frames; a folder has no
+             rate)
+    start    seconds from the beginning (a folder: must be 0)
+    stride   take every stride-th of these frames
+    Raises MediaError, naming the file: missing (with the nearest name), not a video, truncated, corrupt, too short;
+    ValueError for frames or stride below 1, fps not above 0, start below 0.
+    """
+    _check_request(frames, fps, start, stride)
+    path = existing(path)
+    taken: list[Tensor] = []
+    for index, image in enumerate(_images(path, fps, start)):
+        if index % stride == 0:
+            taken.append(fit(image[None], size)[0])
+        if len(taken) == frames:
+            break
+    if not taken or (frames is not None and len(taken) < frames):
+        raise MediaError(f"{path}: too short: {len(taken)} frames from {start:g} s on, {frames or 1} wanted")
+    if len({image.shape for image in taken}) > 1:
+        raise MediaError(f"{path}: frames of different sizes; ask for one size")
+    return torch.stack(taken)
+
+
+def _check_request(frames: int | None, fps: float | None, start: float, stride: int) -> None:
+    if frames is not None and frames < 1:
+        raise ValueError(f"frames={frames}: at least 1")
+    if fps is not None and not fps > 0:
+        raise ValueError(f"fps={fps}: above 0")
+    if not start >= 0:
+        raise ValueError(f"start={start}: seconds from the beginning, at least 0")
+    if stride < 1:
+        raise ValueError(f"stride={stride}: at least 1")
+
+
+def _images(path: Path, fps: float | None, start: float) -> Iterator[Tensor]:
+    if not path.is_dir():
+        return _decoded(path, fps, start)
+    if fps is not None or start:
+        raise MediaError(f"{path}: a folder of frames has no clock; fps and start do not apply")
+    return _from_folder(path)
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The images of a folder in natural order: frame2 before frame10."""
+
+    def natural(path: Path) -> list[tuple[int, int, str]]:
+        digits = "".join(char if char.isdigit() else " " for char in path.name).split()
+        letters = "".join(" " if char.isdigit() else char for char in path.name).split()
+        return [(0, 0, letters[0] if letters else ""), *((1, int(number), "") for number in digits), (2, 0, path.name)]
+
+    return sorted((entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES), key=natural)
+
+
+def _from_folder(folder: Path) -> Iterator[Tensor]:
+    files = frame_files(folder)
+    if not files:
+        raise MediaError(f"{folder}: no images in this folder")
+    for file in files:
+        yield load_image(file).image
+
+
+def _decoded(path: Path, fps: float | None, start: float) -> Iterator[Tensor]:
+    """The frames from start on, `c h w`, at the file's own pace or resampled; damaged files raise MediaError."""
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path}: the file is empty")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise MediaError(f"{path}: no video in this file")
+            frames = _from_start(container, start)
+            yield from map(_rgb, frames if fps is None else _resampled(frames, fps, start))
+    except av.error.FFmpegError as error:
+        raise MediaError(f"{path}: truncated, corrupt or not a video ({error.strerror})") from error
+
+
+def _from_start(container: av.container.InputContainer, start: float) -> Iterator[tuple[float, av.VideoFrame]]:
+    """(seconds from the beginning, frame), from the frame that is on screen at start.
+
+    Raises MediaError where the file promises more frames than it holds.
+    """
+    stream = container.streams.video[0]
+    stream.thread_type = "SLICE"  # frame threads would decode on after the last frame that anybody wants
+    zero = float((stream.start_time or 0) * stream.time_base)
+    tick = 1 / float(stream.guessed_rate or 25)
+    if start:
+        container.seek(int((zero + start) / stream.time_base), stream=stream)
+    count = 0
+    for frame in container.decode(stream):
+        time = frame.time - zero if frame.time is not None else count * tick
+        count += 1
+        if time > start - tick + 1e-4:
+            yield time, frame
+    if not start and count < 0.9 * stream.frames:
+        raise MediaError(f"{container.name}: truncated: {count} of {stream.frames} frames")
+
+
+def _resampled(
+    frames: Iterator[tuple[float, av.VideoFrame]], fps: float, start: float
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """At every tick of the new clock, the latest frame that has appeared by then."""
+    tick, shown = 0, None
+    for time, frame in frames:
+        while shown is not None and start + tick / fps < time - 1e-4:
+            yield shown
+            tick += 1
+        shown = time, frame
+    if shown is not None and start + tick / fps <= shown[0] + 1e-4:
+        yield shown
+
+
+def _rgb(item: tuple[float, av.VideoFrame]) -> Tensor:
+    frame = item[1]
+    image = torch.from_numpy(frame.to_ndarray(format="rgb24")).float() / 255
+    if frame.rotation:  # degrees counter-clockwise that bring it upright
+        image = torch.rot90(image, round(frame.rotation / 90), (0, 1))
+    return rearrange(image, "h w c -> c h w")
+
+
+def write_video(path: str | Path, video: Tensor, fps: float = 8, lossless: bool = False) -> Path:
+    """Write `f c h w` in [0, 1] (values outside are clipped) as an H.264 mp4; returns the path.
+
+    The file appears complete or not at all. yuv420p plays everywhere and needs even sides: an odd one is padded by
+    repeating its last row or column. lossless: RGB at crf 0, any size, exact in 8 bits, for players that know it.
+    Raises ValueError for another shape, no frames, or values that are not finite.
+    """
+    if video.ndim != 4 or video.shape[1] != 3 or not video.shape[0]:
+        raise ValueError(f"write_video: a video is f c h w with c = 3 and f >= 1, not {tuple(video.shape)}")
+    if not torch.isfinite(video).all():
+        raise ValueError(f"write_video: {path}: the video holds values that are not finite")
+    pixels = (video.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    images = rearrange(pixels, "f c h w -> f h w c").numpy()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        _encode(part, images, fps, lossless)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _encode(path: Path, images: np.ndarray, fps: float, lossless: bool) -> None:
+    codec, pixel_format, quality = ("libx264rgb", "rgb24", 0) if lossless else ("libx264", "yuv420p", _CRF)
+    if not lossless:
+        odd = images.shape[1] % 2, images.shape[2] % 2
+        images = np.pad(images, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = images.shape[1:3]
+        stream.pix_fmt = pixel_format
+        stream.options = {"crf": str(quality), "preset": "medium"}
+        stream.codec_context.thread_count = 1
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        container.mux(stream.encode())
