@@ -22,9 +22,10 @@ from torch import Tensor
 
 from wanlab.data.caption import VOCABULARY, caption
 from wanlab.data.clip import Clips
+from wanlab.data.draw import draw_scene
 from wanlab.data.motion import MOTIONS
 from wanlab.data.render import render
-from wanlab.data.scene import SLOTS, Scene, draw_scene, factors
+from wanlab.data.scene import SLOTS, Scene, factors
 from wanlab.data.shapes import COLOURS, SHAPES
 from wanlab.data.truth import flow_between, flow_to_first
 
