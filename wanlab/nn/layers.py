@@ -43,7 +43,7 @@ def compose(frame: Tensor, masks: Tensor, motion: Tensor) -> Composite:
     aligned = owner[:, :, :1] * behind + (owner[:, :, 1:, None] * colour).sum(2)
     valid = owner[:, :, :1] * seen + owner[:, :, 1:].sum(2, keepdim=True)
     here = positions(frame.shape[-2], frame.shape[-1], frame.device, frame.dtype)
-    flow = (owner[..., None] * (source - here)).sum(2)
+    flow = torch.einsum("bfmhw,bfmhwt->bfhwt", owner, source) - here
     aligned = torch.cat([frame[:, None], aligned[:, 1:]], 1)             # frame 0 is given, and wholly seen
     valid = torch.cat([torch.ones_like(valid[:, :1]), valid[:, 1:]], 1)
     return Composite(aligned, valid, rearrange(flow, "b f h w two -> b f two h w"), owner)
@@ -78,14 +78,17 @@ def fill(image: Tensor, known: Tensor) -> Tensor:
 
 
 def _sources(masks: Tensor, motion: Tensor) -> Tensor:
-    """Where each pixel of each frame came from in frame 0, per layer: b f m h w 2."""
+    """Where each pixel of each frame came from in frame 0, per layer: b f m h w 2. One matrix product, as the map is affine."""
     h, w = masks.shape[-2:]
-    centre = rearrange(centres(masks), "b m t -> b 1 m 1 1 t")
-    shift, log_scale, angle = (rearrange(x, "b f m t -> b f m 1 1 t") for x in motion[..., :4].split([2, 1, 1], -1))
-    away = (positions(h, w, masks.device, masks.dtype) - centre - shift) * torch.exp(-log_scale)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    x, y = away.split(1, -1)
-    return centre + torch.cat([cos * x + sin * y, cos * y - sin * x], -1)  # the inverse rotation
+    centre = rearrange(centres(masks), "b m t -> b 1 m t")
+    shift, log_scale, angle = motion[..., :2], motion[..., 2], motion[..., 3]
+    cos, sin = torch.exp(-log_scale) * torch.cos(angle), torch.exp(-log_scale) * torch.sin(angle)
+    turn = torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))         # the inverse rotation and scale
+    offset = centre - torch.einsum("bfmij,bfmj->bfmi", turn, centre + shift)
+    here = positions(h, w, masks.device, masks.dtype).flatten(0, 1)
+    affine = torch.cat([turn, offset[..., None]], -1).flatten(0, 2)             # (b f m) 2 3
+    source = torch.cat([here, torch.ones_like(here[:, :1])], -1) @ affine.mT
+    return source.unflatten(0, motion.shape[:3]).unflatten(3, (h, w))
 
 
 def _ground(ground: Tensor, known: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +121,7 @@ def _sample(image: Tensor, source: Tensor, padding: str) -> Tensor:
     """Bilinear look-up at positions in frame widths."""
     h, w = image.shape[-2:]
     scale = torch.tensor([2.0, 2.0 * w / h], device=image.device, dtype=image.dtype)
-    return F.grid_sample(image, source * scale - 1, mode="bilinear", padding_mode=padding, align_corners=False)
+    return F.grid_sample(image, torch.addcmul(-torch.ones_like(scale), source, scale), mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _dilate(mask: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Whole image-to-video systems, as graphs of stages."""

@@ -1,0 +1,1 @@
+"""The replaceable parts of pipelines, one file each."""

@@ -1,0 +1,90 @@
+"""Sampling by rectified flow: the loop over steps and guidance branches. It alone moves the clock.
+
+The state is a dictionary of tensors that are denoised together, {"video": b f c h w, "motion": b f m d} for the cascade. The
+noise schedule and the step come from diffusers' FlowMatchEulerDiscreteScheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wanlab.core import Hookable, clock
+
+State = dict[str, Tensor]
+Predict = Callable[[State, Tensor, str], State]      # noisy state, sigma (b), branch -> clean state
+
+COND, UNCOND = "cond", "uncond"
+
+
+class Sampler(Hookable):
+    """Euler steps along the velocity v = (x - x0) / sigma, guided: v = v_uncond + guidance (v_cond - v_uncond) (Ho & Salimans 2022).
+
+    `axes` maps each part of the state to its axes. Sites of a part, all inside the loop: `velocity` and `x0` in each branch,
+    `guided` once a step, and `latent` after the step. With guidance 1 there is no `uncond` branch.
+    """
+
+    def __init__(self, axes: Mapping[str, str]) -> None:
+        super().__init__()
+        self.SITES = {f"{part}.{name}": a for part, a in axes.items() for name in ("x0", "velocity", "guided", "latent")}
+
+    def forward(self, noise: State, predict: Predict, steps: int, guidance: float,
+                on_step: Callable[[int, int], None] | None = None) -> State:
+        """Denoise `noise` in `steps` steps; `on_step(done, steps)` is called after each."""
+        schedulers = {part: scheduler(steps) for part in noise}
+        state = dict(noise)
+        sigmas = next(iter(schedulers.values())).sigmas[:steps].tolist()
+        for step, sigma in enumerate(sigmas):
+            with clock.at(step=step, sigma=sigma):
+                velocity = self._guided(state, predict, sigma, guidance)
+                for part, solver in schedulers.items():
+                    moved = solver.step(velocity[part], solver.timesteps[step], state[part], return_dict=False)[0]
+                    state[part] = self.site(f"{part}.latent", moved)
+            if on_step is not None:
+                on_step(step + 1, steps)
+        return state
+
+    def _guided(self, state: State, predict: Predict, sigma: float, guidance: float) -> State:
+        velocity = {branch: self._velocity(state, predict, sigma, branch) for branch in branches(guidance)}
+        cond = velocity[COND]
+        if UNCOND not in velocity:
+            return {part: self.site(f"{part}.guided", v, identity=v) for part, v in cond.items()}
+        return {part: self.site(f"{part}.guided", torch.lerp(velocity[UNCOND][part], v, guidance), identity=v)
+                for part, v in cond.items()}
+
+    def _velocity(self, state: State, predict: Predict, sigma: float, branch: str) -> State:
+        with clock.at(branch=branch):
+            b = len(next(iter(state.values())))
+            level = torch.full((b,), sigma, device=next(iter(state.values())).device)
+            clean = predict(state, level, branch)
+            out = {}
+            for part, x0 in clean.items():
+                x0 = self.site(f"{part}.x0", x0)
+                out[part] = self.site(f"{part}.velocity", (state[part] - x0) / sigma)
+            return out
+
+
+def branches(guidance: float) -> tuple[str, ...]:
+    """The forwards of one step: both branches, or `cond` alone where guidance is 1."""
+    return (COND,) if guidance == 1 else (COND, UNCOND)
+
+
+def scheduler(steps: int) -> Any:
+    """A fresh FlowMatchEulerDiscreteScheduler with sigma falling evenly from 1 to 1/steps, then 0."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    made = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    made.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist())
+    return made
+
+
+def draw_noise(seeds: Sequence[int], shapes: Mapping[str, tuple[int, ...]]) -> State:
+    """Unit noise for each sample, drawn on the CPU from a generator of its own: it depends on the seed alone, never on the batch."""
+    rows: list[State] = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        rows.append({part: torch.randn(shape, generator=generator) for part, shape in shapes.items()})
+    return {part: torch.stack([row[part] for row in rows]) for part in shapes}

@@ -1,0 +1,239 @@
+"""What every pipeline is: named stages with sites, run as a graph of nodes.
+
+A node is the smallest unit that is computed, cached or skipped: `run_node` is the one function that runs one for a set of
+rows. A plain `generate`, the stage cache and every study engine go through it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wanlab.core import Capture, Edit, Ledger, Record, Sites, checked, clock, probe, trace
+from wanlab.core.nearest import suggestion
+
+Outputs = dict[str, Tensor]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One step of a pipeline's graph: `inputs` are nodes, `stages` the top-level parts it runs, `fields` what it reads of a request."""
+
+    name: str
+    inputs: tuple[str, ...]
+    stages: tuple[str, ...]
+    fields: tuple[str, ...] = ()
+    weights_hash: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate: one row for each prompt, seed and image. `images` b c h w in [0, 1] at the output's size, None for no image."""
+
+    prompts: list[str]
+    seeds: list[int]
+    images: Tensor | None
+    steps: int
+    guidance: float
+    negative: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {"prompts": len(self.prompts), "seeds": len(self.seeds)}
+        sizes |= {} if self.images is None else {"images": len(self.images)}
+        sizes |= {} if self.negative is None else {"negative": len(self.negative)}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"a request needs as many of each: {sizes}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass
+class Output:
+    """A generated video (b f c h w in [0, 1]) with what was recorded on the way and what the edits did."""
+
+    video: Tensor
+    record: Record
+    ledger: Ledger
+    request: Request
+    nodes: dict[str, Outputs] = field(default_factory=dict, repr=False)
+
+    def save(self, path: str | Path, fps: float = 8, row: int = 0) -> Path:
+        """Write one row as an mp4 for looking at."""
+        from wanlab.data.folder import write_video
+
+        write_video(path, self.video[row], fps=fps)
+        return Path(path)
+
+
+class Pipeline(nn.Module):
+    """Stages as children, `nodes` as their graph, and the public face: sites, generate, ablate, swap."""
+
+    config: dict[str, Any]
+    components: Mapping[str, Callable[[], list[Edit]]] = {}
+
+    # -- what a pipeline defines ------------------------------------------------------------------------------------------
+    @property
+    @abstractmethod
+    def nodes(self) -> list[Node]:
+        """The graph, each node after its inputs."""
+
+    @abstractmethod
+    def _run(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
+        """Run one node on this device."""
+
+    @abstractmethod
+    def swap(self, stage: str, variant: str, init: str | None = None) -> Pipeline:
+        """A pipeline with another variant of one stage that shares every other weight."""
+
+    # -- running ----------------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def run_node(self, name: str, inputs: Mapping[str, Outputs], request: Request, edits: Sequence[Edit] = (),
+                 capture: Sequence[Capture | str] = (), progress: Progress | None = None) -> Outputs:
+        """Run one node for the request's rows under `edits` (those that live in it) and return its tensors on the CPU."""
+        with self._announced(request), trace(self, edits=edits, capture=capture):
+            return self._run_here(name, inputs, request, progress)
+
+    @torch.no_grad()
+    def generate(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
+                 steps: int | None = None, guidance: float | None = None, negative: str | Sequence[str] | None = None,
+                 edits: Iterable[Edit] = (), capture: Iterable[Capture | str] = (), progress: Progress | None = None) -> Output:
+        """Image and prompt to video.
+
+        image       a path, a PIL image, an array (h w c, uint8 or [0, 1]) or a tensor (c h w or b c h w in [0, 1]); None: no image
+        prompt      one sentence, or one for each row
+        seed        one number, or one for each row
+        steps, guidance: of the sampler; the preset's own where not given
+        edits, capture: see wanlab.core; all are checked before anything runs
+        progress    called with (steps done, steps) in the denoising loop
+        """
+        request = self.request(image, prompt, seed, steps=steps, guidance=guidance, negative=negative)
+        with self._announced(request), trace(self, edits=list(edits), capture=list(capture)) as t:
+            nodes: dict[str, Outputs] = {}
+            for node in self.nodes:
+                nodes[node.name] = self._run_here(node.name, nodes, request, progress)
+        return Output(nodes[self.nodes[-1].name]["video"], t.record, t.ledger, request, nodes)
+
+    def request(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
+                steps: int | None = None, guidance: float | None = None, negative: str | Sequence[str] | None = None) -> Request:
+        """Bring what a caller gives to one row each, with the preset's defaults."""
+        from wanlab.pipelines.inputs import as_images, rows
+
+        images = None if image is None else as_images(image, self.config["size"])
+        b = max(len(x) for x in (rows(prompt), rows(seed), range(1) if images is None else images))
+        sampler = self.config["sampler"]
+        return Request(
+            rows(prompt, b, "prompt"), [int(s) for s in rows(seed, b, "seed")],
+            None if images is None else images.expand(b, *images.shape[1:]) if len(images) == 1 else images,
+            sampler["steps"] if steps is None else int(steps), float(sampler["guidance"] if guidance is None else guidance),
+            None if negative is None else rows(negative, b, "negative"),
+        )
+
+    def _run_here(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
+        node = self.node(name)
+        here = {key: {k: v.to(self.device) for k, v in inputs[key].items()} for key in node.inputs}
+        return {k: v.detach().cpu() for k, v in self._run(name, here, request, progress).items()}
+
+    @contextmanager
+    def _announced(self, request: Request) -> Iterator[None]:
+        with clock.announce(steps=request.steps, branches=self.branches(request), seeds=request.seeds,
+                            tokens_of=lambda word, row: self.tokens_of(request, word, row)):
+            yield
+
+    def branches(self, request: Request) -> tuple[str, ...]:
+        """The guidance branches that this request runs."""
+        from wanlab.diffusion.sampler import branches
+
+        return branches(request.guidance)
+
+    @abstractmethod
+    def tokens_of(self, request: Request, word: str, row: int) -> list[int]:
+        """Positions of a word of row `row`'s prompt on the text tokens. LookupError lists the prompt's words."""
+
+    # -- looking ----------------------------------------------------------------------------------------------------------
+    def sites(self, pattern: str = "**") -> Sites:
+        """The sites that match, with the shapes of one row; an unknown pattern raises with the nearest names."""
+        return self._sites().find(pattern)
+
+    def _sites(self) -> Sites:
+        if "_known_sites" not in self.__dict__:
+            with torch.no_grad():
+                self.__dict__["_known_sites"] = probe(self, self._dry_run)
+        return self.__dict__["_known_sites"]
+
+    def _dry_run(self) -> None:
+        size = self.config["size"]
+        request = Request([""], [0], torch.zeros(1, 3, size, size), 1, 2.0)
+        with self._announced(request):
+            nodes: dict[str, Outputs] = {}
+            for node in self.nodes:
+                nodes[node.name] = self._run_here(node.name, nodes, request, None)
+
+    def node(self, name: str) -> Node:
+        """The node of that name. LookupError names the nearest."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise LookupError(f"{self.config['name']} has no node {name!r}{suggestion(name, [n.name for n in self.nodes])}")
+
+    def ablate(self, component: str) -> list[Edit]:
+        """The edits that remove a component. LookupError names the nearest."""
+        if component not in self.components:
+            raise LookupError(f"{self.config['name']} has no component {component!r}{suggestion(component, self.components)}; "
+                              f"there are {', '.join(self.components)}")
+        return self.components[component]()
+
+    def edits_for(self, node: str, edits: Iterable[Edit]) -> list[Edit]:
+        """Those of `edits` that touch a site of this node, in order."""
+        names = {site.name for site in self._sites() if self._owner(site.name) == node}
+        return [edit for edit in edits if any(site.name in names for site in self._sites().find(edit.where.site))]
+
+    def _owner(self, site: str) -> str | None:
+        """The node that runs a site's stage."""
+        for node in self.nodes:
+            if any(site.startswith(stage + ".") for stage in node.stages):
+                return node.name
+        return None
+
+    def check(self, edits: Sequence[Edit], request: Request) -> None:
+        """Raise, before anything runs, for whatever `edits` could not do on this pipeline under this request."""
+        with self._announced(request):
+            checked(self, edits, sites=self._sites())
+
+    # -- being ------------------------------------------------------------------------------------------------------------
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def hash_of(self, *stages: str) -> str:
+        """sha256 over the configuration and weights of some stages."""
+        digest = hashlib.sha256()
+        for stage in stages:
+            module = self.get_submodule(stage)
+            digest.update(f"{stage}:{type(module).__name__}".encode())
+            for name, value in sorted(module.state_dict().items()):
+                digest.update(f"{name}:{tuple(value.shape)}:{value.dtype}".encode())
+                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        return digest.hexdigest()
+
+    @property
+    def weights_hash(self) -> str:
+        """sha256 over all nodes' weights."""
+        return hashlib.sha256("".join(node.weights_hash for node in self.nodes).encode()).hexdigest()
+
+
+def with_hashes(pipe: Pipeline, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes with the hashes of the weights they run."""
+    return [replace(node, weights_hash=pipe.hash_of(*node.stages)) for node in nodes]

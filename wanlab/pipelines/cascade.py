@@ -1,0 +1,156 @@
+"""The cascade: T5, DiT image encoder, cross-attention fusion, spatio-temporal UNet with frame alignment, x2 super-resolution
+with residual links, detail enhancer with GAN head. It samples a small video with its layered motion, then enlarges it, guided
+by the first frame at full size moved by that motion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wanlab.core import Bypass, Zero, clock
+from wanlab.core.nearest import suggestion
+from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
+from wanlab.nn.layers import MOTION, compose
+from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
+from wanlab.pipelines.denoise import motion_std, predict
+from wanlab.stages.align import Aligned
+from wanlab.stages.image import Image
+from wanlab.stages.text import Text
+
+STAGES = ("text", "image", "fusion", "generator", "align", "upsample", "detail", "discriminator")
+
+
+class Cascade(Pipeline):
+    """`stages` maps each of STAGES to its module; `config` is the preset's: name, size, frames, slots, sampler, variants."""
+
+    def __init__(self, stages: Mapping[str, nn.Module], config: dict[str, Any], folder: Any = None) -> None:
+        super().__init__()
+        missing = [name for name in STAGES if name not in stages]
+        if missing:
+            raise ValueError(f"a cascade needs the stages {', '.join(STAGES)}; missing: {', '.join(missing)}")
+        self.config, self.folder = config, folder
+        for name in STAGES:
+            self.add_module(name, stages[name])
+        self.sampler = Sampler({"video": "b f c h w", "motion": "b f m d"})
+        self.components = {
+            "text": lambda: [Bypass("text.{out,mask}")],
+            "image": lambda: [Bypass("image.{tokens,pooled,frame,reference,present}")],
+            "fusion": lambda: [Bypass("fusion.out")],
+            "temporal": lambda: [Bypass("generator.**.temporal.out")],
+            "alignment": lambda: [Bypass("align.{out,valid,scope}")],
+            "residual": lambda: [Zero("upsample.*.residual.skip")],
+            "detail": lambda: [Bypass("detail.out")],
+            "gan_head": lambda: [Zero("detail.gan")],
+            "guidance": lambda: [Bypass("sampler.*.guided")],
+        }
+        self.eval()
+
+    @property
+    def nodes(self) -> list[Node]:
+        """text, image, denoise, upsample.0 …, detail."""
+        if "_nodes" not in self.__dict__:
+            levels = range(len(self.upsample))
+            graph = [
+                Node("text", (), ("text",), ("prompts", "negative", "guidance")),
+                Node("image", (), ("image",), ("images", "prompts")),
+                Node("denoise", ("text", "image"), ("fusion", "generator", "align", "sampler"), ("seeds", "steps", "guidance")),
+                *(Node(f"upsample.{i}", (f"upsample.{i - 1}" if i else "denoise", *(("denoise",) if i else ()), "image"),
+                       (f"upsample.{i}",)) for i in levels),
+                Node("detail", (f"upsample.{len(levels) - 1}", "denoise", "image"), ("detail",)),
+            ]
+            self.__dict__["_nodes"] = with_hashes(self, graph)
+        return self.__dict__["_nodes"]
+
+    def _run(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
+        if name == "text":
+            return self._text(request)
+        if name == "image":
+            return self._image(request)
+        if name == "denoise":
+            return self._denoise(inputs, request, progress)
+        reference, valid = self._reference(inputs["denoise"], inputs["image"], name)
+        if name == "detail":
+            last = inputs[f"upsample.{len(self.upsample) - 1}"]["video"]
+            return {"video": ((self.detail(last, reference, valid) + 1) / 2).clamp(0, 1).float()}
+        level = int(name.split(".")[1])
+        low = inputs[f"upsample.{level - 1}" if level else "denoise"]["video"]
+        return {"video": self.upsample[level](low, reference, valid)}
+
+    def _text(self, request: Request) -> Outputs:
+        out: Outputs = {}
+        for branch in self.branches(request):
+            prompts = request.prompts if branch == COND else request.negative
+            ids = self.text.tokenizer(prompts) if prompts else torch.zeros(len(request), self.text.config.length, dtype=torch.long)
+            with clock.at(branch=branch):
+                said = self.text(ids.to(self.device))
+            out |= {f"{branch}.tokens": said.tokens, f"{branch}.mask": said.mask}
+        return out
+
+    def _image(self, request: Request) -> Outputs:
+        side = self.config["size"]
+        given = request.images is not None
+        images = request.images if given else torch.zeros(len(request), 3, side, side)
+        present = torch.full((len(request),), float(given), device=self.device)
+        return self.image(images.to(self.device), present)._asdict()  # type: ignore[union-attr]
+
+    def _denoise(self, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
+        image = Image(**inputs["image"])
+        stages = {name: self.get_submodule(name) for name in ("fusion", "generator", "align")}
+        last: dict[str, Aligned] = {}
+
+        def clean(state: State, sigma: Tensor, branch: str) -> State:
+            text = Text(inputs["text"][f"{branch}.tokens"], inputs["text"][f"{branch}.mask"])
+            out = predict(stages, state["video"], state["motion"], text, image, sigma)
+            last[branch] = out.aligned
+            return {"video": out.video, "motion": out.motion}
+
+        f, h = self.config["frames"], image.frame.shape[-1]
+        noise = draw_noise(request.seeds, {"video": (f, 3, h, h), "motion": (f, self.config["slots"], len(MOTION))})
+        state = self.sampler({k: v.to(self.device) for k, v in noise.items()}, clean, request.steps, request.guidance, progress)
+        motion = state["motion"] * motion_std(state["motion"])
+        motion = torch.cat([torch.zeros_like(motion[:, :1, :, :4]), motion[:, 1:, :, :4]], 1)
+        depth = (state["motion"] * motion_std(state["motion"]))[..., 4:]
+        return {"video": state["video"], "motion": torch.cat([motion, depth], -1), "masks": last[COND].masks, "scope": last[COND].scope}
+
+    def _reference(self, denoised: Outputs, image: Outputs, node: str) -> tuple[Tensor, Tensor]:
+        """The first frame at the size that `node` makes, moved by the motion: (b f 3 h w, b f 1 h w seen), 0 beyond the scope."""
+        level = len(self.upsample) - 1 if node == "detail" else int(node.split(".")[1])
+        side = denoised["video"].shape[-1] * 2 ** (level + 1)
+        first = F.interpolate(image["reference"], (side, side), mode="area")
+        if denoised["masks"].shape[1]:
+            masks = F.interpolate(denoised["masks"], (side, side), mode="bilinear", align_corners=False)
+            moved = compose(first, masks, denoised["motion"])
+            reference, valid = moved.aligned, moved.valid
+        else:                                                            # no alignment: frame 0 alone is known
+            reference = first[:, None].expand(-1, denoised["video"].shape[1], -1, -1, -1)
+            valid = torch.ones_like(reference[:, :, :1])
+        trusted = (denoised["scope"] * image["present"][:, None])[..., None, None, None]
+        return reference * trusted, valid * trusted
+
+    def tokens_of(self, request: Request, word: str, row: int) -> list[int]:
+        """Positions of `word` among the text tokens of a row."""
+        words = self.text.tokenizer.split(request.prompts[row])
+        found = [i for i, w in enumerate(words[: self.text.config.length - 1]) if w == word.lower()]
+        if not found:
+            raise LookupError(f"the prompt has no word {word!r}{suggestion(word, words)}; it has: {' '.join(words)}")
+        return found
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that the text stage's vocabulary does not hold."""
+        return self.text.tokenizer.unknown(prompt)
+
+    def swap(self, stage: str, variant: str, init: str | None = None) -> Cascade:
+        """A pipeline with another variant of `stage` that shares every other weight; `init="random"` allows an untrained one."""
+        from wanlab.pipelines.load import build_stage
+
+        if stage not in STAGES:
+            raise LookupError(f"{self.config['name']} has no stage {stage!r}{suggestion(stage, STAGES)}")
+        module = build_stage(self.config, self.folder, stage, variant, init)
+        stages = {name: self.get_submodule(name) for name in STAGES} | {stage: module.to(self.device)}
+        chosen = {**self.config["variants"], stage: variant}
+        return Cascade(stages, {**self.config, "variants": chosen}, self.folder)

@@ -1,0 +1,61 @@
+"""What callers give, brought to one form: images to tensors, single values to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rows(value: Any, b: int | None = None, what: str = "value") -> list[Any]:
+    """A list with one entry a row; a single value serves all of them. ValueError where the counts differ."""
+    entries = list(value) if isinstance(value, Sequence | Tensor | range) and not isinstance(value, str) else [value]
+    if b is None or len(entries) == b:
+        return entries
+    if len(entries) != 1:
+        raise ValueError(f"{what} has {len(entries)} rows where the others have {b}")
+    return entries * b
+
+
+def as_images(image: Any, size: int) -> Tensor:
+    """Any image or list of images to b 3 size size in [0, 1]: the largest centred square, resized with antialiasing."""
+    if isinstance(image, str | Path):
+        from wanlab.data.folder import read_image
+
+        return read_image(image, size=size)[None]
+    if isinstance(image, list | tuple):
+        return torch.cat([as_images(entry, size) for entry in image])
+    x = _tensor(image)
+    if x.ndim == 3:
+        x = x[None]
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(f"an image tensor is c h w or b c h w with 3 channels, got {tuple(x.shape)}")
+    if not torch.isfinite(x).all() or x.min() < -1e-4 or x.max() > 1 + 1e-4:
+        raise ValueError(f"image values must be finite and in [0, 1], got {x.min():.3g} to {x.max():.3g}")
+    return _square(x.float().clamp(0, 1), size)
+
+
+def _tensor(image: Any) -> Tensor:
+    if isinstance(image, Tensor):
+        return image
+    import numpy as np
+
+    if hasattr(image, "convert"):                                   # a PIL image
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[-1] != 3:
+        raise ValueError(f"an image array is h w 3, got {array.shape}")
+    scale = 255 if array.dtype == np.uint8 else 1
+    return torch.from_numpy(array.astype("float32") / scale).movedim(-1, 0)
+
+
+def _square(x: Tensor, size: int) -> Tensor:
+    h, w = x.shape[-2:]
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    x = x[..., top:top + side, left:left + side]
+    return x if side == size else F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)

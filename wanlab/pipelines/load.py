@@ -1,0 +1,126 @@
+"""Loading: a preset by name, or a folder, with `pipeline.json` and one `<stage>.<variant>.safetensors` each."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from wanlab.core.nearest import suggestion
+from wanlab.pipelines.cascade import STAGES, Cascade
+from wanlab.stages import align, detail, discriminator, fusion, generator, image, text, upsample
+
+PRESETS = Path(__file__).parent.parent / "weights"
+
+# stage -> class name in pipeline.json -> (module class, configuration class)
+CLASSES: dict[str, dict[str, tuple[type[nn.Module], type]]] = {
+    "text": {"t5": (text.TextEncoder, text.Config)},
+    "image": {"dit": (image.ImageEncoder, image.Config)},
+    "fusion": {"cross_attention": (fusion.CrossAttentionFusion, fusion.Config)},
+    "generator": {"unet": (generator.Generator, generator.Config)},
+    "align": {name: (cls, align.Config) for name, cls in align.VARIANTS.items()},
+    "upsample": {"cascade": (upsample.Cascade, upsample.CascadeConfig)},
+    "detail": {"enhancer": (detail.Detail, detail.Config)},
+    "discriminator": {"vgg": (discriminator.Discriminator, discriminator.Config)},
+}
+
+
+class WeightsError(RuntimeError):
+    """Weights that are missing, damaged, or made for another configuration."""
+
+
+def load(name: str | Path = "tiny", init: str | None = None, device: str | torch.device = "cpu",
+         variants: dict[str, str] | None = None) -> Cascade:
+    """A pipeline ready to run.
+
+    name      a preset that ships with the package ("tiny"), or a folder with a pipeline.json
+    init      "random": stages without weights start from a fixed seed; otherwise they raise
+    variants  stage -> variant, where not the default
+    Raises LookupError for an unknown preset or variant, WeightsError for missing or damaged weights.
+    """
+    if init not in (None, "random"):
+        raise ValueError(f"init must be None or 'random', got {init!r}")
+    folder = _folder(name)
+    manifest = read_manifest(folder)
+    chosen = {stage: entry["default"] for stage, entry in manifest["stages"].items()} | (variants or {})
+    config = {key: manifest[key] for key in ("name", "size", "frames", "slots", "sampler", "stages")} | {"variants": chosen}
+    stages = {stage: build_stage(config, folder, stage, chosen[stage], init) for stage in STAGES}
+    return Cascade(stages, config, folder).to(device)  # type: ignore[return-value]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """pipeline.json of a folder. WeightsError where it is missing or broken."""
+    path = folder / "pipeline.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise WeightsError(f"{folder} is no pipeline folder: it has no pipeline.json") from None
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path} is not valid JSON: {error}") from None
+
+
+def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, init: str | None = None) -> nn.Module:
+    """One stage in one variant, with its weights; `config` holds the manifest's "stages"."""
+    variants = config["stages"][stage]["variants"]
+    if variant not in variants:
+        raise LookupError(f"stage {stage} has no variant {variant!r}{suggestion(variant, variants)}; "
+                          f"there are {', '.join(variants)}")
+    entry = variants[variant]
+    cls, config_class = CLASSES[stage][entry["class"]]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = cls(_config(config_class, entry.get("config", {})))
+    path = folder / entry["file"] if entry.get("file") else None
+    if path is not None and path.exists():
+        _fill(module, path, entry.get("sha256"))
+    elif init != "random" and any(True for _ in module.parameters()):
+        raise WeightsError(f"stage {stage}, variant {variant!r} has no weights in {folder}: train it, or say init='random'")
+    return module.eval()
+
+
+def _config(cls: type, values: dict[str, Any]) -> Any:
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _fill(module: nn.Module, path: Path, sha256: str | None) -> None:
+    from safetensors.torch import load_file
+
+    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise WeightsError(f"{path} is damaged or was replaced: its sha256 is not the one in pipeline.json")
+    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit its configuration: {error}") from None
+
+
+def save_stage(module: nn.Module, path: Path, half: bool = True) -> str:
+    """Write a stage's weights as safetensors (float16 where `half`) under a temporary name, rename, return the sha256."""
+    from safetensors.torch import save_file
+
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    state = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file(state, part)
+    part.replace(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _folder(name: str | Path) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    presets = sorted(p.parent.name for p in PRESETS.glob("*/pipeline.json"))
+    if str(name) in presets:
+        return PRESETS / str(name)
+    raise LookupError(f"no preset and no folder {str(name)!r}{suggestion(str(name), presets)}; presets: {', '.join(presets)}")
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A stage's configuration as plain data for pipeline.json."""
+    return dataclasses.asdict(config)
