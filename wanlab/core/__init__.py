@@ -1,7 +1,29 @@
 """Floor 0: sites, the clock, selections, edits, records, ledgers and traces."""
 
 from wanlab.core import clock
+from wanlab.core.capture import Capture
+from wanlab.core.clock import Plan, Tick
+from wanlab.core.edit import KINDS, Edit, EditError, Event, NotSerialisable, edit_from_dict
+from wanlab.core.frames import CutFrames, FreezeFrame, LowPassFrames, ReverseFrames, ShuffleFrames
+from wanlab.core.index import PositionError
+from wanlab.core.ledger import Ledger, LedgerError
 from wanlab.core.nearest import nearest, suggestion
+from wanlab.core.pattern import PatternError
+from wanlab.core.record import GIB, BudgetError, Entry, Record, RecordError
+from wanlab.core.select import Select, SelectionError
 from wanlab.core.site import Hookable, Site, Sites, UnknownSite, sites_of
+from wanlab.core.stat import CovarianceStat, MeanStat
+from wanlab.core.tap import Probe
+from wanlab.core.trace import NonFiniteError, Trace, trace
+from wanlab.core.values import Bypass, Identity, Mean, Noise, Patch, Replace, Resample, Scale, Steer, Zero
 
-__all__ = ["Hookable", "Site", "Sites", "UnknownSite", "clock", "nearest", "sites_of", "suggestion"]
+__all__ = [
+    "Hookable", "Site", "Sites", "UnknownSite", "sites_of", "Probe",
+    "clock", "Tick", "Plan",
+    "Select", "SelectionError", "PatternError", "PositionError", "nearest", "suggestion",
+    "Edit", "EditError", "NotSerialisable", "Event", "KINDS", "edit_from_dict",
+    "Identity", "Zero", "Mean", "Resample", "Noise", "Scale", "Steer", "Patch", "Bypass", "Replace",
+    "FreezeFrame", "ShuffleFrames", "ReverseFrames", "LowPassFrames", "CutFrames",
+    "Capture", "Record", "Entry", "RecordError", "BudgetError", "GIB", "MeanStat", "CovarianceStat",
+    "Ledger", "LedgerError", "Trace", "trace", "NonFiniteError",
+]

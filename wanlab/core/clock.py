@@ -1,4 +1,4 @@
-"""The clock: where a run is. Only the sampler sets the step; stages that run once per guidance branch are given the branch.
+"""The clock: where a run is. Only the sampler sets the step; stages that run per guidance branch are given the branch.
 
     with clock.announce(steps=8, branches=("cond", "uncond"), seeds=[0, 1]):
         for i, sigma in enumerate(sigmas):
@@ -10,11 +10,10 @@ Both live in context variables: threads and asyncio tasks have clocks of their o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,53 +25,64 @@ class Tick:
     branch: str | None = None
 
     def __str__(self) -> str:
-        told = [f"{name} {value}" for name, value in (("step", self.step), ("branch", self.branch)) if value is not None]
+        parts = (("step", self.step), ("branch", self.branch))
+        told = [f"{name} {value}" for name, value in parts if value is not None]
         return ", ".join(told) or "outside the loop"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run announces about itself: number of steps, sigma of each, branches, seed of each row of the batch."""
+    """What a run announces about itself. Rows are the samples of the batch; steps before `start` are not run (a fork)."""
 
     steps: int | None = None
+    start: int = 0
     branches: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
-    sigmas: tuple[float, ...] | None = None
+    seeds: tuple[int, ...] | None = None                                # of each row
+    tokens_of: Callable[[str, int], Sequence[int]] | None = None        # word, row -> its tokens; LookupError if unknown
 
 
-_tick: ContextVar[Tick] = ContextVar("wanlab_tick", default=Tick())
-_plan: ContextVar[Plan] = ContextVar("wanlab_plan", default=Plan())
+_NOWHERE, _UNPLANNED = Tick(), Plan()
+_tick: ContextVar[Tick | None] = ContextVar("wanlab_tick", default=None)
+_plan: ContextVar[Plan | None] = ContextVar("wanlab_plan", default=None)
 
 
 def now() -> Tick:
     """Where the run is in this thread."""
-    return _tick.get()
+    return _tick.get() or _NOWHERE
 
 
 def plan() -> Plan:
     """What the run in this thread has announced."""
-    return _plan.get()
+    return _plan.get() or _UNPLANNED
 
 
 @contextmanager
 def at(*, step: int | None = None, sigma: float | None = None, branch: str | None = None) -> Iterator[Tick]:
     """Move the clock within the block; what is not given stays as it is."""
     moved = {k: v for k, v in (("step", step), ("sigma", sigma), ("branch", branch)) if v is not None}
-    token = _tick.set(replace(_tick.get(), **moved))
+    before = _tick.get()
+    tick = replace(now(), **moved)
+    _tick.set(tick)
     try:
-        yield _tick.get()
+        yield tick
     finally:
-        _tick.reset(token)
+        _tick.set(before)       # set, not reset: a generator may be closed from another context than it was opened in
 
 
 @contextmanager
-def announce(*, steps: int | None = None, branches: Sequence[str] | None = None, seeds: Sequence[int] | None = None,
-             sigmas: Sequence[float] | None = None) -> Iterator[Plan]:
-    """Tell what the run within the block will do, so that "last" and -1 mean something and ledgers know what to expect."""
-    told: dict[str, Any] = {"steps": steps}
-    told |= {k: tuple(v) for k, v in (("branches", branches), ("seeds", seeds), ("sigmas", sigmas)) if v is not None}
-    token = _plan.set(replace(_plan.get(), **{k: v for k, v in told.items() if v is not None}))
+def announce(*, steps: int | None = None, start: int | None = None, branches: Sequence[str] | None = None,
+             seeds: Sequence[int] | None = None,
+             tokens_of: Callable[[str, int], Sequence[int]] | None = None) -> Iterator[Plan]:
+    """Tell what the run within the block will do: "last" and -1 then mean something, and ledgers know what to expect."""
+    before = _plan.get()
+    told = {
+        "steps": steps, "start": start, "tokens_of": tokens_of,
+        "branches": None if branches is None else tuple(branches),
+        "seeds": None if seeds is None else tuple(seeds),
+    }
+    announced = replace(plan(), **{k: v for k, v in told.items() if v is not None})
+    _plan.set(announced)
     try:
-        yield _plan.get()
+        yield announced
     finally:
-        _plan.reset(token)
+        _plan.set(before)

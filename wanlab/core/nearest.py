@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
-    """The `n` names of `known` most like `name`, best first (difflib's ratio); all are ranked, none is cut off as too far."""
+    """The `n` names of `known` most like `name`, best first by difflib's ratio, however far off they are."""
     score = difflib.SequenceMatcher(autojunk=False)
     score.set_seq2(name)
 

@@ -1,4 +1,4 @@
-"""Globs over dotted site names: `*` stands for text within one segment, `**` for any number of segments, `{a,b}` for either."""
+"""Globs over dotted site names: `*` is any text within one segment, `**` any number of segments, `{a,b}` either."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def alternatives(pattern: str) -> list[str]:
             last = i + 1
         if depth == 0:
             parts.append(pattern[last:i])
+            middles = [middle for part in parts for middle in alternatives(part)]
             tails = alternatives(pattern[i + 1:])
-            return [pattern[:start] + middle + tail for part in parts for middle in alternatives(part) for tail in tails]
+            return [pattern[:start] + middle + tail for middle in middles for tail in tails]
     raise PatternError(f"pattern {pattern!r}: '{{' is never closed")
 
 
@@ -43,8 +44,8 @@ def _expression(glob: str) -> str:
     segments = glob.split(".")
     if "" in segments:
         raise PatternError(f"pattern {glob!r} has an empty segment")
-    out = r"\Z" if segments else ""
-    for segment in reversed(segments):                  # built from the right: the dot before `**` belongs to what follows
+    out = r"\Z"
+    for segment in reversed(segments):       # from the right: a dot belongs to what follows it
         last = out == r"\Z"
         if segment == "**":
             out = r"[^.]+(?:\.[^.]+)*\Z" if last else rf"(?:[^.]+\.)*{out}"

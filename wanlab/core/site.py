@@ -8,8 +8,8 @@ A module declares them once and passes its tensors through them:
             x = self.site("resid", x)
             return x + self.site("out", self.mlp(x), identity=lambda: torch.zeros_like(x))
 
-The full name of a site is the module's path in the traced root, a dot, and the local name. With nobody listening a site is
-one look-up and a comparison; it is no module, has no state, and torch.compile removes it.
+The full name of a site is the module's path in the traced root, a dot, and the local name. With nobody listening a
+site is one look-up and a comparison; it is no module, has no state, and torch.compile removes it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Hookable(nn.Module):
     _taps: tuple[Tap, ...] | None = None        # an attribute of the instance only while a trace is open
 
     def site(self, name: str, x: Tensor, identity: Tensor | Callable[[], Tensor] | None = None) -> Tensor:
-        """Pass `x` through the site `name`. `identity` is what stands here when the block is bypassed (lazily, if callable)."""
+        """Pass `x` through the site `name`; `identity` (or what it returns) stands here when the block is bypassed."""
         if self._taps is None:
             return x
         return self._tap(name, x, identity)
@@ -56,6 +56,10 @@ class Hookable(nn.Module):
         if self._taps is None:
             return False
         return any(tap.listens(self, name) for tap in self._taps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles of a module are taken without its taps."""
+        return {key: value for key, value in self.__dict__.items() if key != "_taps"}
 
     def _tap(self, name: str, x: Tensor, identity: Any) -> Tensor:
         _check(self, name, x)
@@ -68,9 +72,10 @@ def _check(module: Hookable, name: str, x: Tensor) -> None:
     axes = module.SITES.get(name)
     kind = type(module).__name__
     if axes is None:
-        raise UnknownSite(f"{kind} fires the site {name!r} but does not declare it in SITES{suggestion(name, module.SITES)}")
+        near = suggestion(name, module.SITES)
+        raise UnknownSite(f"{kind} fires the site {name!r} but does not declare it in SITES{near}")
     if not isinstance(x, Tensor):
-        raise TypeError(f"{kind} passes a {type(x).__name__} through the site {name!r}: only tensors flow through sites")
+        raise TypeError(f"{kind} passes a {type(x).__name__} through the site {name!r}, where only tensors may flow")
     if x.ndim != len(axes.split()):
         raise ValueError(f"{kind}.{name} is declared with axes '{axes}' but fires with shape {tuple(x.shape)}")
 
@@ -147,7 +152,7 @@ class Sites(Sequence[Site]):
 
 
 def tree(sites: Sites) -> str:
-    """The sites as an indented tree, with the number of sites under each inner name and axes with sizes at the leaves."""
+    """The sites as an indented tree: the number of sites under each inner name, axes with sizes at the leaves."""
     counts: dict[tuple[str, ...], int] = {}
     for site in sites:
         parts = tuple(site.name.split("."))
@@ -165,7 +170,7 @@ def tree(sites: Sites) -> str:
 
 
 def hookables(root: nn.Module) -> dict[str, Hookable]:
-    """Every Hookable under `root` (itself too, as "") by its path; a module that is shared appears once, at its first path."""
+    """Every Hookable under `root` (itself too, as "") by its path; a shared module appears once, at its first path."""
     return {path: module for path, module in root.named_modules() if isinstance(module, Hookable)}
 
 

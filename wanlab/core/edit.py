@@ -1,0 +1,186 @@
+"""Edits as plain data: a kind, a selection, parameters. Equal edits have equal dictionaries and equal hashes.
+
+A kind is a frozen dataclass with a `change`; its fields after the selection are its parameters:
+
+    @dataclass(frozen=True)
+    class Scale(Edit):
+        kind = "scale"
+        factor: float = 1.0
+        def change(self, x, event): return x * self.factor
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABCMeta
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from wanlab.core.clock import Plan, Tick
+from wanlab.core.nearest import suggestion
+from wanlab.core.region import region
+from wanlab.core.select import PARTS, TIMES, Select
+from wanlab.core.site import Site
+
+KINDS: dict[str, type[Edit]] = {}
+
+
+class EditError(ValueError):
+    """An edit that cannot be read, or that does not fit the tensor it meets."""
+
+
+class NotSerialisable(EditError):
+    """An edit that lives in this process only (a Python function, a record that was never saved)."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What an edit may know about the tensor it changes: where, when, and what a bypass would put there."""
+
+    site: Site
+    tick: Tick
+    plan: Plan
+    identity: Tensor | Callable[[], Tensor] | None = None
+
+    def axis(self, letter: str, edit: Edit) -> int:
+        """The place of an axis; an error naming the site's axes where it has none."""
+        if letter not in self.site.axes:
+            raise EditError(f"{edit.kind} needs an axis {letter}, but {self.site.name} has axes "
+                            f"'{' '.join(self.site.axes)}'")
+        return self.site.axes.index(letter)
+
+    def seed(self, row: int) -> int:
+        """The seed of a row's sample: as announced, else the number of the row."""
+        if self.plan.seeds is None:
+            return row
+        if row >= len(self.plan.seeds):
+            raise EditError(f"{self.site.name} fires with row {row}, but {len(self.plan.seeds)} seeds are announced")
+        return self.plan.seeds[row]
+
+
+class _Kind(ABCMeta):
+    """Says the nearest right keyword where dataclasses only say that one is unexpected."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        known = [one.name for one in fields(cls) if one.init]  # type: ignore[arg-type]
+        for key in kwargs:
+            if key not in known:
+                raise TypeError(f"{cls.__name__} has no {key!r}{suggestion(key, known)}")
+        return super().__call__(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Edit(metaclass=_Kind):
+    """Base of all kinds. `at` is a glob or a whole selection in one string; the keywords are those of `Select`."""
+
+    kind: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()       # axes without which the kind means nothing
+
+    at: str
+    _: KW_ONLY
+    heads: Any = None
+    frames: Any = None
+    tokens: Any = None
+    keys: Any = None
+    slots: Any = None
+    channels: Any = None
+    units: Any = None
+    rows: Any = None
+    words: Any = None
+    mask: Any = None
+    steps: Any = None
+    sigma: Any = None
+    branch: Any = None
+    where: Select = field(init=False, repr=False, compare=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.kind:
+            KINDS[cls.kind] = cls
+
+    def __post_init__(self) -> None:
+        where = Select(self.at, **{key: getattr(self, key) for key in (*PARTS, *TIMES)})
+        object.__setattr__(self, "where", where)
+        for key in ("at", *PARTS, *TIMES):
+            object.__setattr__(self, key, getattr(where, key))
+
+    def change(self, x: Tensor, event: Event) -> Tensor:
+        """What stands at the site instead of `x`, everywhere; `apply` keeps the selected part. Never writes to `x`."""
+        raise TypeError(f"{type(self).__name__} is not a kind of edit: it defines no change")
+
+    def check(self, site: Site) -> None:
+        """Whether this kind can mean anything at `site`; called before anything runs."""
+        for letter in self.needs:
+            if letter not in site.axes:
+                raise EditError(f"{self.kind} needs an axis {letter}, but {site.name} has axes "
+                                f"'{' '.join(site.axes)}'")
+
+    def apply(self, x: Tensor, event: Event) -> Tensor:
+        """The edited tensor: `change` where the selection reaches, `x` bit for bit elsewhere. `x` is not written to."""
+        part = region(self.where, event.site, x, event.plan)
+        y = self.change(x, event)
+        if y is x:
+            return x
+        if not isinstance(y, Tensor) or y.shape != x.shape:
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise EditError(f"{self.kind} at {event.site.name} gives {got}, but the site's shape is {tuple(x.shape)}")
+        y = y.to(x)
+        return _laid_out(y if part is None else torch.where(part, y, x), x)
+
+    def parameters(self) -> dict[str, Any]:
+        """The kind's own fields that differ from their defaults."""
+        base = {one.name for one in fields(Edit)}
+        mine = [one for one in fields(self) if one.init and one.name not in base]
+        return {one.name: getattr(self, one.name) for one in mine if getattr(self, one.name) != one.default}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for YAML or JSON: kind, at, limits, parameters; `edit_from_dict` reads it back to an equal edit."""
+        parameters = {key: _plain(value) for key, value in self.parameters().items()}
+        return {"kind": self.kind, **self.where.to_dict(), **parameters}
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the edit's content, the same in every process and on every machine; of records by their bytes."""
+        content = {"kind": self.kind, **self.where.to_dict(), **self.parameters()}
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"),
+                          default=lambda value: value.sha256)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{key}={value}" for key, value in self.parameters().items())
+        return f"{self.kind}({self.where}{', ' + told if told else ''})"
+
+
+def edit_from_dict(data: Mapping[str, Any]) -> Edit:
+    """The edit that `Edit.to_dict` described. Unknown kinds and keys raise with the nearest right names."""
+    if not isinstance(data, Mapping):
+        raise EditError(f"an edit is a mapping with kind and at, not {data!r}")
+    rest = dict(data)
+    kind = rest.pop("kind", None)
+    if kind not in KINDS:
+        raise EditError(f"no kind of edit {kind!r}{suggestion(str(kind), KINDS)} (all: {', '.join(sorted(KINDS))})")
+    known = [one.name for one in fields(KINDS[kind]) if one.init]
+    for key in rest:
+        if key not in known:
+            raise EditError(f"an edit of kind {kind!r} has no {key!r}{suggestion(str(key), known)}")
+    if "at" not in rest:
+        raise EditError(f"the edit of kind {kind!r} names no site (at:)")
+    return KINDS[kind](**rest)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _laid_out(y: Tensor, x: Tensor) -> Tensor:
+    """`y` with the strides of `x`: kernels downstream then take the same path, and untouched rows stay bit-equal."""
+    if y.stride() == x.stride():
+        return y
+    return torch.empty_like(x, memory_format=torch.preserve_format).copy_(y)

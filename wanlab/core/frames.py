@@ -1,0 +1,115 @@
+"""Edits of time: FreezeFrame, ShuffleFrames, ReverseFrames, LowPassFrames, CutFrames. All need the axis f."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wanlab.core.edit import Edit, EditError, Event
+from wanlab.core.seeding import generator
+from wanlab.core.site import Site
+
+
+@dataclass(frozen=True)
+class FreezeFrame(Edit):
+    """Every (selected) frame gets the value of one frame."""
+
+    kind = "freeze_frame"
+    needs = ("f",)
+    frame: int = 0
+
+    def change(self, x: Tensor, event: Event) -> Tensor:
+        at = event.axis("f", self)
+        if not -x.shape[at] <= self.frame < x.shape[at]:
+            raise EditError(f"freeze_frame: frame={self.frame}, but {event.site.name} has {x.shape[at]} frames")
+        return x.narrow(at, self.frame % x.shape[at], 1).expand_as(x)
+
+
+@dataclass(frozen=True)
+class ShuffleFrames(Edit):
+    """The frames in another order, drawn by `seed`: the same at all sites and steps, and never the order they had."""
+
+    kind = "shuffle_frames"
+    needs = ("f",)
+    seed: int = 0
+
+    def change(self, x: Tensor, event: Event) -> Tensor:
+        at = event.axis("f", self)
+        order = frame_order(x.shape[at], self.seed)
+        return x.index_select(at, torch.tensor(order, device=x.device))
+
+
+def frame_order(frames: int, seed: int) -> list[int]:
+    """A seeded permutation of `frames` that is not the identity."""
+    if frames < 2:
+        raise EditError("shuffle_frames needs at least two frames")
+    source = generator("shuffle_frames", seed, frames)
+    order = torch.randperm(frames, generator=source).tolist()
+    return order if order != sorted(order) else order[1:] + order[:1]
+
+
+@dataclass(frozen=True)
+class ReverseFrames(Edit):
+    """The frames from last to first."""
+
+    kind = "reverse_frames"
+    needs = ("f",)
+
+    def change(self, x: Tensor, event: Event) -> Tensor:
+        return x.flip(event.axis("f", self))
+
+
+@dataclass(frozen=True)
+class LowPassFrames(Edit):
+    """A moving average over `window` frames (odd); at the ends over those that there are."""
+
+    kind = "low_pass_frames"
+    needs = ("f",)
+    window: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole = isinstance(self.window, int) and not isinstance(self.window, bool)
+        if not whole or self.window < 1 or self.window % 2 == 0:
+            raise EditError(f"low_pass_frames: window={self.window!r} is not an odd number of frames")
+
+    def change(self, x: Tensor, event: Event) -> Tensor:
+        at = event.axis("f", self)
+        frame = torch.arange(x.shape[at], device=x.device)
+        near = ((frame[:, None] - frame[None]).abs() <= self.window // 2).to(x.dtype)
+        return (x.movedim(at, -1) @ (near / near.sum(1, keepdim=True)).T).movedim(-1, at)
+
+
+@dataclass(frozen=True)
+class CutFrames(Edit):
+    """Attention between frames is cut into blocks of `block` frames: weights across blocks are 0, rows sum to 1 again.
+
+    Acts on the `pattern` of temporal attention, whose last two axes are query frames f and key frames j.
+    """
+
+    kind = "cut_frames"
+    needs = ("f", "j")
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:
+            raise EditError(f"cut_frames: block={self.block!r} is not a number of frames")
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        if site.axes[-2:] != ("f", "j"):
+            raise EditError(f"cut_frames acts on attention over frames, whose pattern ends in axes 'f j'; {site.name} "
+                            f"has '{' '.join(site.axes)}'")
+
+    def change(self, x: Tensor, event: Event) -> Tensor:
+        self.check(event.site)
+        if x.shape[-1] != x.shape[-2]:
+            raise EditError(f"cut_frames: {event.site.name} has {x.shape[-2]} query and {x.shape[-1]} key frames")
+        block = torch.arange(x.shape[-1], device=x.device) // self.block
+        kept = x * (block[:, None] == block[None]).to(x.dtype)
+        total = kept.sum(-1, keepdim=True)
+        alone = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)      # a frame whose block had no weight at all
+        return torch.where(total > 0, kept / total.clamp_min(torch.finfo(x.dtype).tiny), alone)

@@ -1,0 +1,143 @@
+"""Ledgers: for each edit and capture at each site, when it was due and when it acted. A difference is an error."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from wanlab.core.clock import Plan, Tick
+from wanlab.core.select import Select
+
+Moment = tuple[int | None, str | None]      # step, branch
+
+
+class LedgerError(RuntimeError):
+    """An edit or capture did not act where it was due, or was never due at all."""
+
+
+@dataclass
+class Line:
+    """One edit or capture at one site. `seen`: the firings of the site; `acted`: those in which it acted."""
+
+    what: str
+    site: str
+    select: Select
+    seen: Counter[Tick] = field(default_factory=Counter)
+    acted: Counter[Moment] = field(default_factory=Counter)
+
+    def saw(self, tick: Tick, acted: bool) -> None:
+        """Note one firing of the site."""
+        self.seen[tick] += 1
+        if acted:
+            self.acted[_moment(tick)] += 1
+
+    def due(self, plan: Plan) -> set[Moment]:
+        """When it should have acted: in every announced step and branch that is selected, if the site has such at all."""
+        sigma = {tick.step: tick.sigma for tick in self.seen}
+        ticks = {Tick(step, None, branch) for step in self._steps(plan) for branch in self._branches(plan)}
+        return {_moment(tick) for tick in ticks | {replace(tick, sigma=None) for tick in self.seen}
+                if self._selected(replace(tick, sigma=sigma.get(tick.step)), plan)}
+
+    def _steps(self, plan: Plan) -> list[int | None]:
+        seen = {tick.step for tick in self.seen}
+        if not self.seen or None in seen or plan.steps is None:
+            return list(seen)
+        return list(range(plan.start, plan.steps))
+
+    def _branches(self, plan: Plan) -> list[str | None]:
+        seen = {tick.branch for tick in self.seen}
+        return list(seen) if not self.seen or None in seen or plan.branches is None else list(plan.branches)
+
+    def _selected(self, tick: Tick, plan: Plan) -> bool:
+        if self.select.sigma is not None and tick.sigma is None:
+            return self.select.covers(tick.branch)      # a step that never came: its sigma is not known
+        return self.select.acts(tick, plan, self.site)
+
+    def fault(self, plan: Plan) -> str | None:
+        """What is wrong, in words; None when nothing is."""
+        if not self.seen:
+            return "the site never fired"
+        due = self.due(plan)
+        if not due:
+            fired = ", ".join(sorted({str(tick) for tick in self.seen})[:4])
+            return f"never due: the site fired at {fired}"
+        missing, extra = due - set(self.acted), set(self.acted) - due
+        told = [f"{word} {_told(moments)}" for word, moments in (("did not act at", missing), ("acted at", extra)) if moments]
+        return "; ".join(told) or None
+
+
+class Ledger:
+    """All lines of one run. Prints, serialises, and raises where something is amiss."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.plan = Plan()
+        self.stopped = False        # by stop_after: what was due later is not held against anybody
+
+    def line(self, what: str, site: str, select: Select) -> Line:
+        """A new line to note firings on."""
+        self.lines.append(Line(what, site, select))
+        return self.lines[-1]
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self.lines)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def faults(self) -> list[str]:
+        """One sentence for each line that is amiss."""
+        if self.stopped:
+            return []
+        return [f"{line.what} at {line.site}: {fault}" for line in self.lines if (fault := line.fault(self.plan))]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything acted exactly when it was due."""
+        return not self.faults()
+
+    def verify(self) -> None:
+        """Raise LedgerError where something is amiss."""
+        if faults := self.faults():
+            more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
+            raise LedgerError("what was asked for is not what happened:\n  " + "\n  ".join(faults[:10]) + more)
+
+    def merge(self, other: Ledger) -> Ledger:
+        """The lines of both, as of the parts of one run."""
+        both = Ledger()
+        both.lines, both.stopped = self.lines + other.lines, self.stopped or other.stopped
+        both.plan = other.plan if self.plan == Plan() else self.plan
+        return both
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what, site, expected and actual moments as [step, branch, count]."""
+        return {"ok": self.ok, "stopped": self.stopped, "lines": [
+            {"what": line.what, "site": line.site,
+             "expected": [list(moment) for moment in _sorted(line.due(self.plan))] if line.seen else None,
+             "actual": [[*moment, line.acted[moment]] for moment in _sorted(line.acted)]}
+            for line in self.lines]}
+
+    def __str__(self) -> str:
+        rows = [f"{len(self.lines)} edits and captures at sites, {'all as expected' if self.ok else 'NOT as expected'}"]
+        for line in self.lines:
+            fault = None if self.stopped else line.fault(self.plan)
+            count = f"{sum(line.acted.values())} of {sum(line.seen.values())} firings"
+            rows.append(f"  {'!' if fault else '.'} {line.what} at {line.site}: {count}{f' ({fault})' if fault else ''}")
+        return "\n".join(rows)
+
+    __repr__ = __str__
+
+
+def _moment(tick: Tick) -> Moment:
+    return tick.step, tick.branch
+
+
+def _sorted(moments: Any) -> list[Moment]:
+    return sorted(moments, key=lambda moment: (-1 if moment[0] is None else moment[0], moment[1] or ""))
+
+
+def _told(moments: set[Moment]) -> str:
+    told = [str(Tick(step, None, branch)) for step, branch in _sorted(moments)]
+    return "; ".join(told[:6]) + (f" and {len(told) - 6} more" if len(told) > 6 else "")

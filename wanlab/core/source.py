@@ -1,0 +1,67 @@
+"""A record as the parameter of an edit: in memory, or a saved file together with the hash of its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wanlab.core.clock import Tick
+from wanlab.core.record import Entry, Record, RecordError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an edit takes values from. Two are equal when their bytes are, wherever they lie."""
+
+    sha256: str
+    path: str | None = field(default=None, compare=False)
+    held: Record | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, value: Any) -> Source | None:
+        """From a Record, the path of a saved one, or what `to_dict` gave; None stays None."""
+        if value is None or isinstance(value, Source):
+            return value
+        if isinstance(value, Record):
+            return cls(_file_hash(value.path), str(value.path)) if value.path else cls(value.digest(), None, value)
+        if isinstance(value, Mapping):
+            if not set(value) <= {"path", "sha256"} or "path" not in value:
+                raise RecordError(f"a saved record is given as path and sha256, not {dict(value)}")
+            found = _file_hash(Path(value["path"]))
+            if value.get("sha256", found) != found:
+                raise RecordError(f"{value['path']} has changed: its sha256 is {found}, not {value['sha256']}")
+            return cls(found, str(value["path"]))
+        if isinstance(value, (str, Path)):
+            return cls(_file_hash(Path(value)), str(value))
+        raise RecordError(f"{value!r} is neither a Record nor the path of a saved one")
+
+    @property
+    def record(self) -> Record:
+        """The record itself; a saved one is read on first use."""
+        if self.held is None:
+            object.__setattr__(self, "held", Record.load(str(self.path)))
+        return self.held    # type: ignore[return-value]
+
+    def at(self, site: str, tick: Tick) -> Entry:
+        """The record's entry for a site at a moment."""
+        return self.record.at(site, tick)
+
+    def to_dict(self) -> dict[str, str]:
+        """Path and hash; a record that was never saved cannot be written down."""
+        if self.path is None:
+            raise NotSaved("the record lives in memory only: save it (record.save(path)) to write the edit down")
+        return {"path": self.path, "sha256": self.sha256}
+
+
+class NotSaved(RecordError):
+    """A record in memory that somebody wants to write down by reference."""
+
+
+def _file_hash(path: Path) -> str:
+    if not path.is_file():
+        raise RecordError(f"no saved record at {path}")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,91 @@
+"""Taps: what hangs on a model's sites while a `with` is open, and is gone after any exit.
+
+A tap acts only in the context (thread, asyncio task) that opened it: two threads may share modules and do not see each other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from wanlab.core import clock
+from wanlab.core.site import Hookable, Site, Sites, hookables, sites_of
+
+_open: ContextVar[tuple[BaseTap, ...]] = ContextVar("wanlab_open_taps", default=())
+_lock = threading.Lock()
+
+
+class BaseTap:
+    """Base of traces and probes: hangs itself on `modules`, takes itself off, and nothing else, in any order of nesting."""
+
+    def __init__(self) -> None:
+        self._hung: list[Hookable] = []
+
+    def _hang(self, modules: Iterable[Hookable]) -> None:
+        with _lock:
+            for module in modules:
+                self._hung.append(module)
+                object.__setattr__(module, "_taps", (*(module._taps or ()), self))
+        _open.set((*(tap for tap in _open.get() if tap._hung), self))
+
+    def _take_off(self) -> None:
+        with _lock:
+            for module in self._hung:
+                left = tuple(tap for tap in module._taps or () if tap is not self)
+                if left:
+                    object.__setattr__(module, "_taps", left)
+                else:
+                    module.__dict__.pop("_taps", None)
+            self._hung = []
+        _open.set(tuple(tap for tap in _open.get() if tap is not self))
+
+    @property
+    def _here(self) -> bool:
+        """Whether the running code is in the context that opened this tap."""
+        return any(tap is self for tap in _open.get())
+
+
+class Probe(BaseTap):
+    """Notes the shape and the clock of every site that fires: `with Probe(model) as probe: ...; probe.sites`."""
+
+    def __init__(self, root: nn.Module) -> None:
+        super().__init__()
+        self._root = root
+        self._names = {id(module): (path, module) for path, module in hookables(root).items()}
+        self._seen: dict[str, tuple[tuple[int, ...], set[str]]] = {}
+
+    def __enter__(self) -> Self:
+        self._hang(module for _, module in self._names.values())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._take_off()
+
+    def listens(self, module: Hookable, name: str) -> bool:
+        """Everything is of interest, dense attention maps too."""
+        return self._here
+
+    def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
+        """Note shape and clock; the tensor passes unchanged."""
+        if self._here:
+            path, tick = self._names[id(module)][0], clock.now()
+            parts = {part for part in ("step", "branch") if getattr(tick, part) is not None}
+            shape, seen = self._seen.setdefault(f"{path}.{name}" if path else name, (tuple(x.shape), parts))
+            seen &= parts
+        return x
+
+    @property
+    def sites(self) -> Sites:
+        """Every site of the model; with shape and clock where it fired."""
+        return Sites([
+            Site(site.name, site.axes, *(_known(self._seen[site.name]) if site.name in self._seen else ()))
+            for site in sites_of(self._root)
+        ])
+
+
+def _known(seen: tuple[tuple[int, ...], set[str]]) -> tuple[tuple[int, ...], frozenset[str]]:
+    return seen[0], frozenset(seen[1])
