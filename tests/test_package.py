@@ -62,7 +62,7 @@ def test_the_readmes_code_runs() -> None:
 
 
 def test_the_readmes_commands_exist() -> None:
-    said = [line.split()[1] for block in readme("") for line in block.splitlines() if line.startswith("wanlab ")]
+    said = [line.split()[1] for block in readme("sh") for line in block.splitlines() if line.startswith("wanlab ")]
     assert said and set(said) <= set(COMMANDS)
 
 
