@@ -55,8 +55,8 @@ def load_image(path: str | Path, size: Size = None) -> Picture:
 
 def _pixels(image: Image.Image, notes: list[str]) -> np.ndarray:
     """`h w 3` float32 in [0, 1]."""
-    if getattr(image, "n_frames", 1) > 1:
-        notes.append(f"{image.n_frames} frames: the first was taken")
+    if (count := getattr(image, "n_frames", 1)) > 1:
+        notes.append(f"{count} frames: the first was taken")
     image.load()
     upright = ImageOps.exif_transpose(image)
     if upright.size != image.size or image.getexif().get(0x0112, 1) != 1:

@@ -34,7 +34,7 @@ _STAR_INNER = 0.47  # inner radius as a share of the outer one
 _CROSS = 0.95  # half length of an arm
 _CROSS_ARM = 0.34  # half width of an arm
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating]
 
 
 def _circle(x: Field, y: Field) -> Field:
