@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the pictures of the README from the shipped weights: .venv/bin/python docs/pictures.py [index of the test clip]."""
+"""Draws the README's picture from the shipped weights: .venv/bin/python docs/pictures.py [index of a test clip]."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from einops import rearrange
 from torch import Tensor
 
 import wanlab
@@ -20,7 +21,7 @@ INDEX = 3
 def strip(video: Tensor) -> Tensor:
     """`f c h w` as one row of frames, `h (f w) c`, two white pixels between."""
     padded = torch.nn.functional.pad(video, (0, 2), value=1.0)
-    return torch.cat(list(padded.permute(0, 2, 3, 1)), dim=1)[:, :-2]
+    return rearrange(padded, "f c h w -> h (f w) c")[:, :-2]
 
 
 def main(index: int) -> None:
