@@ -1,0 +1,48 @@
+"""Numbers about videos: torch in, torch out; knows nothing of the pipelines that it measures.
+
+One-shot functions take videos `b f c h w` in [0, 1] and give one value per sample, or features and give one distance;
+`streaming` wraps them as torchmetrics classes. Names are resolved on first use, because torchmetrics, torchvision and
+OpenCV take seconds to import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "frechet_distance": "frechet",
+    "frechet_from_moments": "frechet",
+    "frechet_bias": "frechet",
+    "jackknife_interval": "jackknife",
+    "jackknife_difference": "jackknife",
+    "FrechetVideoDistance": "streaming",
+    "MeanOverSamples": "streaming",
+    "lpips_distance": "lpips",
+    "psnr": "quality",
+    "ssim": "quality",
+    "masked_psnr": "quality",
+    "adherence_psnr": "quality",
+    "sharpness": "quality",
+    "flicker": "temporal",
+    "motion_magnitude": "temporal",
+    "estimate_flow": "warp",
+    "warp_error": "warp",
+    "motion_accuracy": "motion",
+    "shape_accuracy": "shape",
+    "ghost": "ghost",
+    "MotionNet": "motionnet",
+    "ShapeNet": "shape",
+}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

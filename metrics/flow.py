@@ -1,0 +1,76 @@
+"""Classical optical flow without weights: Farneback (2003) through OpenCV, on one thread and so bit-deterministic."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .video import luma
+
+# the parameters of TecoGAN's metrics.py: pyramid scale, levels, window, iterations, polynomial n and sigma, flags
+FARNEBACK = (0.5, 3, 15, 3, 5, 1.2, 0)
+
+
+def farneback(first: Tensor, second: Tensor) -> Tensor:
+    """Flow from `first` to `second` in pixels: `first(x) = second(x + flow(x))`.
+
+    Args:
+        first: `n c h w` in [0, 1].
+        second: the same shape.
+
+    Returns:
+        `n 2 h w` float32 on the CPU: x right, y down.
+    """
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        a, b = (grey8(frames) for frames in (first, second))
+        fields = [cv2.calcOpticalFlowFarneback(x, y, None, *FARNEBACK) for x, y in zip(a, b, strict=True)]
+    finally:
+        cv2.setNumThreads(threads)
+    return torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2).contiguous()
+
+
+def grey8(frames: Tensor) -> np.ndarray:
+    """8-bit luma (n, h, w) of `n c h w` in [0, 1]."""
+    return (luma(frames) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def warp(frames: Tensor, flow: Tensor) -> Tensor:
+    """`frames` sampled at x + flow(x), bilinear, the border repeated outside.
+
+    Args:
+        frames: `n c h w`.
+        flow: `n 2 h w` in pixels.
+    """
+    height, width = frames.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=flow.dtype, device=flow.device),
+        torch.arange(width, dtype=flow.dtype, device=flow.device),
+        indexing="ij",
+    )
+    across, down = (x + flow[:, 0]) * 2 / max(width - 1, 1) - 1, (y + flow[:, 1]) * 2 / max(height - 1, 1) - 1
+    grid = torch.stack([across, down], -1)
+    return torch.nn.functional.grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def occluded(forward: Tensor, backward: Tensor) -> Tensor:
+    """Where frame t has no partner in frame t+1 (Ruder et al. 2016, constants as used by Lai et al. 2018).
+
+    Args:
+        forward: flow t -> t+1, `n 2 h w` in pixels.
+        backward: flow t+1 -> t.
+
+    Returns:
+        `n h w` bool: forward and backward flow disagree, or the flow has a boundary there.
+    """
+    back = warp(backward, forward)
+    there, here = back.square().sum(1), forward.square().sum(1)
+    apart = (back + forward).square().sum(1) > 0.01 * (there + here) + 0.5
+    across = torch.nn.functional.pad(forward[..., :, 1:] - forward[..., :, :-1], (0, 1))
+    down = torch.nn.functional.pad(forward[..., 1:, :] - forward[..., :-1, :], (0, 0, 0, 1))
+    edge = (across.square() + down.square()).sum(1) > 0.01 * here + 0.002
+    return apart | edge

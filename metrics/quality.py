@@ -1,0 +1,127 @@
+"""Frame quality against a reference: PSNR, SSIM, sharpness; one value per sample."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from einops import reduce
+from torch import Tensor
+
+from .video import check_pair, check_video, luma, resize
+
+WINDOW = 11  # pixels, of ssim
+CEILING_DB = 100.0  # an exact copy has infinite PSNR; a finite ceiling keeps means and intervals meaningful
+
+
+def mean_square_to_db(error: Tensor) -> Tensor:
+    """PSNR in dB for a mean squared error on [0, 1], at most 100."""
+    return (-10 * torch.log10(error.clamp_min(1e-30))).clamp_max(CEILING_DB)
+
+
+def psnr(video: Tensor, reference: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each sample, in dB, over all its frames, channels and pixels.
+
+    Args:
+        video: `b f c h w` in [0, 1].
+        reference: the same shape.
+
+    Returns:
+        `b`, at most 100 (identical).
+    """
+    video, reference = check_pair(video, reference)
+    return mean_square_to_db(reduce((video - reference).square(), "b f c h w -> b", "mean"))
+
+
+def masked_psnr(video: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """PSNR where the mask is, in dB; NaN for a sample whose mask is empty.
+
+    Args:
+        video: `b f c h w` in [0, 1].
+        reference: the same shape.
+        mask: `b f h w`, weights in [0, 1].
+    """
+    video, reference = check_pair(video, reference)
+    if mask.shape != video[:, :, 0].shape:
+        raise ValueError(f"mask must be b f h w = {tuple(video[:, :, 0].shape)}, got {tuple(mask.shape)}")
+    error = reduce((video - reference).square(), "b f c h w -> b f h w", "mean")
+    weight = mask.to(error)
+    total = weight.sum((1, 2, 3))
+    value = mean_square_to_db((error * weight).sum((1, 2, 3)) / total.clamp_min(1e-12))
+    return torch.where(total > 0, value, torch.nan)
+
+
+def adherence_psnr(video: Tensor, image: Tensor) -> Tensor:
+    """PSNR of the first frame against the image that the video was conditioned on, in dB.
+
+    Args:
+        video: `b f c h w` in [0, 1].
+        image: `b c h w` in [0, 1]; resampled to the video's size when it differs.
+    """
+    video = check_video(video)
+    image = resize(check_video(image[:, None], "image"), (video.shape[-2], video.shape[-1])).clamp(0, 1)
+    return psnr(video[:, :1], image)
+
+
+def ssim(video: Tensor, reference: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004, eq. 13: Gaussian window 11 x 11, sigma 1.5, K 0.01, 0.03), per sample.
+
+    Mean over channels, frames and the pixels whose whole window lies inside the frame, as Wang et al. and scikit-image
+    have it (torchmetrics 1.9 also averages the borders, mirrored).
+
+    Args:
+        video: `b f c h w` in [0, 1], frames of at least 11 x 11.
+        reference: the same shape.
+
+    Returns:
+        `b`, at most 1 (identical).
+    """
+    video, reference = check_pair(video, reference)
+    if min(video.shape[-2:]) < WINDOW:
+        raise ValueError(f"ssim needs frames of at least {WINDOW} x {WINDOW}, got {tuple(video.shape[-2:])}")
+    values = []
+    for x, y in zip(video, reference, strict=True):  # one sample at a time: five filtered copies of it are alive
+        mean_x, mean_y, xx, yy, xy = (windowed(part) for part in (x, y, x * x, y * y, x * y))
+        across, square_x, square_y = mean_x * mean_y, mean_x.square(), mean_y.square()
+        spread = (xx - square_x).clamp_min(0) + (yy - square_y).clamp_min(0)
+        top = (2 * across + 0.01**2) * (2 * (xy - across) + 0.03**2)
+        values.append((top / ((square_x + square_y + 0.01**2) * (spread + 0.03**2))).mean())
+    return torch.stack(values)
+
+
+def windowed(image: Tensor) -> Tensor:
+    """Gaussian means over 11 x 11 windows, those fully inside: `... h w` -> `... h-10 w-10`, as two matrix products."""
+    down, across = (_bands(n).to(image) for n in image.shape[-2:])
+    return down.T @ (image @ across)
+
+
+@cache
+def _bands(size: int) -> Tensor:
+    """The window as a banded matrix (size, size - 10): column j averages the 11 values from j on."""
+    at = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    weights = torch.exp(-at.square() / (2 * 1.5**2))
+    columns = size - WINDOW + 1
+    matrix = torch.zeros(size, columns, dtype=torch.float64)
+    for j in range(columns):
+        matrix[j : j + WINDOW, j] = weights / weights.sum()
+    return matrix
+
+
+def gradient_energy(video: Tensor) -> Tensor:
+    """Mean |grad luma|^2 (forward differences) of each sample: `b`, for `b f c h w`."""
+    grey = luma(check_video(video))
+    across = (grey[..., :, 1:] - grey[..., :, :-1]).square().mean((1, 2, 3))
+    down = (grey[..., 1:, :] - grey[..., :-1, :]).square().mean((1, 2, 3))
+    return across + down
+
+
+def sharpness(video: Tensor, reference: Tensor) -> Tensor:
+    """Gradient energy relative to the reference's: 1 as sharp as it, below 1 blurred, above 1 noisy or over-sharp.
+
+    Args:
+        video: `b f c h w` in [0, 1].
+        reference: of any frame count and size equal to the video's; a constant reference gives NaN.
+    """
+    video, reference = check_pair(video, reference)
+    truth = gradient_energy(reference)
+    return torch.where(truth > 1e-10, gradient_energy(video) / truth.clamp_min(1e-10), torch.nan)

@@ -1,0 +1,65 @@
+"""Warping error (Lai et al. 2018, "Learning Blind Video Temporal Consistency"), flow from a stated source.
+
+E(t) = sum m |warp(V_{t+1}; F_{t -> t+1}) - V_t|^2 / sum m, m = not occluded; mean over channels, then over t.
+The flow's source is part of the name: from the reference clip it tells jitter; from the video itself the flow follows
+the jitter and explains it away, which is another number.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+from .flow import farneback, occluded, warp
+from .video import check_video
+
+
+class FlowField(NamedTuple):
+    """Motion of a clip: flow t -> t+1 `b f-1 2 h w` in pixels, and weights m `b f-1 h w` (1 = seen in both)."""
+
+    flow: Tensor
+    seen: Tensor
+
+
+def estimate_flow(video: Tensor) -> FlowField:
+    """Farneback flow and occlusion of `b f c h w` in [0, 1], f >= 2; on the CPU."""
+    video = check_video(video, minimum_frames=2).cpu()
+    now, after = (rearrange(v, "b f c h w -> (b f) c h w") for v in (video[:, :-1], video[:, 1:]))
+    forward, backward = farneback(now, after), farneback(after, now)
+    seen = ~occluded(forward, backward)
+    return FlowField(
+        rearrange(forward, "(b f) c h w -> b f c h w", b=len(video)),
+        rearrange(seen, "(b f) h w -> b f h w", b=len(video)).float(),
+    )
+
+
+def warp_error(video: Tensor, field: FlowField) -> Tensor:
+    """How far each frame lies from the next one moved back onto it, per sample (mean squared, [0, 1] units).
+
+    Args:
+        video: `b f c h w` in [0, 1], f >= 2.
+        field: flow and visibility, from `estimate_flow(reference)` or from known truth.
+
+    Returns:
+        `b`; 0 is a perfectly consistent video (a still of a still scene also: report motion beside it).
+    """
+    video = check_video(video, minimum_frames=2)
+    expected = (video.shape[0], video.shape[1] - 1, 2, *video.shape[-2:])
+    if tuple(field.flow.shape) != expected:
+        raise ValueError(f"flow must be b f-1 2 h w = {expected}, got {tuple(field.flow.shape)}")
+    flow, seen = field.flow.to(video), field.seen.to(video)
+    back = warp(rearrange(video[:, 1:], "b f c h w -> (b f) c h w"), rearrange(flow, "b f c h w -> (b f) c h w"))
+    error = reduce((back - rearrange(video[:, :-1], "b f c h w -> (b f) c h w")).square(), "n c h w -> n h w", "mean")
+    error = rearrange(error, "(b f) h w -> b f h w", b=len(video))
+    total = reduce(seen, "b f h w -> b f", "sum")
+    value = reduce(error * seen, "b f h w -> b f", "sum") / total.clamp_min(1)
+    unmasked = reduce(error, "b f h w -> b f", "mean")  # Lai et al.: nothing visible -> the plain mean
+    return torch.where(total > 0, value, unmasked).mean(1)
+
+
+def truth_field(flow_pairs: Tensor, occlusion: Tensor) -> FlowField:
+    """A `FlowField` from known truth: `b f-1 2 h w` in fractions of the width and `b f-1 h w` (1 = occluded)."""
+    return FlowField(flow_pairs * flow_pairs.shape[-1], 1 - occlusion.float())
