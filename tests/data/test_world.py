@@ -217,7 +217,7 @@ def test_splits_and_seeds_share_no_clip() -> None:
 
 
 def test_start_size_and_speed_do_not_betray_the_motion() -> None:
-    """A linear fit of the motion to what frame 0 shows (and to the speed) scores no better than with shuffled labels."""
+    """A linear fit of the motion to what frame 0 shows (and to the speed) scores as with shuffled labels."""
     things, labels = [], []
     for scene in scenes(World(seed=11), 2500):
         for thing in scene.things:
@@ -288,7 +288,7 @@ def test_batch_stacks_and_truth_is_asked_for() -> None:
 
 
 def test_drawing_is_fast_enough_to_train_on_the_fly() -> None:
-    """At least 100 videos a second at 64x64x8 on one core, by the processor's own clock (500 where nothing else runs)."""
+    """At least 100 videos a second at 64x64x8 on one core, by processor time (500 on an idle machine)."""
     world = World(size=64)
     world[0]
     start = time.process_time()

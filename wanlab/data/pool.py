@@ -109,10 +109,12 @@ def _quantise(values: NDArray[np.float32], dtype: np.dtype) -> NDArray[Any]:
 
 def _fill(world: World, n: int, arrays: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
     """Draw n samples into arrays; returns captions and factors."""
+    from rich.console import Console
     from rich.progress import track
 
     captions, factors = [], []
-    for index in track(range(n), description=f"drawing {n} clips ({world.split}, {world.size} px)", transient=True):
+    title = f"drawing {n} clips ({world.split}, {world.size} px)"
+    for index in track(range(n), title, console=Console(stderr=True), transient=True):  # stdout belongs to results
         sample = world[index]
         arrays["video"][index] = _quantise(sample.video.numpy(), arrays["video"].dtype)
         arrays["masks"][index] = _quantise(sample.masks[0].numpy(), np.dtype(np.uint8))
