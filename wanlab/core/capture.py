@@ -17,8 +17,8 @@ POLICIES = ("cpu", "device", "disk", "graph")
 class Capture:
     """Keep the selected values on the `cpu`, on their `device`, on `disk`, with their autograd `graph`, or a statistic.
 
-    `keep` is one of those or the name of a statistic (mean, covariance), which is streamed over rows, steps and branches
-    in constant memory. `at` is a selection, or both in one string with " -> ".
+    `keep` is one of those or the name of a statistic (mean, covariance), which is streamed over rows, steps and
+    branches in constant memory. `at` is a selection, or both in one string with " -> ".
     """
 
     at: Any

@@ -32,13 +32,13 @@ class Tick:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run announces about itself. Rows are the samples of the batch; steps before `start` are not run (a fork)."""
+    """What a run announces about itself. Rows are the samples of the batch; a fork runs no steps before `start`."""
 
     steps: int | None = None
     start: int = 0
     branches: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None                                # of each row
-    tokens_of: Callable[[str, int], Sequence[int]] | None = None        # word, row -> its tokens; LookupError if unknown
+    tokens_of: Callable[[str, int], Sequence[int]] | None = None    # word, row -> its tokens
 
 
 _NOWHERE, _UNPLANNED = Tick(), Plan()
@@ -73,7 +73,10 @@ def at(*, step: int | None = None, sigma: float | None = None, branch: str | Non
 def announce(*, steps: int | None = None, start: int | None = None, branches: Sequence[str] | None = None,
              seeds: Sequence[int] | None = None,
              tokens_of: Callable[[str, int], Sequence[int]] | None = None) -> Iterator[Plan]:
-    """Tell what the run within the block will do: "last" and -1 then mean something, and ledgers know what to expect."""
+    """Tell what the run within the block will do: "last" then means something, and ledgers know what to expect.
+
+    `tokens_of(word, row)` gives the tokens of a word in a row's prompt, and raises LookupError with the prompt's words.
+    """
     before = _plan.get()
     told = {
         "steps": steps, "start": start, "tokens_of": tokens_of,

@@ -123,8 +123,12 @@ class Edit(metaclass=_Kind):
     def apply(self, x: Tensor, event: Event) -> Tensor:
         """The edited tensor: `change` where the selection reaches, `x` bit for bit elsewhere. `x` is not written to."""
         part = region(self.where, event.site, x, event.plan)
-        y = self.change(x, event)
-        if y is x:
+        shown = x.clone() if x.is_inference() else x        # inference tensors do not count writes
+        version = None if x.is_inference() else x._version
+        y = self.change(shown, event)
+        if version is not None and x._version != version:
+            raise EditError(f"{self.kind} wrote to the tensor at {event.site.name}: change must return another one")
+        if y is shown:
             return x
         if not isinstance(y, Tensor) or y.shape != x.shape:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
@@ -139,7 +143,7 @@ class Edit(metaclass=_Kind):
         return {one.name: getattr(self, one.name) for one in mine if getattr(self, one.name) != one.default}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for YAML or JSON: kind, at, limits, parameters; `edit_from_dict` reads it back to an equal edit."""
+        """Plain data for YAML or JSON: kind, at, limits, parameters; `edit_from_dict` reads it back."""
         parameters = {key: _plain(value) for key, value in self.parameters().items()}
         return {"kind": self.kind, **self.where.to_dict(), **parameters}
 

@@ -34,7 +34,7 @@ class Line:
             self.acted[_moment(tick)] += 1
 
     def due(self, plan: Plan) -> set[Moment]:
-        """When it should have acted: in every announced step and branch that is selected, if the site has such at all."""
+        """When it should have acted: in every announced step and branch that is selected, if the site has such."""
         sigma = {tick.step: tick.sigma for tick in self.seen}
         ticks = {Tick(step, None, branch) for step in self._steps(plan) for branch in self._branches(plan)}
         return {_moment(tick) for tick in ticks | {replace(tick, sigma=None) for tick in self.seen}
@@ -64,8 +64,8 @@ class Line:
             fired = ", ".join(sorted({str(tick) for tick in self.seen})[:4])
             return f"never due: the site fired at {fired}"
         missing, extra = due - set(self.acted), set(self.acted) - due
-        told = [f"{word} {_told(moments)}" for word, moments in (("did not act at", missing), ("acted at", extra)) if moments]
-        return "; ".join(told) or None
+        both = (("did not act at", missing), ("acted, undue, at", extra))
+        return "; ".join(f"{word} {_told(moments)}" for word, moments in both if moments) or None
 
 
 class Ledger:
@@ -124,7 +124,8 @@ class Ledger:
         for line in self.lines:
             fault = None if self.stopped else line.fault(self.plan)
             count = f"{sum(line.acted.values())} of {sum(line.seen.values())} firings"
-            rows.append(f"  {'!' if fault else '.'} {line.what} at {line.site}: {count}{f' ({fault})' if fault else ''}")
+            mark, told = ("!", f" ({fault})") if fault else (".", "")
+            rows.append(f"  {mark} {line.what} at {line.site}: {count}{told}")
         return "\n".join(rows)
 
     __repr__ = __str__

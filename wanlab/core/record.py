@@ -114,7 +114,7 @@ class Entry:
         if wrong:
             raise RecordError(f"the record of {self.site or site.name} has shape {tuple(tensor.shape)}, {site.name} "
                               f"{tuple(x.shape)} (axes {' '.join(site.axes)}): {', '.join(wrong)} differ")
-        return tensor.to(x)
+        return tensor.to(x.device, x.dtype, copy=True)      # a copy: the model may write to what it is given
 
     def __repr__(self) -> str:
         sizes = " ".join(f"{axis}={size}" for axis, size in zip(self.axes, self.tensor.shape))
@@ -309,9 +309,9 @@ def _read(path: Path) -> dict[Key, Entry]:
         about = (file.metadata() or {}).get("wanlab_record")
         if about is None:
             raise RecordError(f"{path} is a safetensors file, but not a saved record")
-        return {Key(*one["key"]): Entry(file.get_tensor(str(i)), tuple(one["axes"]), one["site"], _coords(one["coords"]))
-                for i, one in enumerate(json.loads(about))}
+        return {Key(*one["key"]): _entry(file.get_tensor(str(i)), one) for i, one in enumerate(json.loads(about))}
 
 
-def _coords(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {axis: tuple(at) if isinstance(at, list) else at for axis, at in told.items()}
+def _entry(tensor: Tensor, told: Mapping[str, Any]) -> Entry:
+    coords = {axis: tuple(at) if isinstance(at, list) else at for axis, at in told["coords"].items()}
+    return Entry(tensor, tuple(told["axes"]), told["site"], coords)

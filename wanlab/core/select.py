@@ -33,9 +33,9 @@ class SelectionError(ValueError):
 class Select:
     """A pattern `at` of site names with limits; None means no limit.
 
-    heads, frames, tokens, keys, slots, channels, units, rows: positions on the axes k f n j m c d b (Python's meaning of
-    negative numbers and slices). words: the tokens of words of the prompt, on axis j, else n, in branch `cond` unless
-    told otherwise. mask: boolean array h w or b h w of any resolution. steps, branch: when; sigma: (low, high).
+    heads, frames, tokens, keys, slots, channels, units, rows: positions on the axes k f n j m c d b (with Python's
+    meaning of negative numbers and slices). words: the tokens of words of the prompt, on axis j, else n, in branch `cond`
+    unless told otherwise. mask: boolean array h w or b h w of any resolution. steps, branch: when; sigma: (low, high).
     """
 
     at: str
@@ -132,7 +132,9 @@ class Select:
 # ------------------------------------------------------------------------------------------------ reading the string
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_FORM = re.compile(rf'(?P<site>[^\[\]@]*)(?:\[(?P<parts>(?:{_QUOTED}|\[[^\[\]]*\]|[^\[\]"])*)\])?(?:@(?P<times>.*))?', re.DOTALL)
+_FORM = re.compile(
+    rf'(?P<site>[^\[\]@]*)(?:\[(?P<parts>(?:{_QUOTED}|\[(?:{_QUOTED}|[^\[\]"])*\]|[^\[\]"])*)\])?(?:@(?P<times>.*))?',
+    re.DOTALL)
 _LIST = re.compile(rf'{_QUOTED}|=\s*\[((?:{_QUOTED}|[^\[\]"])*)\]')
 _ITEM = re.compile(rf"\s*(?:(?P<key>[A-Za-z_]+)\s*=)?\s*(?P<value>{_QUOTED}|[^,|]*?)\s*(?P<end>[,|]|\Z)", re.DOTALL)
 

@@ -1,15 +1,19 @@
 """Taps: what hangs on a model's sites while a `with` is open, and is gone after any exit.
 
-A tap acts only in the context (thread, asyncio task) that opened it: two threads may share modules and do not see each other.
+A tap acts only in the context (thread, asyncio task) that opened it: two threads may share modules and do not see
+each other.
 """
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from wanlab.core import clock
@@ -20,13 +24,14 @@ _lock = threading.Lock()
 
 
 class BaseTap:
-    """Base of traces and probes: hangs itself on `modules`, takes itself off, and nothing else, in any order of nesting."""
+    """Base of traces and probes: hangs itself on modules and takes off itself alone, in any order of nesting."""
 
     def __init__(self) -> None:
         self._hung: list[Hookable] = []
 
     def _hang(self, modules: Iterable[Hookable]) -> None:
         with _lock:
+            _uncompiled(self)
             for module in modules:
                 self._hung.append(module)
                 object.__setattr__(module, "_taps", (*(module._taps or ()), self))
@@ -41,12 +46,32 @@ class BaseTap:
                 else:
                     module.__dict__.pop("_taps", None)
             self._hung = []
+            _compiled(self)
         _open.set(tuple(tap for tap in _open.get() if tap is not self))
 
     @property
     def _here(self) -> bool:
         """Whether the running code is in the context that opened this tap."""
         return any(tap is self for tap in _open.get())
+
+
+# Compiled callables run uncompiled while any tap hangs: sites are not in their graphs, and a graph cannot hold the clock.
+_hanging: set[int] = set()
+_stance: list[Any] = []
+
+
+def _uncompiled(tap: BaseTap) -> None:
+    _hanging.add(id(tap))
+    if "torch._dynamo" in sys.modules and not _stance:
+        logging.getLogger(__name__).info("a trace is open: compiled models run uncompiled until it is closed")
+        _stance.append(torch.compiler.set_stance("force_eager"))
+        _stance[0].__enter__()
+
+
+def _compiled(tap: BaseTap) -> None:
+    _hanging.discard(id(tap))
+    if _stance and not _hanging:
+        _stance.pop().__exit__(None, None, None)
 
 
 class Probe(BaseTap):
@@ -74,7 +99,7 @@ class Probe(BaseTap):
         if self._here:
             path, tick = self._names[id(module)][0], clock.now()
             parts = {part for part in ("step", "branch") if getattr(tick, part) is not None}
-            shape, seen = self._seen.setdefault(f"{path}.{name}" if path else name, (tuple(x.shape), parts))
+            _, seen = self._seen.setdefault(f"{path}.{name}" if path else name, (tuple(x.shape), parts))
             seen &= parts
         return x
 

@@ -20,8 +20,8 @@ from wanlab.core import clock
 from wanlab.core.capture import Capture
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.edit import Edit, EditError, Event
-from wanlab.core.ledger import Ledger, Line
 from wanlab.core.index import positions
+from wanlab.core.ledger import Ledger, Line
 from wanlab.core.record import GIB, Entry, Key, Record, check_budget
 from wanlab.core.region import check, narrow
 from wanlab.core.select import AXIS_OF, Select
@@ -84,7 +84,7 @@ class Trace(BaseTap):
         at = {place.site.name: place for place in self._places.values()}
         for edit in edits:
             if not isinstance(edit, Edit):
-                raise EditError(f"{edit!r} is no edit; write Zero('site') or edit_from_dict({{'kind': ..., 'at': ...}})")
+                raise EditError(f"{edit!r} is no edit: write Zero('site'), or read data by edit_from_dict")
             for site in found.find(edit.where.at):
                 edit.check(site)
                 at[site.name].edits.append((edit, self.ledger.line(str(edit), site.name, edit.where)))
@@ -122,7 +122,8 @@ class Trace(BaseTap):
                     self._plan.steps if "step" in place.site.clock else None,
                     self._plan.branches if "branch" in place.site.clock else None)
                 kept = narrow(capture.where, place.site, torch.empty(place.site.shape, device="meta"), self._plan)
-                ticks = [Tick(step, None, branch) for step in range(steps or 0) or [None] for branch in branches or [None]]
+                ticks = [Tick(step, None, branch) for step in range(steps or 0) or [None]
+                         for branch in branches or [None]]
                 total += 4 * kept.numel() * sum(_covers(capture.where, tick, self._plan) for tick in ticks)
                 check_budget(total, budget, f"the captures up to {line.site}")
 
@@ -215,9 +216,9 @@ def trace(root: nn.Module, edits: Sequence[Edit] | Edit = (), capture: Sequence[
     """A context in which `edits` act and `capture` is kept at the sites of the Hookables under `root`.
 
     edits: in order; at one site they compose. capture: selections as strings, with " -> mean" and the like (`Capture`).
-    steps, start, branches, seeds, tokens_of: what the run will do, where it does not announce it itself (`clock.announce`).
+    steps, start, branches, seeds, tokens_of: what the run will do, where it does not announce it by `clock.announce`.
     budget: bytes of captured values in memory. strict: whether a ledger that does not agree raises at the end.
-    watch_finite: raise at the first site where NaN or infinity passes. stop_after: end the forward after this selection.
+    watch_finite: raise at the first site where NaN or infinity passes. stop_after: end the forward after this site.
     sites: the sites with known shapes (from a `Probe`), for checks before the run.
 
     Raises UnknownSite, SelectionError, EditError, BudgetError on the call; LedgerError on leaving the block.

@@ -56,7 +56,7 @@ class Scale(Edit):
 
 @dataclass(frozen=True)
 class Mean(Edit):
-    """The mean of the site's own tensor over the axes `over`, or of a record of reference samples (values or their mean).
+    """The mean of the site's own tensor over the axes `over`, or of a record of reference samples.
 
     `over` by default is every axis but samples and features (b c d k), so that a sample does not depend on its batch;
     `over="b"` is the mean of the batch, and does. A reference holds the site under the same name; where it was
@@ -232,7 +232,8 @@ class Bypass(Edit):
     def change(self, x: Tensor, event: Event) -> Tensor:
         if event.identity is None:
             raise EditError(f"{event.site.name} cannot be bypassed: its module states no identity for it")
-        return event.identity() if callable(event.identity) else event.identity
+        identity = event.identity() if callable(event.identity) else event.identity
+        return identity.clone()     # a copy: the model may go on to write to what it is given
 
 
 @dataclass(frozen=True)
