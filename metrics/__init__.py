@@ -35,7 +35,7 @@ _HOME = {
     "ShapeNet": "shape",
 }
 
-__all__ = [*_HOME]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

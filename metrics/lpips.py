@@ -19,8 +19,16 @@ from . import weights
 from .video import check_pair, check_video
 
 TRUNK = "frametrunk"
-TRUNK_TENSORS = 50  # 25 convolutions with weight and bias: what the squeeze trunk of `lpips` holds
 Features = list[Tensor]
+
+
+def blank() -> Any:
+    """An `lpips.LPIPS` of squeeze layout on a random trunk, uniform weights: to be loaded or trained, not to judge."""
+    import lpips
+
+    with warnings.catch_warnings():  # lpips 0.1.4 calls torchvision by an old keyword
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        return lpips.LPIPS(net="squeeze", pnet_rand=True, lpips=False, verbose=False)
 
 
 def build(trunk: dict[str, Tensor]) -> Any:
@@ -32,11 +40,7 @@ def build(trunk: dict[str, Tensor]) -> Any:
     Raises:
         RuntimeError: a tensor is missing, unexpected or of another shape (a partial load would leave the rest random).
     """
-    import lpips
-
-    with warnings.catch_warnings():  # lpips 0.1.4 calls torchvision by an old keyword
-        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
-        model = lpips.LPIPS(net="squeeze", pnet_rand=True, lpips=False, verbose=False)
+    model = blank()
     model.net.load_state_dict(trunk, strict=True)
     return model.eval().requires_grad_(False)
 

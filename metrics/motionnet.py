@@ -1,4 +1,4 @@
-"""The motion network: reads colour, shape and motion from eight frames; behind `fvd[motionnet]` are its pooled features.
+"""The motion network: reads colour, shape and motion from eight frames; its features stand behind `fvd[motionnet]`.
 
 Space and time are convolved in turn (the R(2+1)D of Tran et al. 2018), so that a shuffled, frozen or reversed clip
 gives other features. Several levels are pooled: the last layer alone forgets noise and flicker.

@@ -21,7 +21,6 @@ class MeanOverSamples(Metric):
 
     Args:
         score: for example `metrics.quality.psnr`; called with the arguments of `update`, returns `b`.
-        higher_is_better: direction of the score.
 
     A NaN (the score does not apply to that sample) is left out; `count` says how many remain. The sums are float64.
     """
@@ -31,9 +30,9 @@ class MeanOverSamples(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, score: Callable[..., Tensor], higher_is_better: bool | None = None) -> None:
+    def __init__(self, score: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.score, self.higher_is_better = score, higher_is_better
+        self.score = score
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 

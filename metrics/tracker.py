@@ -119,7 +119,7 @@ def follow(mask: Tensor, grey: Tensor) -> Track:
 
 
 def polar(grey: Tensor, mask: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
-    """Luma and mask around a centre, `f channel ring angle`: clockwise from the right, the mean of each ring removed."""
+    """Luma and mask around a centre, `f channel ring angle`: clockwise from the right, each ring's mean removed."""
     angles = torch.arange(ANGLES) * (2 * math.pi / ANGLES)
     rings = torch.linspace(0.25, 1.35, RADII)
     offsets = rings[:, None, None] * torch.stack([angles.cos(), angles.sin()], -1)  # ring angle 2

@@ -308,7 +308,7 @@ def _fvd(device: torch.device) -> Callable[[Tensor], Tensor]:
 
 
 _FVD = Entry(
-    MetricInfo("fvd", False, "set", frozenset({"reference"}), "Frechet distance of motion features to the reference clips"),
+    MetricInfo("fvd", False, "set", frozenset({"reference"}), "Frechet distance of motion features to the reference"),
     lambda: f"fvd[motionnet|8f|{_net('motionnet')}]",
     _fvd,
 )

@@ -73,6 +73,13 @@ def load_into(network: nn.Module, name: str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def finished(folder: Path, name: str) -> dict[str, Any] | None:
+    """The entry of a network that was saved to `folder` and whose file is still the one that was saved; else None."""
+    index, path = folder / "weights.json", folder / f"{name}.safetensors"
+    known = json.loads(index.read_text()).get(name) if index.is_file() else None
+    return known if known and path.is_file() and sha256(path) == known["sha256"] else None
+
+
 def save(network: nn.Module, name: str, note: dict[str, Any], folder: Path) -> Path:
     """Writes `folder/name.safetensors` (float16) and its entry in `folder/weights.json`; returns the file's path."""
     from safetensors.torch import save_file

@@ -125,6 +125,19 @@ def clips(world: World, first: int, count: int, seed: int, size: int) -> Clip:
     return Clip(torch.stack(videos).clamp(0, 1), torch.stack(colours), torch.stack(shapes), torch.stack(motions))
 
 
+def shape_batches(crops: Tensor, labels: Tensor, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without end from a bank of crops `n 3 h w`, mirrored at random and degraded at half strength."""
+    rng = np.random.default_rng([seed, 1])
+    while True:
+        pick = torch.from_numpy(rng.integers(len(crops), size=batch))
+        images = crops[pick]
+        flip = torch.from_numpy(rng.uniform(size=batch) < 0.5)
+        images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+        degraded, _ = degrade(images, rng)
+        clean = torch.from_numpy(rng.uniform(size=batch) < 0.5)
+        yield torch.where(clean[:, None, None, None], images, degraded), labels[pick]
+
+
 def stream(make: object, world: World, batch: int, seed: int, **options: int) -> Iterator[Crops | Clip]:
     """Batches without end, every clip new: `make(world, first, batch, seed, **options)`."""
     first = 0

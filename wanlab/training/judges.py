@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wanlab import measure
+from wanlab.core import suggestion
 from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, World
 from wanlab.nn.vgg import Vgg
 from wanlab.training import judge_data
@@ -28,8 +29,8 @@ VALIDATION = 512  # held-out clips behind every figure
 def fit(
     network: nn.Module, batches: Iterator[Any], loss: Callable[[nn.Module, Any], Tensor], *, steps: int, rate: float,
     say: Callable[[str], None] = print,
-) -> tuple[nn.Module, dict[str, float]]:  # fmt: skip
-    """AdamW with warm-up and cosine decay, gradients clipped to 1; returns the network, its weights averaged, and times.
+) -> dict[str, float]:  # fmt: skip
+    """AdamW with warm-up and cosine decay, gradients clipped to 1. Leaves the averaged weights; returns the minutes.
 
     Raises:
         FloatingPointError: the loss became NaN or infinite; the message names the step.
@@ -58,8 +59,9 @@ def fit(
         if step % 100 == 99 or step == steps - 1:
             say(f"step {step + 1}/{steps}  loss {running:.4f}  {time.monotonic() - started:.0f} s")
     network.load_state_dict(average)
-    minutes = {"minutes": (time.monotonic() - started) / 60, "cpu_minutes": (time.process_time() - busy) / 60}
-    return network.eval(), minutes
+    network.eval()
+    minutes = {"minutes": time.monotonic() - started, "cpu_minutes": time.process_time() - busy}
+    return {key: round(seconds / 60, 1) for key, seconds in minutes.items()}
 
 
 class FrameHeads(nn.Module):
@@ -89,7 +91,7 @@ def frame_loss(network: nn.Module, batch: judge_data.Crops) -> Tensor:
 
 @torch.no_grad()
 def frame_figures(network: nn.Module, seed: int) -> dict[str, float]:
-    """On held-out crops: accuracy of colours' and shapes' presence, of the best shape where there is one, error of harm."""
+    """On held-out crops: accuracy of colours and of shapes (shown or not), of the best shape of one, error of harm."""
     world = World(size=128, frames=4, seed=seed, split="val")
     right: dict[str, list[Tensor]] = {"colour": [], "shape": [], "best_shape": [], "harm_error": []}
     for first in range(0, VALIDATION, 64):
@@ -104,15 +106,138 @@ def frame_figures(network: nn.Module, seed: int) -> dict[str, float]:
     return {f"val_{key}": round(float(torch.cat(values).mean()), 4) for key, values in right.items()}
 
 
-def train_vgg(config: dict[str, Any], say: Callable[[str], None]) -> tuple[nn.Module, dict[str, Any]]:
+def train_frames(network: FrameHeads, recipe: dict[str, Any], say: Callable[[str], None]) -> dict[str, float]:
+    """Fits a frame network to crops; returns times and held-out figures."""
+    world = World(size=128, frames=4, seed=recipe["seed"], split="train")
+    batches = judge_data.stream(judge_data.crops, world, recipe["batch"], recipe["seed"])
+    times = fit(network, batches, frame_loss, steps=recipe["steps"], rate=recipe["rate"], say=say)
+    return {**times, **frame_figures(network, recipe["seed"])}
+
+
+def train_vgg(recipe: dict[str, Any], say: Callable[[str], None]) -> tuple[nn.Module, dict[str, float]]:
     """The content network."""
-    torch.manual_seed(config["seed"])
     network = FrameHeads(Vgg(), 64)
-    return _train_frames(network, config, say)
+    return network.trunk, train_frames(network, recipe, say)
 
 
-def _train_frames(network: FrameHeads, config: dict[str, Any], say: Callable[[str], None]) -> Any:
-    world = World(size=128, frames=4, seed=config["seed"], split="train")
-    batches = judge_data.stream(judge_data.crops, world, config["batch"], config["seed"])
-    fitted, times = fit(network, batches, frame_loss, steps=config["steps"], rate=config["rate"], say=say)
-    return network.trunk, {**times, **frame_figures(fitted, config["seed"])}
+class Scaled(nn.Module):
+    """The trunk of an `lpips.LPIPS` behind its own scaling of [0, 1] frames."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.scaling, self.net = model.scaling_layer, model.net.requires_grad_(True)
+
+    def forward(self, frames: Tensor) -> Any:
+        return self.net(self.scaling(2 * frames - 1))
+
+
+def train_frametrunk(recipe: dict[str, Any], say: Callable[[str], None]) -> tuple[nn.Module, dict[str, float]]:
+    """The trunk of LPIPS, SqueezeNet 1.1 layout."""
+    trunk = Scaled(measure.part("lpips").blank())
+    figures = train_frames(FrameHeads(trunk, 512), recipe, say)
+    return trunk.net, figures
+
+
+def train_shapejudge(recipe: dict[str, Any], say: Callable[[str], None]) -> tuple[nn.Module, dict[str, float]]:
+    """The shape classifier, on crops of true last frames."""
+    shape = measure.part("shape")
+    network = shape.ShapeNet(len(SHAPES))
+    crops, labels = shape_bank("train", recipe["clips"], recipe["seed"])
+    say(f"{len(crops)} crops")
+    batches = judge_data.shape_batches(crops, labels, recipe["batch"], recipe["seed"])
+
+    def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return functional.cross_entropy(module(batch[0]), batch[1], label_smoothing=0.05)
+
+    times = fit(network, batches, loss, steps=recipe["steps"], rate=recipe["rate"], say=say)
+    held, answers = shape_bank("test", 2 * VALIDATION, recipe["seed"])
+    with torch.no_grad():
+        accuracy = float((network(held).argmax(1) == answers).float().mean())
+    return network, {**times, "test_accuracy": round(accuracy, 4), "test_crops": len(held)}
+
+
+def shape_bank(split: str, clips: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Crops `n 3 40 40` of unoccluded objects in true last frames, found as the metric finds them; labels `n`."""
+    world, cut = World(size=128, frames=2, seed=seed, split=split), measure.part("shape").object_crops
+    crops, labels = [], []
+    for index in range(clips):
+        sample = world[index]
+        things = [thing for thing in sample.factors["objects"] if not thing["occluded_last"]]
+        found = cut(sample.video[-1:], [[thing["colour"] for thing in things]], COLOURS)[0]
+        for thing, crop in zip(things, found, strict=True):
+            if crop is not None:
+                crops.append(crop)
+                labels.append(SHAPES.index(thing["shape"]))
+    return torch.stack(crops), torch.tensor(labels)
+
+
+def clip_loss(network: nn.Module, batch: judge_data.Clip) -> Tensor:
+    """Cross-entropies of what is shown, and of the shape and motion of what is shown."""
+    shown, shape, motion = network(batch.videos)
+    there = batch.colour > 0.5
+    return (
+        functional.binary_cross_entropy_with_logits(shown, batch.colour)
+        + functional.cross_entropy(shape[there], batch.shape[there])
+        + functional.cross_entropy(motion[there], batch.motion[there])
+    )
+
+
+def train_motionnet(recipe: dict[str, Any], say: Callable[[str], None]) -> tuple[nn.Module, dict[str, float]]:
+    """The network behind `fvd[motionnet]`."""
+    module = measure.part("motionnet")
+    network = module.MotionNet(len(COLOURS), len(SHAPES), len(MOTIONS))
+    world = World(size=96, frames=module.FRAMES, seed=recipe["seed"], split="train")
+    batches = judge_data.stream(judge_data.clips, world, recipe["batch"], recipe["seed"], size=module.SIZE)
+    times = fit(network, batches, clip_loss, steps=recipe["steps"], rate=recipe["rate"], say=say)
+    unseen = World(size=96, frames=module.FRAMES, seed=recipe["seed"], split="val")
+    held = judge_data.clips(unseen, 0, VALIDATION, recipe["seed"], module.SIZE)
+    with torch.no_grad():
+        shown, shape, motion = network(held.videos)
+    there = held.colour > 0.5
+    figures = {
+        "val_shown": ((shown > 0) == there).float(),
+        "val_shape": (shape.argmax(-1) == held.shape)[there].float(),
+        "val_motion": (motion.argmax(-1) == held.motion)[there].float(),
+    }
+    return network, {**times, **{key: round(float(value.mean()), 4) for key, value in figures.items()}}
+
+
+TRAINERS: dict[str, Callable[..., tuple[nn.Module, dict[str, float]]]] = {
+    "vgg": train_vgg,
+    "shapejudge": train_shapejudge,
+    "motionnet": train_motionnet,
+    "frametrunk": train_frametrunk,
+}
+
+
+def train(config: dict[str, Any], out: Path, say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
+    """Trains the networks that a study file asks for.
+
+    Args:
+        config: `{"networks": {name: {"seed", "steps", "batch", "rate", ...}}}`, names as in TRAINERS.
+        out: a folder; gets `name.safetensors` (float16) and an entry in `weights.json` for each. A network that is
+            there already under the same recipe is kept, so an interrupted training goes on with the next one.
+        say: receives progress lines.
+
+    Returns:
+        name -> recipe and figures.
+
+    Raises:
+        KeyError: an unknown network; the message gives the nearest names.
+    """
+    weights = measure.part("weights")
+    results = {}
+    for name, recipe in config["networks"].items():
+        if name not in TRAINERS:
+            raise KeyError(f"unknown network {name!r}{suggestion(name, TRAINERS)}")
+        known = weights.finished(out, name)
+        if known is not None and known["recipe"] == recipe:
+            say(f"{name}: kept from {out}")
+            results[name] = known
+            continue
+        say(f"{name}: {recipe}")
+        torch.manual_seed(recipe["seed"])
+        network, figures = TRAINERS[name](recipe, say)
+        results[name] = {"recipe": recipe, "device": "cpu", "figures": figures}
+        say(f"{name}: {figures}  -> {weights.save(network, name, results[name], out)}")
+    return results
