@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, World
+from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, Sample, World
 
 PALETTE = list(COLOURS)
 BLUR, NOISE = 2.0, 0.10  # largest blur (sigma in pixels) and noise (sigma of [0, 1]) that a crop is degraded by
@@ -34,31 +34,33 @@ class Clip(NamedTuple):
     motion: Tensor
 
 
-def crops(world: World, first: int, count: int, seed: int, size: int = 64) -> Crops:
-    """One crop of a random frame of each of `count` clips from `first` on, then degraded.
+def crops(world: World, first: int, count: int, seed: int, size: int = 64, cuts: int = 1) -> Crops:
+    """`cuts` crops, each of a random frame, of `count` clips from `first` on, then degraded.
 
     Half are cut at the world's own resolution (fine texture), half are larger cuts brought down to `size`; three in
     four are cut about an object, the others anywhere.
     """
     rng = np.random.default_rng([seed, first])
-    images, colours, shapes = [], [], []
-    for index in range(first, first + count):
-        sample = world[index]
-        frame = int(rng.integers(len(sample.video)))
-        side = size if rng.uniform() < 0.5 else int(rng.integers(size, world.size + 1))
-        window = _window(sample.tracks[frame], len(sample.factors["objects"]), side, world.size, rng)
-        images.append(_shrink(sample.video[frame][window][None], size)[0])
-        colour, shape = torch.zeros(len(PALETTE)), torch.zeros(len(SHAPES))
-        for slot, thing in enumerate(sample.factors["objects"], 1):
-            mask = sample.masks[frame][slot]
-            share = float(mask[window].sum() / mask.sum().clamp_min(1))
-            colour[PALETTE.index(thing["colour"])] = _shown(share, 0.5)
-            place = SHAPES.index(thing["shape"])
-            shape[place] = torch.maximum(shape[place], torch.tensor(_shown(share, 0.85)))
-        colours.append(colour)
-        shapes.append(shape)
-    degraded, harm = degrade(torch.stack(images).clamp(0, 1), rng)
-    return Crops(degraded, torch.stack(colours), torch.stack(shapes), harm)
+    samples = (world[index] for index in range(first, first + count))
+    rows = [_crop(sample, world.size, size, rng) for sample in samples for _ in range(cuts)]
+    images, colours, shapes = (torch.stack(column) for column in zip(*rows, strict=True))
+    degraded, harm = degrade(images.clamp(0, 1), rng)
+    return Crops(degraded, colours, shapes, harm)
+
+
+def _crop(sample: Sample, world_size: int, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """One crop `c h w`, and which colours `6` and shapes `5` it shows."""
+    frame = int(rng.integers(len(sample.video)))
+    side = size if rng.uniform() < 0.5 else int(rng.integers(size, world_size + 1))
+    window = _window(sample.tracks[frame], len(sample.factors["objects"]), side, world_size, rng)
+    colour, shape = torch.zeros(len(PALETTE)), torch.zeros(len(SHAPES))
+    for slot, thing in enumerate(sample.factors["objects"], 1):
+        mask = sample.masks[frame][slot]
+        share = float(mask[window].sum() / mask.sum().clamp_min(1))
+        colour[PALETTE.index(thing["colour"])] = _shown(share, 0.5)
+        place = SHAPES.index(thing["shape"])
+        shape[place] = torch.maximum(shape[place], torch.tensor(_shown(share, 0.85)))
+    return _shrink(sample.video[frame][window][None], size)[0], colour, shape
 
 
 def _shrink(frames: Tensor, size: int) -> Tensor:
@@ -138,9 +140,9 @@ def shape_batches(crops: Tensor, labels: Tensor, batch: int, seed: int) -> Itera
         yield torch.where(clean[:, None, None, None], images, degraded), labels[pick]
 
 
-def stream(make: object, world: World, batch: int, seed: int, **options: int) -> Iterator[Crops | Clip]:
+def stream(make: Callable[..., Any], world: World, batch: int, seed: int, **options: int) -> Iterator[Any]:
     """Batches without end, every clip new: `make(world, first, batch, seed, **options)`."""
     first = 0
     while True:
-        yield make(world, first, batch, seed, **options)  # type: ignore[operator]
+        yield make(world, first, batch, seed, **options)
         first += batch

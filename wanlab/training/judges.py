@@ -108,8 +108,8 @@ def frame_figures(network: nn.Module, seed: int) -> dict[str, float]:
 
 def train_frames(network: FrameHeads, recipe: dict[str, Any], say: Callable[[str], None]) -> dict[str, float]:
     """Fits a frame network to crops; returns times and held-out figures."""
-    world = World(size=128, frames=4, seed=recipe["seed"], split="train")
-    batches = judge_data.stream(judge_data.crops, world, recipe["batch"], recipe["seed"])
+    world, cuts = World(size=128, frames=recipe["frames"], seed=recipe["seed"], split="train"), recipe["cuts"]
+    batches = judge_data.stream(judge_data.crops, world, recipe["batch"] // cuts, recipe["seed"], cuts=cuts)
     times = fit(network, batches, frame_loss, steps=recipe["steps"], rate=recipe["rate"], say=say)
     return {**times, **frame_figures(network, recipe["seed"])}
 
