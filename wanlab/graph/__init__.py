@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from .cache import StageCache, Tally
+from .cache import GIB, StageCache, Tally
 from .keys import digest, file_digest, source_digest
 from .walk import node_keys, run_graph, run_stage
 
-__all__ = ["StageCache", "Tally", "digest", "file_digest", "node_keys", "run_graph", "run_stage", "source_digest"]
+__all__ = ["GIB", "StageCache", "Tally", "digest", "file_digest", "node_keys", "run_graph", "run_stage", "source_digest"]

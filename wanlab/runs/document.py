@@ -68,7 +68,7 @@ class Document:
         self.overrides[path] = setting
 
     def problem(self, path: Loc, message: str, at_key: bool = False) -> Problem:
-        """A problem at `path`, placed at the key or at the value, or at the did_you_mean parent that the file holds."""
+        """A problem at `path`, placed at the key or at the value, or at the nearest parent that the file holds."""
         places = (self.keys, self.values) if at_key else (self.values, self.keys)
         for length in range(len(path), -1, -1):
             for table in places:

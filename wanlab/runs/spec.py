@@ -195,7 +195,7 @@ def _cross_checks(study: Study) -> Iterable[tuple[Loc, str]]:
 
 
 def _problem(document: Document, item: Mapping[str, Any]) -> Problem:
-    """One pydantic error as a problem of the file, with the did_you_mean right word."""
+    """One pydantic error as a problem of the file, with the nearest right word."""
     path, model = _follow(document.data, item["loc"])
     kind, given = item["type"], item.get("input")
     if kind == "extra_forbidden":

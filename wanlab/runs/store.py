@@ -277,7 +277,7 @@ class RunFolder:
         Raises RunFolderError for a folder of another study (both hashes and what differs), a folder that another
         process is running, or one that cannot be written.
         """
-        self._refuse_strangers(study)
+        self.refuse_strangers(study)
         with self._locked():
             for left in self.root.rglob(".*.part*"):  # of a writer that was killed
                 left.unlink(missing_ok=True)
@@ -285,7 +285,8 @@ class RunFolder:
             write_text(self.root / "environment.json", json.dumps(dict(environment), indent=1, sort_keys=True) + "\n")
             yield self
 
-    def _refuse_strangers(self, study: Study) -> None:
+    def refuse_strangers(self, study: Study) -> None:
+        """Raise RunFolderError for a folder of another study (both hashes and what differs) or one with other files."""
         if self.root.exists() and not self.root.is_dir():
             raise RunFolderError(f"{self.root} is a file, not a folder")
         stored = self._stored()

@@ -1,0 +1,10 @@
+"""Figures: arrays in, `matplotlib.figure.Figure` out. Style is a file that is applied in a context, never on import."""
+
+from __future__ import annotations
+
+from .forest import Effect, forest
+from .save import save
+from .strip import strip
+from .style import COLOURS, styled
+
+__all__ = ["COLOURS", "Effect", "forest", "save", "strip", "styled"]

@@ -1,0 +1,184 @@
+"""One cell on one batch of rows: generate through the stage cache, measure, hand back plain numbers.
+
+A `Workbench` holds everything that takes time to set up (pipeline, data, metric networks, cache); `evaluate` is what
+every engine runs, in this process or in another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wanlab.data.clip import Clips
+from wanlab.graph import GIB, StageCache, digest, run_graph
+
+from .document import Document
+from .environment import context_of
+from .plan import CellPlan, Chunk, Plan, make_plan, negatives
+from .source import Source, SourceError, open_source
+from .spec import Folder, Study
+from .store import Part
+
+Notify = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The unit of work: one cell on one batch."""
+
+    cell: str
+    chunk: int
+
+
+@dataclass
+class Workbench:
+    """A study with everything that evaluating its cells needs.
+
+    measures are those of `wanlab.measure.resolve`; `notify(what, done, total)` is told what is going on (a stage and its
+    denoising steps, or "metrics").
+    """
+
+    study: Study
+    plan: Plan
+    source: Source
+    measures: Sequence[Any]
+    cache: StageCache
+    notify: Notify = field(default=lambda what, done, total: None)
+    judges: Source | None = None
+    _clips: tuple[tuple[int, ...], Clips, torch.Tensor | None] | None = field(default=None, repr=False)
+
+    def evaluate(self, task: Task) -> Part:
+        """Generate and measure one cell on one batch."""
+        chunk, cell = self.plan.chunks[task.chunk], self.plan.cells[task.cell]
+        clips, truth = self._truth(chunk)
+        before = self.cache.tally.to_dict()
+        video = self.generate(cell, chunk, clips)
+        reference = truth if self.plan.reference != "baseline" else (
+            video if task.cell == self.study.baseline else self.generate(self._baseline, chunk, clips))
+        start = time.perf_counter()
+        self.notify("metrics", 0, 0)
+        values, features = self._measure(video, reference, clips)
+        seconds = time.perf_counter() - start
+        log = {"rows": len(chunk.indices), "stages": _since(before, self.cache.tally.to_dict()), "metrics": round(seconds, 3)}
+        return Part(list(chunk.indices), [chunk.seed] * len(chunk.indices), self.source.units(chunk.indices),
+                    self.source.prompts(chunk.indices), values, features, self._shown(video, chunk), log)
+
+    def generate(self, cell: CellPlan, chunk: Chunk, clips: Clips) -> torch.Tensor:
+        """The final video of a cell on one batch: b f c h w in [0, 1], on the CPU."""
+        request = cell.pipe.request(clips.first, self.source.prompts(chunk.indices), chunk.noise_seeds,
+                                    steps=cell.sampler.steps, guidance=cell.sampler.guidance,
+                                    negative=negatives(cell.sampler, len(chunk.indices)))
+        outputs = run_graph(cell.pipe, cell.nodes, request, cell.by_node, cell.keys[chunk.number], self.cache, self.notify)
+        return outputs["video"]
+
+    def references(self) -> dict[str, torch.Tensor]:
+        """The true clips of the shown samples by file name: f c h w. Nothing where the baseline is the reference."""
+        if self.plan.reference == "baseline":
+            return {}
+        shown = {}
+        for chunk in self.plan.chunks:
+            if chunk.seed == self.study.seeds[0] and chunk.indices[0] < self.study.report.videos:
+                shown |= self._shown(self._truth(chunk)[1], chunk)
+        return shown
+
+    @property
+    def _baseline(self) -> CellPlan:
+        return self.plan.cells[self.study.baseline]
+
+    def _truth(self, chunk: Chunk) -> tuple[Clips, torch.Tensor | None]:
+        """The batch's data and its reference clips (None: the baseline's), kept for the next cell."""
+        if self._clips is None or self._clips[0] != chunk.indices:
+            fields = any({"flow_pairs", "occlusion"} & set(measure.needs) for measure in self.measures)
+            clips = self.source.clips(chunk.indices, truth=fields)
+            reference = clips.video if self.plan.reference == "data" else None
+            if self.judges is not None:
+                reference = self.judges.clips(chunk.indices).video
+            self._clips = (chunk.indices, clips, reference)
+        return self._clips[1], self._clips[2]
+
+    def _measure(self, video: torch.Tensor, reference: torch.Tensor | None,
+                 clips: Clips) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
+        """Values per sample (NaN: does not apply) and features of the set metrics."""
+        from wanlab.measure import Batch
+
+        batch = Batch(video=video, reference=reference, image=clips.first, factors=clips.factors, masks=clips.masks,
+                      tracks=clips.tracks, flow_pairs=clips.flow_pairs, occlusion=clips.occlusion)
+        values: dict[str, list[float]] = {}
+        features: dict[str, torch.Tensor] = {}
+        for measure in self.measures:
+            if any(getattr(batch, need) is None for need in measure.needs):
+                if measure.kind == "sample":
+                    values[measure.name] = [float("nan")] * len(video)
+            elif measure.kind == "set":
+                features[f"{measure.key}.video"] = measure.features(batch)
+                features[f"{measure.key}.reference"] = measure.features(batch, "reference")
+            else:
+                values[measure.name] = measure.score(batch).double().tolist()
+        return values, features
+
+    def _shown(self, video: torch.Tensor | None, chunk: Chunk) -> dict[str, torch.Tensor]:
+        """The clips of this batch that the report shows: the first samples under the first seed."""
+        if video is None or chunk.seed != self.study.seeds[0]:
+            return {}
+        return {f"{index:04d}.mp4": video[row] for row, index in enumerate(chunk.indices)
+                if index < self.study.report.videos}
+
+
+def _since(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What the tally counted between two readings."""
+    return {name: {what: round(value - before.get(name, {}).get(what, 0), 3) for what, value in counts.items()}
+            for name, counts in after.items() if counts != before.get(name)}
+
+
+def open_workbench(study: Study, document: Document, device: str = "cpu", load: Callable[..., Any] | None = None,
+                   resolve: Callable[..., Sequence[Any]] | None = None) -> Workbench:
+    """Load what a study names and plan it.
+
+    Args:
+        study, document: as read by `load_study`.
+        device: where pipeline and metrics run.
+        load: name, init -> pipeline (default: `wanlab.pipelines.load.load`).
+        resolve: names, device -> measures (default: `wanlab.measure.resolve`).
+
+    Raises:
+        StudyError: metrics, components, variants, edits or sites that do not exist, all with their places.
+        SourceError, MediaError: data that cannot be used. WeightsError: weights that are missing or damaged.
+    """
+    from wanlab.measure import resolve as shipped_measures
+    from wanlab.pipelines.load import load as shipped_pipelines
+
+    measures = _measures(study, document, device, resolve or shipped_measures)
+    try:
+        pipe = (load or shipped_pipelines)(study.pipeline, init="random" if study.init == "random" else None).to(device)
+    except LookupError as error:
+        raise document.error([document.problem(("pipeline",), str(error))]) from None
+    source = open_source(study.data, pipe.config["size"], pipe.config["frames"])
+    context = context_of(device)
+    judges = None
+    if study.reference not in ("auto", "data", "baseline"):
+        judges = open_source(Folder(kind="folder", path=Path(study.reference)), pipe.config["size"], pipe.config["frames"])
+        if judges.n < source.n:
+            raise SourceError(f"{study.reference} holds {judges.n} clips, but clip i is the reference of sample i and the "
+                              f"study has {source.n} samples")
+        context["measure"] = digest([context["measure"], judges.digest(range(source.n))])
+    plan = make_plan(study, document, pipe, source, measures, context)
+    folder = study.cache.disk
+    cache = StageCache(int(study.cache.memory_gib * GIB), folder, int(study.cache.disk_gib * GIB))
+    return Workbench(study, plan, source, measures, cache, judges=judges)
+
+
+def _measures(study: Study, document: Document, device: str, resolve: Callable[..., Sequence[Any]]) -> list[Any]:
+    found, problems = [], []
+    for index, name in enumerate(study.metrics):
+        try:
+            found += resolve([name], device)
+        except LookupError as error:
+            problems.append(document.problem(("metrics", index), str(error)))
+    if problems:
+        raise document.error(problems)
+    return found

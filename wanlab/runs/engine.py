@@ -1,0 +1,124 @@
+"""Executing a plan: which tasks are left, in which order, and what happens with their results.
+
+An engine only evaluates tasks; this module decides and writes, so every engine resumes, fails and stops the same way.
+Tasks go batch by batch and, within a batch, the baseline first: stage outputs are shared while they are fresh, and
+memory does not grow with the number of cells or samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .document import did_you_mean
+from .store import CellFolder, Part, RunFolder, write
+
+if TYPE_CHECKING:
+    from .cell import Task, Workbench
+    from .progress import Monitor
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that raised: one line, and the traceback."""
+
+    message: str
+    traceback: str
+
+
+class Engine(Protocol):
+    """Something that evaluates tasks."""
+
+    def run(self, bench: Workbench, tasks: Iterable[Task], deliver: Callable[[Task, Part | Failure], None]) -> None:
+        """Evaluate every task (the iterable may leave some out while it runs) and deliver each result in this process."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended: finished cells, failed ones with their message, and cells that were done before."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    before: list[str] = field(default_factory=list)
+
+
+def make_engine(name: str) -> Engine:
+    """The engine of this name. Raises LookupError with the nearest."""
+    from .inline import Inline
+
+    engines: Mapping[str, Callable[[], Engine]] = {"inline": Inline}
+    if name not in engines:
+        raise LookupError(f"no engine {name!r}{did_you_mean(name, engines)}; there are {', '.join(engines)}")
+    return engines[name]()
+
+
+class Executor:
+    """One run of a plan into a run folder."""
+
+    def __init__(self, bench: Workbench, folder: RunFolder, monitor: Monitor):
+        self.bench, self.folder, self.monitor = bench, folder, monitor
+        self.outcome = Outcome()
+        names = list(bench.plan.cells)
+        names.sort(key=lambda name: name != bench.study.baseline)  # stable: the others keep the order of the file
+        self.cells: dict[str, CellFolder] = {name: folder.cell(bench.plan.cells[name].key) for name in names}
+        self.done = {name for name, cell in self.cells.items() if cell.done}
+        self.outcome.before = [name for name in bench.plan.cells if name in self.done]
+        for name, cell in self.cells.items():
+            if name not in self.done:
+                cell.reset()
+
+    def finished(self, cell: str, chunk: int) -> bool:
+        """Whether this batch of the cell need not run again."""
+        return cell in self.done or self.cells[cell].has_part(chunk)
+
+    def run(self, engine: Engine) -> Outcome:
+        """Evaluate what is left, then finish every complete cell."""
+        left = sum(len(c.indices) for c in self.bench.plan.chunks for name in self.cells if not self.finished(name, c.number))
+        self.monitor.begin(len(self.cells), len(self.done), left)
+        self._keep_references()
+        engine.run(self.bench, self._tasks(), self._deliver)
+        for name in [name for name in self.cells if name not in self.done and name not in self.outcome.failed]:
+            self._finish(name)
+            if name not in self.done:  # a part was damaged: run the batches that it held
+                engine.run(self.bench, self._tasks(), self._deliver)
+                self._finish(name)
+        return self.outcome
+
+    def _tasks(self) -> Iterator[Task]:
+        from .cell import Task
+
+        for chunk in self.bench.plan.chunks:
+            for name in self.cells:
+                if name not in self.outcome.failed and not self.finished(name, chunk.number):
+                    self.monitor.cell(name)
+                    yield Task(name, chunk.number)
+
+    def _deliver(self, task: Task, result: Part | Failure) -> None:
+        cell = self.cells[task.cell]
+        if isinstance(result, Failure):
+            cell.log({"chunk": task.chunk, "state": "failed", "error": result.message, "traceback": result.traceback})
+            self.outcome.failed[task.cell] = result.message
+            self.monitor.failed(task.cell, result.message)
+            return
+        cell.save(task.chunk, result, self.bench.study.report.fps)
+        self.monitor.advance(len(result.index))
+        if all(cell.has_part(chunk.number) for chunk in self.bench.plan.chunks):
+            self._finish(task.cell)
+
+    def _finish(self, name: str) -> None:
+        description: dict[str, Any] = self.bench.plan.cells[name].describe(self.bench.study)
+        if name not in self.done and self.cells[name].finish(description, len(self.bench.plan.chunks)):
+            self.done.add(name)
+            self.outcome.done.append(name)
+            self.monitor.finished(name)
+
+    def _keep_references(self) -> None:
+        """The true clips of the shown samples, for the report."""
+        from wanlab.data.folder import write_video
+
+        folder, fps = self.folder.root / "reference", self.bench.study.report.fps
+        if folder.exists() and any(folder.glob("*.mp4")):
+            return
+        for name, video in self.bench.references().items():
+            write(folder / name, lambda temporary, video=video: write_video(temporary, video, fps=fps))

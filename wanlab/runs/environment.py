@@ -1,0 +1,78 @@
+"""What a result depends on beside the study: versions, device, the code of the stages and of the metrics."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wanlab.graph import digest, source_digest
+
+PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "safetensors", "einops", "torchmetrics", "lpips",
+            "opencv-python-headless", "av", "numpy", "scipy", "pyarrow", "matplotlib", "pydantic", "ruamel.yaml")
+GENERATING = ("core", "nn", "diffusion", "stages", "pipelines")
+HOME = Path(__file__).parents[1]
+
+
+def pick_device(name: str) -> str:
+    """The device that `auto` means here, or the one asked for. Raises ValueError where it is absent."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device {name}: unknown; auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: no CUDA device on this machine; use --device cpu")
+    return name
+
+
+def device_class(device: str) -> str:
+    """What bytes depend on: "cpu", or the model of the GPU."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
+
+
+def context_of(device: str) -> dict[str, Any]:
+    """The part of all content keys that does not come from the study: `generate` and `measure`, two digests."""
+    from wanlab import measure
+
+    generate = {"device": device_class(device), "dtype": "float32", "torch": torch.__version__,
+                "code": source_digest(HOME / name for name in GENERATING)}
+    metrics = Path(measure.package().__file__).parent
+    measuring = {"code": source_digest([HOME / "measure.py", metrics]), "torch": torch.__version__}
+    return {"generate": digest(generate), "measure": digest(measuring)}
+
+
+def describe(device: str, pipe: Any | None = None) -> dict[str, Any]:
+    """environment.json: everything needed to see why two runs differ."""
+    return {
+        "wanlab": version_of("wanlab"), "commit": commit(), "python": platform.python_version(), "system": platform.platform(),
+        "device": device_class(device), "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+        "packages": {name: version_of(name) for name in PACKAGES},
+        "pipeline": None if pipe is None else {
+            "name": pipe.config["name"], "variants": pipe.config.get("variants", {}), "weights": pipe.weights_hash},
+        "code": context_of(device),
+    }
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """The commit that wanlab runs from ("+" with changes), or None outside a checkout."""
+    try:
+        answer = subprocess.run(["git", "-C", str(HOME), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+                                capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None

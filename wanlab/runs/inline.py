@@ -1,0 +1,23 @@
+"""The engine that runs here: one process, one device, one task after the other."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable
+
+from .cell import Task, Workbench
+from .engine import Failure
+from .store import Part
+
+
+class Inline:
+    """See `Engine`."""
+
+    def run(self, bench: Workbench, tasks: Iterable[Task], deliver: Callable[[Task, Part | Failure], None]) -> None:
+        """Evaluate the tasks in order."""
+        for task in tasks:
+            try:
+                result: Part | Failure = bench.evaluate(task)
+            except Exception as error:
+                result = Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+            deliver(task, result)

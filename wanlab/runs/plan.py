@@ -1,0 +1,200 @@
+"""What a study will run: cells, batches, the content key of every stage run, and what that costs.
+
+Batches are fixed here (samples in order, `batch` rows at a time, seed by seed) and never depend on what a resumed run
+left over, because the batch is part of what the bytes depend on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from wanlab.graph import digest, node_keys
+
+from .document import Document, Loc, Problem
+from .source import Source
+from .spec import Sampler, Study
+
+SEED_STRIDE = 1_000_000  # a sample's noise seed is seed * SEED_STRIDE + index: another one for every row of a study
+WRONG = (LookupError, ValueError, TypeError, RuntimeError)  # what a pipeline raises for a wrong name or missing weights
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One batch of rows: the samples `indices` under one seed."""
+
+    number: int
+    seed: int
+    indices: tuple[int, ...]
+
+    @property
+    def noise_seeds(self) -> list[int]:
+        """The seed of each row's own generator."""
+        return [self.seed * SEED_STRIDE + index for index in self.indices]
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell, ready to run: its pipeline with the swaps done, its edits by node, and the keys of its stage runs."""
+
+    name: str
+    key: str
+    pipe: Any
+    nodes: Sequence[Any]
+    edits: Sequence[Any]
+    by_node: Mapping[str, Sequence[Any]]
+    sampler: Sampler
+    keys: Sequence[Mapping[str, str]]
+
+    def describe(self, study: Study) -> dict[str, Any]:
+        """What cell.yaml says."""
+        return {"name": self.name, "key": self.key, **study.cells[self.name].model_dump(mode="json", exclude_defaults=True),
+                "sampler": self.sampler.model_dump(mode="json"), "edits": [edit.to_dict() for edit in self.edits],
+                "weights": {node.name: node.weights_hash for node in self.nodes},
+                "outputs": [keys[self.nodes[-1].name] for keys in self.keys]}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's cells and batches."""
+
+    study: Study
+    chunks: Sequence[Chunk]
+    cells: Mapping[str, CellPlan]
+    reference: str
+    context: Mapping[str, Any]
+
+    def stage_runs(self, skip: Callable[[str, int], bool] = lambda cell, chunk: False) -> StageRuns:
+        """How often each stage would run alone and does run with sharing; `skip(cell, chunk)` leaves finished work out."""
+        alone: dict[str, int] = {}
+        unique: dict[str, dict[str, int]] = {}
+        for chunk in self.chunks:
+            for cell in self.cells.values():
+                if skip(cell.name, chunk.number):
+                    continue
+                for node in cell.nodes:
+                    alone[node.name] = alone.get(node.name, 0) + 1
+                    unique.setdefault(node.name, {})[cell.keys[chunk.number][node.name]] = len(chunk.indices)
+        return StageRuns(alone, {name: len(keys) for name, keys in unique.items()},
+                         {name: sum(keys.values()) for name, keys in unique.items()})
+
+
+@dataclass(frozen=True)
+class StageRuns:
+    """Per stage: runs without sharing, runs with sharing, rows that the latter compute."""
+
+    alone: Mapping[str, int]
+    shared: Mapping[str, int]
+    rows: Mapping[str, int]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"would have been {sum(self.alone.values())} stage runs, is {sum(self.shared.values())}"
+
+
+def chunks_of(n: int, batch: int, seeds: Sequence[int]) -> Iterator[Chunk]:
+    """The batches of a study, in order: all seeds of one group of samples before the next group."""
+    number = 0
+    for start in range(0, n, batch):
+        for seed in seeds:
+            yield Chunk(number, seed, tuple(range(start, min(start + batch, n))))
+            number += 1
+
+
+def reference_of(study: Study, source: Source) -> str:
+    """What samples are judged against: "data", "baseline", or a folder's path."""
+    if study.reference == "auto":
+        return "data" if source.truth else "baseline"
+    return study.reference
+
+
+def make_plan(study: Study, document: Document, pipe: Any, source: Source, measures: Sequence[Any],
+              context: Mapping[str, Any]) -> Plan:
+    """The plan of a study on a loaded pipeline.
+
+    Args:
+        context: what results depend on beside the study: `generate` (device class, code of the stages, versions) and
+            `measure` (code of the metrics).
+
+    Raises:
+        StudyError: with every component, variant, edit or site that the pipeline does not have, each at its place.
+    """
+    problems: list[Problem] = []
+    prepared = {name: _prepare(name, study, document, pipe, problems) for name in study.cells}
+    if problems:
+        raise document.error(problems)
+    chunks = list(chunks_of(source.n, study.batch, study.seeds))
+    rows = [_rows(chunk, source) for chunk in chunks]
+    reference = reference_of(study, source)
+    outputs: dict[str, list[str]] = {}
+    drafts: dict[str, CellPlan] = {}
+    for name, (swapped, edits, by_node) in prepared.items():
+        sampler = _settled(study.sampler_of(name), swapped)
+        keys = [node_keys(swapped.nodes, by_node, {**row, **_sampling(sampler, chunk)}, context["generate"])
+                for chunk, row in zip(chunks, rows)]
+        drafts[name] = CellPlan(name, "", swapped, swapped.nodes, edits, by_node, sampler, keys)
+        outputs[name] = [k[swapped.nodes[-1].name] for k in keys]
+    judged = {"measures": [m.name for m in measures], "code": context["measure"], "reference": reference,
+              "against": outputs[study.baseline] if reference == "baseline" else [row["images"] for row in rows]}
+    cells = {name: replace(draft, key=f"{name}-{digest({**judged, 'name': name, 'outputs': outputs[name]})[:12]}")
+             for name, draft in drafts.items()}
+    return Plan(study, chunks, cells, reference, context)
+
+
+def _rows(chunk: Chunk, source: Source) -> dict[str, Any]:
+    return {"prompts": source.prompts(chunk.indices), "images": source.digest(chunk.indices), "seeds": chunk.noise_seeds}
+
+
+def _sampling(sampler: Sampler, chunk: Chunk) -> dict[str, Any]:
+    return sampler.model_dump() | {"negative": negatives(sampler, len(chunk.indices))}
+
+
+def negatives(sampler: Sampler, rows: int) -> list[str] | None:
+    """The negative prompt for every row, or None for the null condition."""
+    return None if sampler.negative is None else [sampler.negative] * rows
+
+
+def _settled(sampler: Sampler, pipe: Any) -> Sampler:
+    """The sampler with the pipeline's own settings where the study says nothing."""
+    own = pipe.config["sampler"]
+    given = sampler.model_dump(exclude_none=True)
+    return Sampler(**{"steps": own["steps"], "guidance": own["guidance"], **given})
+
+
+def _prepare(name: str, study: Study, document: Document, pipe: Any,
+             problems: list[Problem]) -> tuple[Any, list[Any], dict[str, list[Any]]]:
+    """A cell's pipeline, edits, and edits by node. Mistakes are appended to `problems`, each at its place in the file."""
+    from wanlab.core import edit_from_dict
+
+    cell = study.cells[name]
+    edits: list[Any] = []
+
+    def attempt(path: Loc, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except WRONG as error:
+            problems.append(document.problem(("cells", name, *path), message_of(error)))
+            return None
+
+    for stage, variant in cell.swap.items():
+        init = "random" if study.init == "random" else None
+        pipe = attempt(("swap", stage), lambda p=pipe, s=stage, v=variant: p.swap(s, v, init=init)) or pipe
+    for index, component in enumerate(cell.ablate):
+        edits += attempt(("ablate", index), lambda p=pipe, c=component: p.ablate(c)) or []
+    for index, data in enumerate(cell.edits):
+        edit = attempt(("edits", index), lambda d=data: edit_from_dict(d))
+        edits += [edit] if edit is not None else []
+    sampler = _settled(study.sampler_of(name), pipe)
+    request = attempt((), lambda: pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance))
+    if request is not None and not any(problem.path[:2] == ("cells", name) for problem in problems):
+        attempt((), lambda: pipe.check(edits, request))
+    if any(problem.path[:2] == ("cells", name) for problem in problems):
+        return pipe, edits, {}
+    return pipe, edits, {node.name: list(pipe.edits_for(node.name, edits)) for node in pipe.nodes}
+
+
+def message_of(error: BaseException) -> str:
+    """The text of an exception; KeyError's quotes are taken off."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return text or type(error).__name__

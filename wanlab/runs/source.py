@@ -1,0 +1,179 @@
+"""Where the samples of a study come from: rendered videos, a folder of clips, or a photograph with prompts.
+
+Every source says, without rendering or decoding anything, what its rows depend on (`digest`) and what their prompts
+are; that is all a plan needs.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from wanlab.data.clip import Clips
+from wanlab.graph import digest, file_digest, source_digest
+
+from .document import did_you_mean
+from .spec import Folder, Image, Procedural
+
+if TYPE_CHECKING:
+    from wanlab.data.folder import VideoFolder
+
+
+class SourceError(ValueError):
+    """Data that a study names and that cannot be used."""
+
+
+class Source(Protocol):
+    """n samples. `truth` says whether their true clips are known, `notes` what the user should hear about."""
+
+    n: int
+    truth: bool
+    notes: list[str]
+
+    def prompts(self, indices: Sequence[int]) -> list[str]:
+        """The captions."""
+
+    def units(self, indices: Sequence[int]) -> list[str]:
+        """A readable name of each (image, prompt)."""
+
+    def digest(self, indices: Sequence[int]) -> str:
+        """Content key of the rows."""
+
+    def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
+        """The rows: video b f c h w in [0, 1] (only the first frame where there is no true clip), captions, factors, masks;
+        with `truth` also flow_pairs and occlusion, where they are known."""
+
+
+def open_source(data: Procedural | Folder | Image, size: int, frames: int) -> Source:
+    """The source that a study names, at the pipeline's size and length. Raises SourceError or MediaError."""
+    if isinstance(data, Procedural):
+        return ProceduralSource(data, size, frames)
+    if isinstance(data, Folder):
+        return FolderSource(data, size, frames)
+    return ImageSource(data, size)
+
+
+class ProceduralSource:
+    """Rendered videos with known truth."""
+
+    truth = True
+
+    def __init__(self, data: Procedural, size: int, frames: int):
+        import wanlab.data
+        from wanlab.data.procedural import World
+
+        self.n, self._data, self.notes = data.n, data, []
+        self._world = World(size=size, frames=frames, seed=data.seed, split=data.split)
+        self._code = source_digest([Path(wanlab.data.__file__).parent])
+
+    def prompts(self, indices: Sequence[int]) -> list[str]:
+        """See Source."""
+        return [self._world.scene(index)[1] for index in indices]
+
+    def units(self, indices: Sequence[int]) -> list[str]:
+        """See Source."""
+        return [f"{self._data.split}-{self._data.seed}-{index}" for index in indices]
+
+    def digest(self, indices: Sequence[int]) -> str:
+        """See Source. The code of the world is part of it: another renderer, other rows."""
+        return digest(["procedural", repr(self._world), list(indices), self._code])
+
+    def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
+        """See Source."""
+        return self._world.batch(indices, truth=truth)
+
+
+class FolderSource:
+    """Real clips: the first `frames` frames of each file, or of each folder of frames, in the order of their names."""
+
+    truth = True
+
+    def __init__(self, data: Folder, size: int, frames: int):
+        from wanlab.data.folder import VideoFolder
+
+        self._folder = VideoFolder(data.path, frames=frames, size=size, fps=data.fps)
+        found = len(self._folder)
+        left_out = {**self._folder.corrupt, **self._folder.short}
+        self.notes = [f"{data.path}: {name} is left out: {reason}" for name, reason in left_out.items()]
+        if data.n is not None and data.n > found:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+            raise SourceError(f"{data.path} holds {found} clips of {frames} frames, the study asks for {data.n}"
+                              + (f" (left out: {reasons})" if reasons else ""))
+        self.n, self._key = data.n or found, [size, frames, data.fps]
+        self._captions = _read_captions(data.captions, self._folder) if data.captions is not None else {}
+        self._digests: dict[int, str] = {}
+
+    def prompts(self, indices: Sequence[int]) -> list[str]:
+        """See Source."""
+        return [self._captions.get(self._folder.names[index], "") for index in indices]
+
+    def units(self, indices: Sequence[int]) -> list[str]:
+        """See Source."""
+        return [self._folder.names[index] for index in indices]
+
+    def digest(self, indices: Sequence[int]) -> str:
+        """See Source."""
+        for index in indices:
+            if index not in self._digests:
+                self._digests[index] = _clip_digest(self._folder.files[index])
+        return digest(["folder", [self._digests[i] for i in indices], self._key])
+
+    def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
+        """See Source. Raises MediaError, naming the file, where one cannot be decoded."""
+        return Clips(video=torch.stack([self._folder[i] for i in indices]), captions=self.prompts(indices))
+
+
+class ImageSource:
+    """One photograph under several prompts; there is no true clip."""
+
+    truth = False
+
+    def __init__(self, data: Image, size: int):
+        from wanlab.data.folder import load_image
+
+        self.n, self._prompts, self._path = len(data.prompts), data.prompts, data.path
+        self._image, notes = load_image(data.path, size=size)
+        self.notes = [f"{data.path}: {note}" for note in notes]
+        self._digest = file_digest(data.path)
+
+    def prompts(self, indices: Sequence[int]) -> list[str]:
+        """See Source."""
+        return [self._prompts[index] for index in indices]
+
+    def units(self, indices: Sequence[int]) -> list[str]:
+        """See Source."""
+        return [f"{self._path.name}-{index}" for index in indices]
+
+    def digest(self, indices: Sequence[int]) -> str:
+        """See Source."""
+        return digest(["image", self._digest, tuple(self._image.shape), self.prompts(indices)])
+
+    def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
+        """See Source: the video is the photograph alone, b 1 c h w."""
+        return Clips(video=torch.stack([self._image[None]] * len(indices)), captions=self.prompts(indices))
+
+
+def _clip_digest(path: Path) -> str:
+    if path.is_file():
+        return file_digest(path)
+    return digest([(frame.name, file_digest(frame)) for frame in sorted(path.iterdir()) if frame.is_file()])
+
+
+def _read_captions(path: Path, folder: VideoFolder) -> dict[str, str]:
+    """File name -> caption from a CSV with the columns file and caption. Raises SourceError, naming the line."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: captions cannot be read: {error}") from None
+    if rows and not {"file", "caption"} <= set(rows[0]):
+        raise SourceError(f"{path}: a captions file has the columns file, caption; this one has {', '.join(rows[0])}")
+    known = [*folder.names, *folder.corrupt, *folder.short]
+    for number, row in enumerate(rows, 2):
+        if row["file"] not in known:
+            raise SourceError(f"{path}:{number}: no clip {row['file']!r}{did_you_mean(row['file'], known)}")
+    return {row["file"]: row["caption"] or "" for row in rows}

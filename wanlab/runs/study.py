@@ -1,0 +1,106 @@
+"""The three things done with a study: plan it, run it, report it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from .cell import Workbench, open_workbench
+from .engine import Executor, Outcome, make_engine
+from .environment import describe, pick_device
+from .progress import Monitor
+from .spec import Study, load_study
+from .stats import Resampler, Result, Scores, analyse, to_csv
+from .store import CellFolder, RunFolder, RunFolderError, write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def run_study(file: Path, out: Path | None = None, sets: Sequence[str] = (), device: str = "auto", engine: str = "inline",
+              console: Console | None = None, load: Callable[..., Any] | None = None,
+              resolve: Callable[..., Sequence[Any]] | None = None) -> tuple[Path, Outcome]:
+    """Run a study file into a run folder and write its report; what is finished already is not run again.
+
+    Args:
+        file: the study; sets: settings `a.b=c` over it.
+        out: the run folder (default: runs/NAME).
+        device: auto, cpu, cuda, cuda:1.
+        engine: inline.
+        load, resolve: other pipelines or measures than the shipped ones (see `open_workbench`).
+
+    Returns:
+        The run folder, and which cells are done or failed.
+
+    Raises:
+        StudyError, SourceError, MediaError, RunFolderError, LookupError: nothing was run, or nothing finished is lost.
+    """
+    console = console or Console(stderr=True)
+    runner = make_engine(engine)
+    study, document = load_study(file, sets)
+    where = pick_device(device)
+    folder = RunFolder(out or Path("runs") / study.name)
+    folder.refuse_strangers(study)
+    bench = open_workbench(study, document, where, load, resolve)
+    for note in bench.source.notes:
+        console.print(f"[yellow]note[/]    {note}")
+    baseline = bench.plan.cells[study.baseline]
+    with folder.open(study, describe(where, baseline.pipe)), Monitor(console) as monitor:
+        bench.notify = monitor.stage
+        outcome = Executor(bench, folder, monitor).run(runner)
+        bench.cache.memory.clear()
+        write_report(folder, bench.measures, bench)
+    return folder.root, outcome
+
+
+def report_study(root: Path, device: str = "cpu", resolve: Callable[..., Sequence[Any]] | None = None) -> Path:
+    """Write results.csv and report/ of a run folder again, from what it holds. Returns report.html.
+
+    Raises RunFolderError where there is no finished cell.
+    """
+    from wanlab.measure import resolve as shipped_measures
+
+    folder = RunFolder(root)
+    study = folder.study()
+    return write_report(folder, (resolve or shipped_measures)(study.metrics, device))
+
+
+def write_report(folder: RunFolder, measures: Sequence[Any], bench: Workbench | None = None) -> Path:
+    """results.csv and report/ from the finished cells. Raises RunFolderError where there are none."""
+    from .report import write_all
+
+    cells = folder.cells()
+    if bench is not None:  # exactly the cells of this run, not those of an earlier code
+        current = {cell.key for cell in bench.plan.cells.values()}
+        cells = {name: cell for name, cell in cells.items() if cell.root.name in current}
+    if not cells:
+        raise RunFolderError(f"{folder.root} has no finished cell to report")
+    study = folder.study()
+    results = results_of(study, cells, measures)
+    write_text(folder.root / "results.csv", to_csv(results))
+    return write_all(folder, study, cells, results)
+
+
+def results_of(study: Study, cells: dict[str, CellFolder], measures: Sequence[Any]) -> list[Result]:
+    """The table of a study from its finished cells."""
+    resampler = Resampler(study.stats.resamples, study.stats.confidence, study.stats.seed)
+    scores = {name: scores_of(cell) for name, cell in cells.items()}
+    return analyse(scores, study.baseline, measures, resampler, study.stats.family)
+
+
+def scores_of(cell: CellFolder) -> Scores:
+    """What a finished cell measured."""
+    import numpy as np
+
+    features = cell.features()
+    index, seed = features.pop("index").numpy(), features.pop("seed").numpy()
+    place = {(int(i), int(s)): row for row, (i, s) in enumerate(zip(index, seed))}
+    table = cell.samples()
+    values: dict[str, np.ndarray] = {}
+    for i, s, metric, value in zip(table["index"], table["seed"], table["metric"], table["value"]):
+        column = values.setdefault(metric, np.full(len(index), np.nan))
+        column[place[i, s]] = np.nan if value is None else value
+    return Scores(index, seed, values, features)
