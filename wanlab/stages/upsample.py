@@ -1,0 +1,87 @@
+"""Upsample stage: one x2 level of the super-resolution cascade.
+
+    out = link * bicubic(video) + branch(video, reference, valid)
+
+The reference is the first frame at the target size, carried into every frame by the layered motion (`nn.layers.compose`).
+The branch works at the small size and says for every large pixel how far the reference is to be trusted (`trust`) and what else
+is to be added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wanlab.core import Hookable
+from wanlab.nn.residual import VIDEO, ResBlock, Residual, enlarge, framewise, shuffle, unshuffle
+
+
+@dataclass(frozen=True)
+class Config:
+    """One level. width: channels of the branch; blocks: its residual blocks; link: of the bicubic skip, 0 = built without it."""
+
+    width: int = 32
+    blocks: int = 3
+    link: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.blocks < 0:
+            raise ValueError(f"upsample.Config: width {self.width} and blocks {self.blocks} must be positive")
+
+
+LEVELS = (Config(width=48), Config(width=32))       # of the tiny cascade: 32 -> 64 -> 128
+
+
+class Upsample(Hookable):
+    """One level. Sites: `reference`, `valid` (what it is guided by), `trust` (0 none .. 1 the reference itself), `out` (bypass: bicubic)."""
+
+    SITES = {"reference": VIDEO, "valid": VIDEO, "trust": VIDEO, "out": VIDEO}
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.inlet = nn.Conv2d(3 + 4 * (3 + 1), config.width, 3, padding=1)
+        self.blocks = nn.ModuleList(ResBlock(config.width) for _ in range(config.blocks))
+        self.outlet = nn.Conv2d(config.width, 4 * (3 + 1), 3, padding=1)
+        self.residual = Residual(config.link)
+        nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Upsample:
+        """From the plain dictionary that `asdict(config)` gives."""
+        return cls(Config(**config))
+
+    def to_config(self) -> dict[str, Any]:
+        """What `from_config` takes."""
+        return asdict(self.config)
+
+    def forward(self, video: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
+        """video b f 3 h w, reference b f 3 2h 2w, both in [-1, 1]; valid b f 1 2h 2w in [0, 1], all 0 where there is no image.
+
+        Gives b f 3 2h 2w. Raises ValueError where the sizes do not fit.
+        """
+        check(video, reference, valid, 2)
+        reference, valid = self.site("reference", reference), self.site("valid", valid)
+        skip = enlarge(video)                                                           # b f 3 2h 2w
+        x = framewise(self.inlet, torch.cat([video, unshuffle(reference), unshuffle(valid)], 2))  # b f c h w
+        for block in self.blocks:
+            x = block(x)
+        paint, gate = shuffle(framewise(self.outlet, x)).split([3, 1], 2)               # b f 3 2h 2w, b f 1 2h 2w
+        trust = self.site("trust", torch.sigmoid(gate) * valid)
+        branch = paint + trust * (reference - self.config.link * skip)
+        return self.site("out", self.residual(skip, branch), identity=skip)
+
+
+def check(video: Tensor, reference: Tensor, valid: Tensor, factor: int) -> None:
+    """Raise ValueError unless reference (b f 3 ..) and valid (b f 1 ..) are `factor` times as large as the video (b f 3 h w)."""
+    if video.ndim != 5 or video.shape[2] != 3:
+        raise ValueError(f"a video is b f 3 h w, got {tuple(video.shape)}")
+    b, f, _, h, w = video.shape
+    for name, given, channels in (("reference", reference, 3), ("valid", valid, 1)):
+        wanted = (b, f, channels, factor * h, factor * w)
+        if tuple(given.shape) != wanted:
+            raise ValueError(f"the {name} for a {h}x{w} video must be {wanted}, got {tuple(given.shape)}")

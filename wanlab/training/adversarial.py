@@ -1,0 +1,235 @@
+"""Training of the detail stage: first its content branch, then its texture head against a discriminator, all else frozen.
+
+    L_total = L_content + pixel + lambda * L_GAN
+
+With lambda = 0 (variant no_gan) the same head learns in the same number of steps from L_content and the pixel loss alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from wanlab.core.nearest import suggestion
+from wanlab.data.procedural import World
+from wanlab.nn.vgg import content_network
+from wanlab.stages import detail, discriminator
+from wanlab.stages.upsample import LEVELS, Upsample
+from wanlab.training import losses
+from wanlab.training.degradation import Source, degrade, window
+from wanlab.training.descent import Descent
+from wanlab.training.shipping import read, ship
+from wanlab.training.upsampling import psnr, recipe_of, sharpness
+
+FRAMES = 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the detail stage is trained.
+
+    variant     gan, or no_gan (lambda 0)
+    upsample    weights of the levels below, as `train_upsampling` writes them
+    lam         lambda of L_GAN;  gan: log (the article's), hinge or relativistic;  r1: weight of the gradient penalty
+    pixel       weight of the pixel loss beside L_content
+    crop        side in pixels;  pool: a folder that keeps the clips, or none
+    """
+
+    variant: str = "gan"
+    upsample: str = ""
+    seed: int = 0
+    clips: int = 256
+    held: int = 64
+    content_steps: int = 600
+    gan_steps: int = 900
+    batch: int = 6
+    crop: int = 48
+    rate: float = 1e-3
+    judge_rate: float = 5e-4
+    lam: float = 0.05
+    gan: str = "log"
+    r1: float = 0.0
+    pixel: float = 1.0
+    taps: int = 3
+    pool: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("gan", "no_gan"):
+            raise ValueError(f"detail has no variant {self.variant!r}{suggestion(self.variant, ('gan', 'no_gan'))}")
+        losses.gan(self.gan)
+
+    @property
+    def weight(self) -> float:
+        """lambda, 0 where there is no opponent."""
+        return self.lam if self.variant == "gan" else 0.0
+
+
+class Bank(NamedTuple):
+    """What the frozen levels made of degraded clips: bytes, b f c h w; `valid` of one channel."""
+
+    video: Tensor
+    reference: Tensor
+    valid: Tensor
+    target: Tensor
+
+
+def train_detail(config: dict[str, Any], out: Path, network: nn.Module | None = None) -> dict[str, float]:
+    """Train both branches into `out`; checkpoints that are there are continued. Writes detail.<variant>.safetensors (and the
+    discriminator's) with provenance. network: the content network, the shipped one unless given. Returns held-out figures.
+    """
+    recipe: Recipe = recipe_of(Recipe, config)
+    network = network or content_network()
+    levels = _levels(recipe)
+    data = bank(World(size=128).pool(recipe.clips, recipe.pool), levels, recipe.seed)
+    first = train_content(recipe, data, network, out)
+    module: detail.Detail = first.average.module  # type: ignore[assignment]
+    opponent = discriminator.Discriminator(discriminator.Config(taps=_widths(network)[: recipe.taps]))
+    second = train_texture(recipe, data, network, module, opponent, out)
+    trained: detail.Detail = second.average.module  # type: ignore[assignment]
+    held = bank(World(size=128, split="val").pool(recipe.held, recipe.pool), levels, recipe.seed + 1)
+    figures = judge(trained, held, network)
+    known = {"seed": recipe.seed, "seconds": first.seconds + second.seconds, "metrics": figures, "recipe": asdict(recipe)}
+    ship(trained, "detail", recipe.variant, out, steps=recipe.content_steps + recipe.gan_steps, config=trained.to_config(), **known)
+    if recipe.weight:
+        ship(opponent, "discriminator", "gan", out, steps=recipe.gan_steps, config=opponent.to_config(), **known)
+    return figures
+
+
+def _levels(recipe: Recipe) -> nn.ModuleList:
+    levels = nn.ModuleList(Upsample(config) for config in LEVELS)
+    if recipe.upsample:
+        levels.load_state_dict(read(Path(recipe.upsample)))
+    return levels.eval().requires_grad_(False)
+
+
+def _widths(network: nn.Module) -> tuple[int, ...]:
+    """Channels of the content network's taps."""
+    with torch.no_grad():
+        return tuple(tap.shape[1] for tap in losses.taps(network, torch.zeros(1, 1, 3, 64, 64)))
+
+
+@torch.no_grad()
+def bank(source: Source, levels: Sequence[nn.Module] | nn.ModuleList, seed: int, batch: int = 4) -> Bank:
+    """Every clip of `source`, degraded with `seed` and enlarged by the two frozen levels, as bytes."""
+    parts = []
+    for start in range(0, len(source), batch):
+        generator = torch.Generator().manual_seed(seed * 2**32 + start)
+        clips = source.batch(list(range(start, min(start + batch, len(source)))))
+        truth = window(clips, 0, clips.video.shape[1])
+        example = degrade(truth, truth.video.shape[-1], generator, levels[0])
+        made = levels[1](example.video, example.reference, example.valid)
+        parts.append(Bank(_bytes(made), _bytes(example.reference), _bytes(2 * example.valid - 1), _bytes(example.target)))
+    return Bank(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return ((x + 1) * 127.5).round().clamp(0, 255).byte()
+
+
+def draw(data: Bank, recipe: Recipe, phase: int, step: int) -> tuple[Bank, list[int]]:
+    """The batch of this step, in [-1, 1] (valid in [0, 1]), and its rows: they depend on (seed, phase, step) alone."""
+    generator = torch.Generator().manual_seed((recipe.seed * 8 + phase) * 2**32 + step)
+    rows = torch.randint(len(data.video), (recipe.batch,), generator=generator)
+    side, (f, _, h, w) = recipe.crop, data.video.shape[1:]
+    start, top, left = (int(torch.randint(0, n + 1, (), generator=generator)) for n in (f - FRAMES, (h - side) // 2, (w - side) // 2))
+    cut = (slice(start, start + FRAMES), slice(None), slice(2 * top, 2 * top + side), slice(2 * left, 2 * left + side))
+    return unpack(Bank(*(x[(rows, *cut)] for x in data))), rows.tolist()
+
+
+def unpack(data: Bank) -> Bank:
+    """Bytes to [-1, 1], `valid` to [0, 1]."""
+    ranged = Bank(*(x.float() / 127.5 - 1 for x in data))
+    return ranged._replace(valid=(ranged.valid + 1) / 2)
+
+
+def train_content(recipe: Recipe, data: Bank, network: nn.Module, out: Path) -> Descent:
+    """The content branch, from L_content and the pixel loss; the texture head stays zero."""
+    torch.manual_seed(recipe.seed)
+    module = detail.Detail(detail.Config())
+    module.texture.requires_grad_(False)
+    descent = Descent(module, steps=recipe.content_steps, rate=recipe.rate, path=out / "content.pt", recipe=_shared(recipe))
+    for step in descent:
+        batch, rows = draw(data, recipe, 0, step)
+        fake = batch.video + module.sharpen(batch.video, batch.reference, batch.valid)
+        content, pixel, _ = faithfulness(network, fake, batch.target)
+        descent.down(content + recipe.pixel * pixel, rows, content=content.item(), pixel=pixel.item())
+    return descent
+
+
+def _shared(recipe: Recipe) -> dict[str, Any]:
+    """The settings that the content branch depends on: both variants start from the same one."""
+    names = ("seed", "clips", "content_steps", "batch", "crop", "rate", "pixel", "upsample")
+    return {name: getattr(recipe, name) for name in names}
+
+
+def faithfulness(network: nn.Module, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """L_content, the pixel loss, and the content network's activations of `fake`."""
+    with torch.no_grad():
+        wanted = losses.taps(network, real)
+    given = losses.taps(network, fake)
+    return losses.content(given, wanted), losses.pixel(fake, real), given
+
+
+def train_texture(recipe: Recipe, data: Bank, network: nn.Module, module: detail.Detail, opponent: discriminator.Discriminator,
+                  out: Path) -> Descent:
+    """The texture head on top of the frozen content branch of `module`, against `opponent` where lambda > 0."""
+    module.requires_grad_(False)
+    module.texture.requires_grad_(True)
+    optim = torch.optim.Adam(opponent.parameters(), lr=recipe.judge_rate, betas=(0.5, 0.99))
+    descent = Descent(module, steps=recipe.gan_steps, rate=recipe.rate, path=out / f"texture.{recipe.variant}.pt", recipe=asdict(recipe),
+                      beside={"opponent": opponent, "optim": optim}, save_every=50)
+    generator_loss, _ = losses.gan(recipe.gan)
+    for step in descent:
+        batch, rows = draw(data, recipe, 1, step)
+        fake = module(batch.video, batch.reference, batch.valid)
+        content, pixel, given = faithfulness(network, fake, batch.target)
+        loss, terms = content + recipe.pixel * pixel, {"content": content.item(), "pixel": pixel.item()}
+        if recipe.weight:
+            terms |= _challenge(recipe, network, opponent, optim, fake.detach(), batch.target, descent, rows)
+            opponent.requires_grad_(False)
+            with torch.no_grad():
+                real_logits = opponent(batch.target, losses.taps(network, batch.target))
+            against = generator_loss(opponent(fake, given), real_logits)
+            opponent.requires_grad_(True)
+            loss, terms["gan"] = loss + recipe.weight * against, against.item()
+        descent.down(loss, rows, **terms)
+    return descent
+
+
+def _challenge(recipe: Recipe, network: nn.Module, opponent: discriminator.Discriminator, optim: torch.optim.Optimizer, fake: Tensor,
+               real: Tensor, descent: Descent, rows: Sequence[int]) -> dict[str, float]:
+    """One step of the discriminator. Its figures: loss, and how often it is right on real and on made patches."""
+    with torch.no_grad():
+        taps_real, taps_fake = losses.taps(network, real), losses.taps(network, fake)
+    inputs = [x.detach().requires_grad_(recipe.r1 > 0) for x in (real, *taps_real)]
+    on_real, on_fake = opponent(inputs[0], inputs[1:]), opponent(fake, taps_fake)
+    loss = losses.gan(recipe.gan)[1](on_fake, on_real)
+    if recipe.r1:
+        loss = loss + recipe.r1 / 2 * losses.r1(on_real, [inputs[0], *inputs[1:1 + recipe.taps]])
+    descent.demand_finite(loss, rows, "discriminator's loss")
+    optim.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(opponent.parameters(), 1.0)
+    optim.step()
+    return {"judge": loss.item(), "right_real": (on_real > 0).float().mean().item(), "right_fake": (on_fake < 0).float().mean().item()}
+
+
+@torch.no_grad()
+def judge(module: detail.Detail, held: Bank, network: nn.Module, batch: int = 8) -> dict[str, float]:
+    """Held-out means for the input, the content branch alone and the whole stage; `colour`: drift of the mean colour, in [0, 1] units."""
+    sums: dict[str, float] = {}
+    for start in range(0, len(held.video), batch):
+        x = unpack(Bank(*(field[start:start + batch] for field in held)))
+        sharp = x.video + module.sharpen(x.video, x.reference, x.valid)
+        for name, made in (("input", x.video), ("content", sharp), ("whole", module(x.video, x.reference, x.valid))):
+            far = torch.stack([faithfulness(network, one[None], other[None])[0] for one, other in zip(made, x.target)])
+            colour = rearrange(made - x.target, "b f c h w -> b c (f h w)").mean(-1).abs().mean(-1) / 2
+            for key, value in (("psnr", psnr(made, x.target)), ("sharpness", sharpness(made, x.target)), ("distance", far), ("colour", colour)):
+                sums[f"{key}.{name}"] = sums.get(f"{key}.{name}", 0.0) + float(value.sum())
+    return {name: round(total / len(held.video), 4) for name, total in sums.items()}

@@ -1,0 +1,109 @@
+"""Gradient descent with an average, a log and checkpoints that continue bit for bit where they stopped.
+
+    descent = Descent(module, steps=1000, rate=2e-3, path=out / "level0.pt")
+    for step in descent:                        # from the checkpoint on, if there is one
+        descent.down(loss_of(step), ids=rows)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wanlab.training import checkpoint
+from wanlab.training.diffusion import schedule, set_rate
+
+
+class Diverged(FloatingPointError):
+    """A loss that is not finite."""
+
+
+class Descent:
+    """AdamW with cosine rate on the parameters of `module` that want gradients.
+
+    steps       how many; rate: of the start, after `warmup` steps
+    path        of the checkpoint, written every `save_every` steps and at the end; a checkpoint from another recipe raises ValueError
+    recipe      plain data that must be equal when a checkpoint is continued
+    beside      what else the checkpoint carries (an opponent, its optimiser): anything with state_dict and load_state_dict
+    """
+
+    def __init__(self, module: nn.Module, *, steps: int, rate: float, path: Path, recipe: dict[str, Any] | None = None,
+                 beside: Mapping[str, Any] | None = None, decay: float = 0.998, warmup: int = 30, save_every: int = 100) -> None:
+        self.module, self.steps, self.rate, self.path, self.warmup, self.save_every = module, steps, rate, path, warmup, save_every
+        self.beside = dict(beside or {})
+        self.recipe = json.loads(json.dumps(recipe or {}))
+        wanted = [p for p in module.parameters() if p.requires_grad]
+        self.wanted = wanted
+        self.optim = torch.optim.AdamW(wanted, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.average = checkpoint.Average(module, decay)
+        self.step, self.seconds = 0, 0.0
+        self.saved: int | None = None
+        if path.exists():
+            self._resume(checkpoint.load(path))
+
+    def __iter__(self) -> Iterator[int]:
+        """The steps still to do; every one must be answered by `down`."""
+        while self.step < self.steps:
+            began = time.process_time()
+            step = self.step
+            yield step
+            if self.step == step:
+                raise RuntimeError(f"step {step} of {self.path.name} ended without `down`")
+            self.seconds += time.process_time() - began
+            if self.step % self.save_every == 0 or self.step == self.steps:
+                self.save()
+
+    def down(self, loss: Tensor, ids: Sequence[int] = (), **terms: float) -> None:
+        """One clipped step down `loss`; `terms` go to the log. Raises Diverged where the loss is not finite."""
+        self.demand_finite(loss, ids)
+        set_rate(self.optim, self.rate * schedule(self.step, self.steps, self.warmup))
+        self.optim.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.wanted, 1.0)
+        self.optim.step()
+        self.average.update(self.module)
+        if self.step % 25 == 0 or self.step == self.steps - 1:
+            self.log(loss=loss.item(), **terms)
+        self.step += 1
+
+    def demand_finite(self, loss: Tensor, ids: Sequence[int] = (), name: str = "loss") -> None:
+        """Raise Diverged, with the step, the clips and the last good checkpoint, where the loss is not finite."""
+        if not torch.isfinite(loss):
+            good = "no checkpoint was saved before it"
+            if self.saved is not None:
+                good = f"the last good checkpoint is {self.path} at step {self.saved}"
+            where = f"at step {self.step} on clips {list(ids)}"
+            raise Diverged(f"the {name} of {self.path.stem} is {loss.item()} {where}; {good}")
+
+    def log(self, **row: float) -> None:
+        """One line in the log beside the checkpoint."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = {"step": self.step, "seconds": round(self.seconds, 1), **{k: round(v, 5) for k, v in row.items()}}
+        with self.path.with_suffix(".jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        checkpoint.save(self.path, model=self.module.state_dict(), average=self.average.module.state_dict(), average_step=self.average.step,
+                        optim=self.optim.state_dict(), step=self.step, seconds=self.seconds, recipe=self.recipe,
+                        beside={name: thing.state_dict() for name, thing in self.beside.items()})
+        self.saved = self.step
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        other = {k: v for k, v in state["recipe"].items() if self.recipe.get(k) != v} | {
+            k: None for k in self.recipe if k not in state["recipe"]}
+        if other:
+            raise ValueError(f"{self.path} was trained with another recipe: {', '.join(f'{k} was {v}' for k, v in other.items())}")
+        self.module.load_state_dict(state["model"])
+        self.average.module.load_state_dict(state["average"])
+        self.average.step = state["average_step"]
+        self.optim.load_state_dict(state["optim"])
+        for name, thing in self.beside.items():
+            thing.load_state_dict(state["beside"][name])
+        self.step, self.seconds, self.saved = state["step"], state["seconds"], state["step"]

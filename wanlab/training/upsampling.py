@@ -1,0 +1,162 @@
+"""Training of the two x2 levels of the cascade on degraded procedural clips. See `degradation` for what they are fed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wanlab.core.nearest import suggestion
+from wanlab.data.procedural import World
+from wanlab.nn.residual import enlarge
+from wanlab.stages.upsample import LEVELS, Upsample
+from wanlab.training import losses
+from wanlab.training.degradation import BASE, Example, Source, clean, crop, degrade, window
+from wanlab.training.descent import Descent
+from wanlab.training.shipping import ship
+
+FRAMES = 4          # consecutive frames of a training clip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How both levels are trained.
+
+    variant     residual, or no_residual: built and trained without the bicubic skips
+    steps, batch, crop, rate    per level; crop in pixels of the small video
+    content     weight of L_content beside the pixel loss
+    clips, held                 how many clips to train on and to judge by; pool: a folder that keeps them, or none
+    """
+
+    variant: str = "residual"
+    seed: int = 0
+    clips: int = 1200
+    held: int = 64
+    steps: Sequence[int] = (900, 800)
+    batch: Sequence[int] = (6, 4)
+    crop: Sequence[int] = (24, 28)
+    rate: float = 2e-3
+    content: float = 0.0
+    size: int = 4 * BASE
+    pool: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"upsample has no variant {self.variant!r}{suggestion(self.variant, VARIANTS)}")
+
+
+VARIANTS = {"residual": 1.0, "no_residual": 0.0}        # the link of the bicubic skip
+
+
+def recipe_of(kind: type, config: dict[str, Any]) -> Any:
+    """A recipe from plain data; raises ValueError with the nearest names for keys that it does not have."""
+    known = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    for key in config:
+        if key not in known:
+            raise ValueError(f"{kind.__module__}: unknown setting {key!r}{suggestion(key, known)}")
+    return kind(**config)
+
+
+def train_upsampling(config: dict[str, Any], out: Path) -> dict[str, float]:
+    """Train both levels into `out`; a checkpoint that is there is continued. Writes upsample.<variant>.safetensors and its provenance.
+
+    Returns the figures on held-out clips.
+    """
+    recipe: Recipe = recipe_of(Recipe, config)
+    data, held = World(size=recipe.size).pool(recipe.clips, recipe.pool), World(size=recipe.size, split="val").pool(recipe.held, recipe.pool)
+    levels = nn.ModuleList()
+    seconds = 0.0
+    for level in range(len(LEVELS)):
+        below = levels[-1] if level else None
+        descent = train_level(level, recipe, data, out, below)
+        levels.append(descent.average.module)
+        seconds += descent.seconds
+    figures = judge(levels, held)
+    ship(levels, "upsample", recipe.variant, out, seed=recipe.seed, steps=sum(recipe.steps), seconds=seconds, metrics=figures,
+         recipe=asdict(recipe), config=[level.to_config() for level in levels])  # type: ignore[operator, union-attr]
+    return figures
+
+
+def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.Module | None) -> Descent:
+    """Train one level; `below` makes its inputs from base videos in three of four batches."""
+    torch.manual_seed(recipe.seed * len(LEVELS) + level)
+    module = Upsample(replace(LEVELS[level], link=VARIANTS[recipe.variant]))
+    descent = Descent(module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"level{level}.pt", recipe=asdict(recipe))
+    criterion = objective(recipe.content)
+    for step in descent:
+        example, rows = draw(level, recipe, data, step, below)
+        loss = criterion(module(example.video, example.reference, example.valid), example.target)
+        descent.down(loss, rows)
+    return descent
+
+
+def objective(content: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """The pixel loss, and L_content of this weight."""
+    if not content:
+        return losses.pixel
+    from wanlab.nn.vgg import content_network
+
+    network = content_network()
+
+    def both(fake: Tensor, real: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = losses.taps(network, real)
+        return losses.pixel(fake, real) + content * losses.content(losses.taps(network, fake), wanted)
+
+    return both
+
+
+def draw(level: int, recipe: Recipe, data: Source, step: int, below: nn.Module | None) -> tuple[Example, list[int]]:
+    """The batch of this step and the rows it came from: they depend on (seed, level, step) alone."""
+    generator = torch.Generator().manual_seed((recipe.seed * 8 + level) * 2**32 + step)
+    rows = torch.randint(len(data), (recipe.batch[level],), generator=generator).tolist()
+    clips = data.batch(rows)
+    last = clips.video.shape[1] - FRAMES
+    start = int(torch.randint(0, last + 1, (), generator=generator))
+    below = below if float(torch.rand((), generator=generator)) < 0.75 else None
+    example = degrade(window(clips, start, FRAMES), BASE * 2 ** (level + 1), generator, below)
+    return crop(example, recipe.crop[level], generator), rows
+
+
+@torch.no_grad()
+def judge(levels: Sequence[nn.Module] | nn.ModuleList, held: Source, batch: int = 8) -> dict[str, float]:
+    """Figures on held-out clips fed with their true base video: each level's PSNR, of bicubic too, sharpness, PSNR of frame 0."""
+    sums: dict[str, float] = {}
+    for start in range(0, len(held), batch):
+        rows = list(range(start, min(start + batch, len(held))))
+        clips = held.batch(rows)
+        truth = window(clips, 0, clips.video.shape[1])
+        video = None
+        for level, module in enumerate(levels):
+            example = clean(truth, BASE * 2 ** (level + 1))
+            video = example.video if video is None else video
+            result = module(video, example.reference, example.valid)
+            blind = module(video, torch.zeros_like(example.reference), torch.zeros_like(example.valid))
+            for name, value in _figures(result, enlarge(video), blind, example.target).items():
+                sums[f"{name}.{level}"] = sums.get(f"{name}.{level}", 0.0) + float(value.sum())
+            video = result
+    return {name: round(total / len(held), 4) for name, total in sums.items()}
+
+
+def _figures(result: Tensor, bicubic: Tensor, blind: Tensor, target: Tensor) -> dict[str, Tensor]:
+    return {
+        "psnr": psnr(result, target), "psnr_first": psnr(result[:, :1], target[:, :1]), "psnr_bicubic": psnr(bicubic, target),
+        "psnr_no_image": psnr(blind, target), "sharpness": sharpness(result, target), "sharpness_bicubic": sharpness(bicubic, target),
+    }
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal to noise ratio in dB (b) of pictures in [-1, 1], clamped there."""
+    return -10 * ((x.clamp(-1, 1) - y) / 2).square().mean((1, 2, 3, 4)).clamp(min=1e-10).log10()
+
+
+def sharpness(x: Tensor, y: Tensor) -> Tensor:
+    """Gradient energy of x relative to y: (b)."""
+    def energy(v: Tensor) -> Tensor:
+        across, down = (v[..., 1:] - v[..., :-1]).square(), (v[..., 1:, :] - v[..., :-1, :]).square()
+        return across.mean((1, 2, 3, 4)) + down.mean((1, 2, 3, 4))
+    return energy(x.clamp(-1, 1)) / energy(y)
