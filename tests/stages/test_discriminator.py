@@ -57,7 +57,7 @@ def test_gradients_reach_the_video_through_the_activations(network, video) -> No
 
 
 def test_too_few_taps_and_odd_sizes_are_told(network, video) -> None:
-    with pytest.raises(ValueError, match="needs 3 taps .* got 2 taps of a 32x24 video"):
+    with pytest.raises(ValueError, match=r"needs 3 taps .* got 2 taps of a 32x24 video"):
         Discriminator(Config())(video, taps(network, video)[:2])
     with pytest.raises(ValueError, match="sides divisible by 4"):
         Discriminator(Config())(video[..., :22], taps(network, video[..., :22]))

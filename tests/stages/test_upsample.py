@@ -55,8 +55,15 @@ def test_built_without_the_skip_it_does_not_see_it(inputs) -> None:
 
 def test_every_link_has_a_name() -> None:
     names = set(sites_of(torch.nn.ModuleDict({"upsample": torch.nn.ModuleList([level(), level()])})).names)
-    assert {"upsample.0.residual.skip", "upsample.1.residual.branch", "upsample.0.blocks.1.skip",
-            "upsample.1.blocks.0.temporal.out", "upsample.0.trust", "upsample.1.reference", "upsample.0.out"} <= names
+    assert {
+        "upsample.0.residual.skip",
+        "upsample.1.residual.branch",
+        "upsample.0.blocks.1.skip",
+        "upsample.1.blocks.0.temporal.out",
+        "upsample.0.trust",
+        "upsample.1.reference",
+        "upsample.0.out",
+    } <= names
 
 
 def test_samples_do_not_see_each_other(inputs) -> None:
@@ -71,7 +78,9 @@ def test_config_travels_as_plain_data() -> None:
     assert again.config == module.config
 
 
-@pytest.mark.parametrize(("which", "message"), [(1, r"reference for a 8x12 video must be \(2, 4, 3, 16, 24\)"), (2, "the valid for a")])
+@pytest.mark.parametrize(
+    ("which", "message"), [(1, r"reference for a 8x12 video must be \(2, 4, 3, 16, 24\)"), (2, "the valid for a")]
+)
 def test_sizes_that_do_not_fit_are_told(inputs, which: int, message: str) -> None:
     wrong = [x[..., :-1] if i == which else x for i, x in enumerate(inputs)]
     with pytest.raises(ValueError, match=message):

@@ -20,7 +20,8 @@ class Residual(Hookable):
 
     link    what the skip is multiplied by; 0 is a network that was built without the link
 
-    Sites: `skip` (after the link; bypassing it cuts it), `branch` (bypassing it leaves the skip alone), `out` (bypass: the skip).
+    Sites: `skip` (after the link; bypassing it cuts it), `branch` (bypassing it leaves the skip alone), `out`
+    (bypass: the skip).
     """
 
     SITES = {"skip": VIDEO, "branch": VIDEO, "out": VIDEO}
@@ -39,7 +40,8 @@ class Residual(Hookable):
 
 
 class TemporalMix(Hookable):
-    """Each channel sees itself one frame before and after: a depthwise convolution of three taps over frames, added to its input.
+    """Each channel sees itself one frame before and after: a depthwise convolution of three taps over frames, added
+    to its input.
 
     Sites: `out`, what is added (bypass: nothing; every frame then stands alone).
     """
@@ -51,21 +53,23 @@ class TemporalMix(Hookable):
         self.taps = nn.Parameter(torch.zeros(3, width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        padded = torch.cat([x[:, :1], x, x[:, -1:]], 1)                 # the ends see themselves
+        padded = torch.cat([x[:, :1], x, x[:, -1:]], 1)  # the ends see themselves
         before, after = padded[:, :-2], padded[:, 2:]
         mixed = self.taps[0] * before + self.taps[1] * x + self.taps[2] * after
         return x + self.site("out", mixed, identity=lambda: torch.zeros_like(mixed))
 
 
 class ResBlock(Residual):
-    """x + conv(silu(mix(conv(x)))): two 3x3 convolutions per frame without normalisation (Lim et al. 2017), frames mixed between."""
+    """x + conv(silu(mix(conv(x)))): two 3x3 convolutions per frame without normalisation (Lim et al. 2017), frames
+    mixed between.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
         self.temporal = TemporalMix(width)
         with torch.no_grad():
-            self.conv2.weight.mul_(0.1)                                 # blocks start near the identity
+            self.conv2.weight.mul_(0.1)  # blocks start near the identity
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         y = self.temporal(framewise(self.conv1, x))

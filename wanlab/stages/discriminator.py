@@ -1,6 +1,7 @@
 """Discriminator stage: how real each patch of a video looks, frame by frame and in its changes.
 
-Two sides give one logit per patch (Isola et al. 2017): small convolutions on the activations of the frozen content network (a VGG
+Two sides give one logit per patch (Isola et al. 2017): small convolutions on the activations of the frozen content
+network (a VGG
 layout, as the article has it), and a 3D branch on the differences of neighbouring frames.
 """
 
@@ -33,7 +34,8 @@ class Config:
 
 
 class Discriminator(Hookable):
-    """Sites: `features.0` .. (activations looked at, b f c h w, each half the size of the one before), `spatial`, `temporal`, `realness`.
+    """Sites: `features.0` .. (activations looked at, b f c h w, each half the size of the one before), `spatial`,
+    `temporal`, `realness`.
 
     `realness` holds one logit per frame and patch of 4x4 pixels: positive where it takes the patch for real.
     """
@@ -41,13 +43,23 @@ class Discriminator(Hookable):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.SITES = {**{f"features.{i}": VIDEO for i in range(len(config.taps))}, "spatial": VIDEO, "temporal": VIDEO, "realness": VIDEO}
+        self.SITES = {
+            **{f"features.{i}": VIDEO for i in range(len(config.taps))},
+            "spatial": VIDEO,
+            "temporal": VIDEO,
+            "realness": VIDEO,
+        }
         width = config.width
         self.reads = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1) for c in config.taps)
-        self.judge = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 1))
+        self.judge = nn.Sequential(
+            nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 1)
+        )
         self.motion = nn.Sequential(
-            nn.Conv3d(3, width, 3, stride=(1, 2, 2), padding=1), nn.LeakyReLU(0.2),
-            nn.Conv3d(width, width, 3, stride=(1, 2, 2), padding=1), nn.LeakyReLU(0.2), nn.Conv3d(width, 1, 1),
+            nn.Conv3d(3, width, 3, stride=(1, 2, 2), padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv3d(width, width, 3, stride=(1, 2, 2), padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv3d(width, 1, 1),
         )
 
     @classmethod
@@ -60,16 +72,19 @@ class Discriminator(Hookable):
         return asdict(self.config)
 
     def forward(self, video: Tensor, taps: Sequence[Tensor]) -> Tensor:
-        """video b f 3 h w in [-1, 1], sides divisible by 4; taps: the content network's activations of its frames, each (b f) c ..
+        """video b f 3 h w in [-1, 1], sides divisible by 4; taps: the content network's activations of its frames,
+        each (b f) c ..
 
         Gives logits b f 1 h/4 w/4. Raises ValueError where there are fewer taps than the config asks for.
         """
         f, _, h, w = video.shape[1:]
         if len(taps) < len(self.reads) or h % 4 or w % 4:
-            raise ValueError(f"needs {len(self.reads)} taps and sides divisible by 4, got {len(taps)} taps of a {h}x{w} video")
+            raise ValueError(
+                f"needs {len(self.reads)} taps and sides divisible by 4, got {len(taps)} taps of a {h}x{w} video"
+            )
         spatial = self._spatial(taps, f, (h // 4, w // 4))
         steps = video[:, 1:] - video[:, :-1] if f > 1 else torch.zeros_like(video)
-        steps = torch.cat([steps[:, :1], steps], 1) if f > 1 else steps                 # as many differences as frames
+        steps = torch.cat([steps[:, :1], steps], 1) if f > 1 else steps  # as many differences as frames
         temporal = rearrange(self.motion(rearrange(steps, "b f c h w -> b c f h w")), "b c f h w -> b f c h w")
         temporal = self.site("temporal", temporal, identity=lambda: torch.zeros_like(temporal))
         return self.site("realness", spatial + temporal)
@@ -79,7 +94,7 @@ class Discriminator(Hookable):
         for i, (read, tap) in enumerate(zip(self.reads, taps)):
             tap = self.site(f"features.{i}", rearrange(tap, "(b f) c h w -> b f c h w", f=frames))
             tap = rearrange(tap, "b f c h w -> (b f) c h w")
-            tap = tap / tap.square().mean(1, keepdim=True).add(1e-4).sqrt()             # looks at what, not at how much
+            tap = tap / tap.square().mean(1, keepdim=True).add(1e-4).sqrt()  # looks at what, not at how much
             seen.append(F.adaptive_avg_pool2d(read(tap), size))
         y = rearrange(self.judge(torch.stack(seen).sum(0)), "(b f) c h w -> b f c h w", f=frames)
         return self.site("spatial", y, identity=lambda: torch.zeros_like(y))

@@ -2,8 +2,10 @@
 
     out = link * bicubic(video) + branch(video, reference, valid)
 
-The reference is the first frame at the target size, carried into every frame by the layered motion (`nn.layers.compose`).
-The branch works at the small size and says for every large pixel how far the reference is to be trusted (`trust`) and what else
+The reference is the first frame at the target size, carried into every frame by the layered motion
+(`nn.layers.compose`).
+The branch works at the small size and says for every large pixel how far the reference is to be trusted (`trust`)
+and what else
 is to be added.
 """
 
@@ -21,7 +23,9 @@ from wanlab.nn.residual import VIDEO, ResBlock, Residual, enlarge, framewise, sh
 
 @dataclass(frozen=True)
 class Config:
-    """One level. width: channels of the branch; blocks: its residual blocks; link: of the bicubic skip, 0 = built without it."""
+    """One level. width: channels of the branch; blocks: its residual blocks; link: of the bicubic skip, 0 = built
+    without it.
+    """
 
     width: int = 32
     blocks: int = 3
@@ -32,11 +36,13 @@ class Config:
             raise ValueError(f"upsample.Config: width {self.width} and blocks {self.blocks} must be positive")
 
 
-LEVELS = (Config(width=48), Config(width=32))       # of the tiny cascade: 32 -> 64 -> 128
+LEVELS = (Config(width=48), Config(width=32))  # of the tiny cascade: 32 -> 64 -> 128
 
 
 class Upsample(Hookable):
-    """One level. Sites: `reference`, `valid` (what it is guided by), `trust` (0 none .. 1 the reference itself), `out` (bypass: bicubic)."""
+    """One level. Sites: `reference`, `valid` (what it is guided by), `trust` (0 none .. 1 the reference itself),
+    `out` (bypass: bicubic).
+    """
 
     SITES = {"reference": VIDEO, "valid": VIDEO, "trust": VIDEO, "out": VIDEO}
 
@@ -60,24 +66,27 @@ class Upsample(Hookable):
         return asdict(self.config)
 
     def forward(self, video: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
-        """video b f 3 h w, reference b f 3 2h 2w, both in [-1, 1]; valid b f 1 2h 2w in [0, 1], all 0 where there is no image.
+        """video b f 3 h w, reference b f 3 2h 2w, both in [-1, 1]; valid b f 1 2h 2w in [0, 1], all 0 where there is
+        no image.
 
         Gives b f 3 2h 2w. Raises ValueError where the sizes do not fit.
         """
         check(video, reference, valid, 2)
         reference, valid = self.site("reference", reference), self.site("valid", valid)
-        skip = enlarge(video)                                                           # b f 3 2h 2w
+        skip = enlarge(video)  # b f 3 2h 2w
         x = framewise(self.inlet, torch.cat([video, unshuffle(reference), unshuffle(valid)], 2))  # b f c h w
         for block in self.blocks:
             x = block(x)
-        paint, gate = shuffle(framewise(self.outlet, x)).split([3, 1], 2)               # b f 3 2h 2w, b f 1 2h 2w
+        paint, gate = shuffle(framewise(self.outlet, x)).split([3, 1], 2)  # b f 3 2h 2w, b f 1 2h 2w
         trust = self.site("trust", torch.sigmoid(gate) * valid)
         branch = paint + trust * (reference - self.config.link * skip)
         return self.site("out", self.residual(skip, branch), identity=skip)
 
 
 def check(video: Tensor, reference: Tensor, valid: Tensor, factor: int) -> None:
-    """Raise ValueError unless reference (b f 3 ..) and valid (b f 1 ..) are `factor` times as large as the video (b f 3 h w)."""
+    """Raise ValueError unless reference (b f 3 ..) and valid (b f 1 ..) are `factor` times as large as the video (b
+    f 3 h w).
+    """
     if video.ndim != 5 or video.shape[2] != 3:
         raise ValueError(f"a video is b f 3 h w, got {tuple(video.shape)}")
     b, f, _, h, w = video.shape

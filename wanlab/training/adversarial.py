@@ -1,8 +1,10 @@
-"""Training of the detail stage: first its content branch, then its texture head against a discriminator, all else frozen.
+"""Training of the detail stage: first its content branch, then its texture head against a discriminator, all else
+frozen.
 
     L_total = L_content + pixel + lambda * L_GAN
 
-With lambda = 0 (variant no_gan) the same head learns in the same number of steps from L_content and the pixel loss alone.
+With lambda = 0 (variant no_gan) the same head learns in the same number of steps from L_content and the pixel loss
+alone.
 """
 
 from __future__ import annotations
@@ -80,8 +82,10 @@ class Bank(NamedTuple):
 
 
 def train_detail(config: dict[str, Any], out: Path, network: nn.Module | None = None) -> dict[str, float]:
-    """Train both branches into `out`; checkpoints that are there are continued. Writes detail.<variant>.safetensors (and the
-    discriminator's) with provenance. network: the content network, the shipped one unless given. Returns held-out figures.
+    """Train both branches into `out`; checkpoints that are there are continued. Writes detail.<variant>.safetensors
+    (and the
+    discriminator's) with provenance. network: the content network, the shipped one unless given. Returns held-out
+    figures.
     """
     recipe: Recipe = recipe_of(Recipe, config)
     network = network or content_network()
@@ -94,8 +98,21 @@ def train_detail(config: dict[str, Any], out: Path, network: nn.Module | None = 
     trained: detail.Detail = second.average.module  # type: ignore[assignment]
     held = bank(World(size=128, split="val").pool(recipe.held, recipe.pool), levels, recipe.seed + 1)
     figures = judge(trained, held, network)
-    known = {"seed": recipe.seed, "seconds": first.seconds + second.seconds, "metrics": figures, "recipe": asdict(recipe)}
-    ship(trained, "detail", recipe.variant, out, steps=recipe.content_steps + recipe.gan_steps, config=trained.to_config(), **known)
+    known = {
+        "seed": recipe.seed,
+        "seconds": first.seconds + second.seconds,
+        "metrics": figures,
+        "recipe": asdict(recipe),
+    }
+    ship(
+        trained,
+        "detail",
+        recipe.variant,
+        out,
+        steps=recipe.content_steps + recipe.gan_steps,
+        config=trained.to_config(),
+        **known,
+    )
     if recipe.weight:
         ship(opponent, "discriminator", "gan", out, steps=recipe.gan_steps, config=opponent.to_config(), **known)
     return figures
@@ -124,7 +141,9 @@ def bank(source: Source, levels: Sequence[nn.Module] | nn.ModuleList, seed: int,
         truth = window(clips, 0, clips.video.shape[1])
         example = degrade(truth, truth.video.shape[-1], generator, levels[0])
         made = levels[1](example.video, example.reference, example.valid)
-        parts.append(Bank(_bytes(made), _bytes(example.reference), _bytes(2 * example.valid - 1), _bytes(example.target)))
+        parts.append(
+            Bank(_bytes(made), _bytes(example.reference), _bytes(2 * example.valid - 1), _bytes(example.target))
+        )
     return Bank(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
@@ -137,7 +156,9 @@ def draw(data: Bank, recipe: Recipe, phase: int, step: int) -> tuple[Bank, list[
     generator = torch.Generator().manual_seed((recipe.seed * 8 + phase) * 2**32 + step)
     rows = torch.randint(len(data.video), (recipe.batch,), generator=generator)
     side, (f, _, h, w) = recipe.crop, data.video.shape[1:]
-    start, top, left = (int(torch.randint(0, n + 1, (), generator=generator)) for n in (f - FRAMES, (h - side) // 2, (w - side) // 2))
+    start, top, left = (
+        int(torch.randint(0, n + 1, (), generator=generator)) for n in (f - FRAMES, (h - side) // 2, (w - side) // 2)
+    )
     cut = (slice(start, start + FRAMES), slice(None), slice(2 * top, 2 * top + side), slice(2 * left, 2 * left + side))
     return unpack(Bank(*(x[(rows, *cut)] for x in data))), rows.tolist()
 
@@ -153,7 +174,9 @@ def train_content(recipe: Recipe, data: Bank, network: nn.Module, out: Path) -> 
     torch.manual_seed(recipe.seed)
     module = detail.Detail(detail.Config())
     module.texture.requires_grad_(False)
-    descent = Descent(module, steps=recipe.content_steps, rate=recipe.rate, path=out / "content.pt", recipe=_shared(recipe))
+    descent = Descent(
+        module, steps=recipe.content_steps, rate=recipe.rate, path=out / "content.pt", recipe=_shared(recipe)
+    )
     for step in descent:
         batch, rows = draw(data, recipe, 0, step)
         fake = batch.video + module.sharpen(batch.video, batch.reference, batch.valid)
@@ -176,14 +199,27 @@ def faithfulness(network: nn.Module, fake: Tensor, real: Tensor) -> tuple[Tensor
     return losses.content(given, wanted), losses.pixel(fake, real), given
 
 
-def train_texture(recipe: Recipe, data: Bank, network: nn.Module, module: detail.Detail, opponent: discriminator.Discriminator,
-                  out: Path) -> Descent:
+def train_texture(
+    recipe: Recipe,
+    data: Bank,
+    network: nn.Module,
+    module: detail.Detail,
+    opponent: discriminator.Discriminator,
+    out: Path,
+) -> Descent:
     """The texture head on top of the frozen content branch of `module`, against `opponent` where lambda > 0."""
     module.requires_grad_(False)
     module.texture.requires_grad_(True)
     optim = torch.optim.Adam(opponent.parameters(), lr=recipe.judge_rate, betas=(0.5, 0.99))
-    descent = Descent(module, steps=recipe.gan_steps, rate=recipe.rate, path=out / f"texture.{recipe.variant}.pt", recipe=asdict(recipe),
-                      beside={"opponent": opponent, "optim": optim}, save_every=50)
+    descent = Descent(
+        module,
+        steps=recipe.gan_steps,
+        rate=recipe.rate,
+        path=out / f"texture.{recipe.variant}.pt",
+        recipe=asdict(recipe),
+        beside={"opponent": opponent, "optim": optim},
+        save_every=50,
+    )
     generator_loss, _ = losses.gan(recipe.gan)
     for step in descent:
         batch, rows = draw(data, recipe, 1, step)
@@ -202,8 +238,16 @@ def train_texture(recipe: Recipe, data: Bank, network: nn.Module, module: detail
     return descent
 
 
-def _challenge(recipe: Recipe, network: nn.Module, opponent: discriminator.Discriminator, optim: torch.optim.Optimizer, fake: Tensor,
-               real: Tensor, descent: Descent, rows: Sequence[int]) -> dict[str, float]:
+def _challenge(
+    recipe: Recipe,
+    network: nn.Module,
+    opponent: discriminator.Discriminator,
+    optim: torch.optim.Optimizer,
+    fake: Tensor,
+    real: Tensor,
+    descent: Descent,
+    rows: Sequence[int],
+) -> dict[str, float]:
     """One step of the discriminator. Its figures: loss, and how often it is right on real and on made patches."""
     with torch.no_grad():
         taps_real, taps_fake = losses.taps(network, real), losses.taps(network, fake)
@@ -211,25 +255,36 @@ def _challenge(recipe: Recipe, network: nn.Module, opponent: discriminator.Discr
     on_real, on_fake = opponent(inputs[0], inputs[1:]), opponent(fake, taps_fake)
     loss = losses.gan(recipe.gan)[1](on_fake, on_real)
     if recipe.r1:
-        loss = loss + recipe.r1 / 2 * losses.r1(on_real, [inputs[0], *inputs[1:1 + recipe.taps]])
+        loss = loss + recipe.r1 / 2 * losses.r1(on_real, [inputs[0], *inputs[1 : 1 + recipe.taps]])
     descent.demand_finite(loss, rows, "discriminator's loss")
     optim.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(opponent.parameters(), 1.0)
     optim.step()
-    return {"judge": loss.item(), "right_real": (on_real > 0).float().mean().item(), "right_fake": (on_fake < 0).float().mean().item()}
+    return {
+        "judge": loss.item(),
+        "right_real": (on_real > 0).float().mean().item(),
+        "right_fake": (on_fake < 0).float().mean().item(),
+    }
 
 
 @torch.no_grad()
 def judge(module: detail.Detail, held: Bank, network: nn.Module, batch: int = 8) -> dict[str, float]:
-    """Held-out means for the input, the content branch alone and the whole stage; `colour`: drift of the mean colour, in [0, 1] units."""
+    """Held-out means for the input, the content branch alone and the whole stage; `colour`: drift of the mean
+    colour, in [0, 1] units.
+    """
     sums: dict[str, float] = {}
     for start in range(0, len(held.video), batch):
-        x = unpack(Bank(*(field[start:start + batch] for field in held)))
+        x = unpack(Bank(*(field[start : start + batch] for field in held)))
         sharp = x.video + module.sharpen(x.video, x.reference, x.valid)
         for name, made in (("input", x.video), ("content", sharp), ("whole", module(x.video, x.reference, x.valid))):
             far = torch.stack([faithfulness(network, one[None], other[None])[0] for one, other in zip(made, x.target)])
             colour = rearrange(made - x.target, "b f c h w -> b c (f h w)").mean(-1).abs().mean(-1) / 2
-            for key, value in (("psnr", psnr(made, x.target)), ("sharpness", sharpness(made, x.target)), ("distance", far), ("colour", colour)):
+            for key, value in (
+                ("psnr", psnr(made, x.target)),
+                ("sharpness", sharpness(made, x.target)),
+                ("distance", far),
+                ("colour", colour),
+            ):
                 sums[f"{key}.{name}"] = sums.get(f"{key}.{name}", 0.0) + float(value.sum())
     return {name: round(total / len(held.video), 4) for name, total in sums.items()}

@@ -1,6 +1,7 @@
 """Examples for the super-resolution cascade: true clips, degraded as the diffusion base degrades them.
 
-What the cascade meets is a base video that is slightly soft and noisy, layers that are a little off, and masks that were found at
+What the cascade meets is a base video that is slightly soft and noisy, layers that are a little off, and masks that
+were found at
 32x32. All of that is imitated here, at random strength, so that the cascade learns how far to trust which.
 """
 
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from wanlab.data.clip import Clips
 from wanlab.nn.layers import compose
 
-BASE = 32           # the side of the base video and of the masks that the align stage finds
-SHAKE = (0.01, 0.01, 0.02, 0.03, 0.0)       # standard deviation of errors in dx, dy, log_scale, angle, depth at strength 1
+BASE = 32  # the side of the base video and of the masks that the align stage finds
+SHAKE = (0.01, 0.01, 0.02, 0.03, 0.0)  # standard deviation of errors in dx, dy, log_scale, angle, depth at strength 1
 
 
 class Source(Protocol):
@@ -48,7 +49,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Truth:
-    """A window of frames of true clips: video b f 3 H W, first b 3 H W, masks b m H W, motion b f m 5; `opening`: f starts at frame 0."""
+    """A window of frames of true clips: video b f 3 H W, first b 3 H W, masks b m H W, motion b f m 5; `opening`: f
+    starts at frame 0.
+    """
 
     video: Tensor
     first: Tensor
@@ -75,14 +78,18 @@ def reduce(video: Tensor, size: int) -> Tensor:
 
 
 def through_base(masks: Tensor, size: int, power: float = 1.0) -> Tensor:
-    """Masks b m H W as they come out of the align stage: averaged to BASE, sharpened or softened, enlarged to `size` bilinearly."""
+    """Masks b m H W as they come out of the align stage: averaged to BASE, sharpened or softened, enlarged to `size`
+    bilinearly.
+    """
     small = reduce(masks, BASE).clamp(min=1e-4) ** power
     large = F.interpolate(small / small.sum(1, keepdim=True), (size, size), mode="bilinear", align_corners=False)
     return large / large.sum(1, keepdim=True)
 
 
 def carried(truth: Truth, masks: Tensor, motion: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The first frame at `size` in every frame of the window, and what of it is valid: b f 3 size size, b f 1 size size."""
+    """The first frame at `size` in every frame of the window, and what of it is valid: b f 3 size size, b f 1 size
+    size.
+    """
     frame = reduce(truth.first, size)
     if truth.opening:
         composite = compose(frame, masks, motion)
@@ -99,7 +106,9 @@ def clean(truth: Truth, size: int, rough_masks: bool = True) -> Example:
 
 
 def degrade(truth: Truth, size: int, generator: torch.Generator, below: nn.Module | None = None) -> Example:
-    """A degraded example whose target is size x size. `below`: the trained level that makes its input from a BASE video, if any."""
+    """A degraded example whose target is size x size. `below`: the trained level that makes its input from a BASE
+    video, if any.
+    """
     if size == BASE * 2 or below is None:
         return _input(truth, size, generator)
     lower = _input(truth, size // 2, generator)
@@ -109,14 +118,16 @@ def degrade(truth: Truth, size: int, generator: torch.Generator, below: nn.Modul
 
 
 def _input(truth: Truth, size: int, generator: torch.Generator, like: Example | None = None) -> Example:
-    """Degraded input; `like` an example of the same clips at half the size whose dropped references are dropped here too."""
+    """Degraded input; `like` an example of the same clips at half the size whose dropped references are dropped here
+    too.
+    """
     chance = torch.rand(8, generator=generator).tolist()
     power = 1.0 if chance[0] < 0.4 else 0.6 + 1.6 * chance[1]
     masks = reduce(truth.masks, size) if chance[2] < 0.2 else through_base(truth.masks, size, power)
     reference, valid = carried(truth, masks, shake(truth.motion, truth.opening, generator), size)
     small = size // 2
     video = reduce(truth.video, small)
-    if chance[3] < 0.5 and like is None:        # what the base itself can do: the first frame, warped at its own size
+    if chance[3] < 0.5 and like is None:  # what the base itself can do: the first frame, warped at its own size
         warped, _ = carried(truth, through_base(truth.masks, small, power), truth.motion, small)
         video = video + chance[4] * (warped - video)
     video = soften(video, generator)
@@ -148,18 +159,24 @@ def soften(video: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _drop(example: Example, opening: bool, generator: torch.Generator) -> Example:
-    """In a tenth of the clips there is no image, in another tenth it is known in frame 0 alone: grey there, and nothing valid."""
+    """In a tenth of the clips there is no image, in another tenth it is known in frame 0 alone: grey there, and
+    nothing valid.
+    """
     chance = rearrange(torch.rand(len(example.video), generator=generator), "b -> b 1 1 1 1")
     later = torch.ones(1, example.video.shape[1], 1, 1, 1, dtype=torch.bool)
     later[:, 0] = not opening
     unknown = (chance < 0.1) | ((chance < 0.2) & later)
-    return replace(example, valid=example.valid.masked_fill(unknown, 0), reference=example.reference.masked_fill(unknown, 0))
+    return replace(
+        example, valid=example.valid.masked_fill(unknown, 0), reference=example.reference.masked_fill(unknown, 0)
+    )
 
 
 def _dropped_like(example: Example, like: Example) -> Example:
     """Drop the references, frame by frame, that are dropped in `like`."""
     unknown = like.reference.abs().amax((2, 3, 4), keepdim=True) == 0
-    return replace(example, valid=example.valid.masked_fill(unknown, 0), reference=example.reference.masked_fill(unknown, 0))
+    return replace(
+        example, valid=example.valid.masked_fill(unknown, 0), reference=example.reference.masked_fill(unknown, 0)
+    )
 
 
 def _ranged(example: Example) -> Example:
@@ -177,6 +194,6 @@ def crop(example: Example, side: int, generator: torch.Generator) -> Example:
 
     def cut(x: Tensor) -> Tensor:
         factor = x.shape[-1] // w
-        return x[..., factor * top:factor * (top + side), factor * left:factor * (left + side)]
+        return x[..., factor * top : factor * (top + side), factor * left : factor * (left + side)]
 
     return example.map(cut)

@@ -1,8 +1,8 @@
 """Gradient descent with an average, a log and checkpoints that continue bit for bit where they stopped.
 
-    descent = Descent(module, steps=1000, rate=2e-3, path=out / "level0.pt")
-    for step in descent:                        # from the checkpoint on, if there is one
-        descent.down(loss_of(step), ids=rows)
+descent = Descent(module, steps=1000, rate=2e-3, path=out / "level0.pt")
+for step in descent:                        # from the checkpoint on, if there is one
+    descent.down(loss_of(step), ids=rows)
 """
 
 from __future__ import annotations
@@ -28,14 +28,34 @@ class Descent:
     """AdamW with cosine rate on the parameters of `module` that want gradients.
 
     steps       how many; rate: of the start, after `warmup` steps
-    path        of the checkpoint, written every `save_every` steps and at the end; a checkpoint from another recipe raises ValueError
+    path        of the checkpoint, written every `save_every` steps and at the end; a checkpoint from another recipe
+                raises ValueError
     recipe      plain data that must be equal when a checkpoint is continued
-    beside      what else the checkpoint carries (an opponent, its optimiser): anything with state_dict and load_state_dict
+    beside      what else the checkpoint carries (an opponent, its optimiser): anything with state_dict and
+                load_state_dict
     """
 
-    def __init__(self, module: nn.Module, *, steps: int, rate: float, path: Path, recipe: dict[str, Any] | None = None,
-                 beside: Mapping[str, Any] | None = None, decay: float = 0.998, warmup: int = 30, save_every: int = 100) -> None:
-        self.module, self.steps, self.rate, self.path, self.warmup, self.save_every = module, steps, rate, path, warmup, save_every
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        steps: int,
+        rate: float,
+        path: Path,
+        recipe: dict[str, Any] | None = None,
+        beside: Mapping[str, Any] | None = None,
+        decay: float = 0.998,
+        warmup: int = 30,
+        save_every: int = 100,
+    ) -> None:
+        self.module, self.steps, self.rate, self.path, self.warmup, self.save_every = (
+            module,
+            steps,
+            rate,
+            path,
+            warmup,
+            save_every,
+        )
         self.beside = dict(beside or {})
         self.recipe = json.loads(json.dumps(recipe or {}))
         wanted = [p for p in module.parameters() if p.requires_grad]
@@ -90,16 +110,27 @@ class Descent:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        checkpoint.save(self.path, model=self.module.state_dict(), average=self.average.module.state_dict(), average_step=self.average.step,
-                        optim=self.optim.state_dict(), step=self.step, seconds=self.seconds, recipe=self.recipe,
-                        beside={name: thing.state_dict() for name, thing in self.beside.items()})
+        checkpoint.save(
+            self.path,
+            model=self.module.state_dict(),
+            average=self.average.module.state_dict(),
+            average_step=self.average.step,
+            optim=self.optim.state_dict(),
+            step=self.step,
+            seconds=self.seconds,
+            recipe=self.recipe,
+            beside={name: thing.state_dict() for name, thing in self.beside.items()},
+        )
         self.saved = self.step
 
     def _resume(self, state: dict[str, Any]) -> None:
         other = {k: v for k, v in state["recipe"].items() if self.recipe.get(k) != v} | {
-            k: None for k in self.recipe if k not in state["recipe"]}
+            k: None for k in self.recipe if k not in state["recipe"]
+        }
         if other:
-            raise ValueError(f"{self.path} was trained with another recipe: {', '.join(f'{k} was {v}' for k, v in other.items())}")
+            raise ValueError(
+                f"{self.path} was trained with another recipe: {', '.join(f'{k} was {v}' for k, v in other.items())}"
+            )
         self.module.load_state_dict(state["model"])
         self.average.module.load_state_dict(state["average"])
         self.average.step = state["average_step"]

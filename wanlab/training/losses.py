@@ -1,8 +1,8 @@
 """Losses of the super-resolution cascade and of the adversarial training. Videos are b f 3 h w in [-1, 1].
 
-    L_total   = L_content + lambda * L_GAN
-    L_content = || VGG(G(z)) - VGG(x) ||_2
-    L_GAN     = -E[log D(G(z))]
+L_total   = L_content + lambda * L_GAN
+L_content = || VGG(G(z)) - VGG(x) ||_2
+L_GAN     = -E[log D(G(z))]
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from wanlab.core.nearest import suggestion
 
-GRADIENT = 0.15         # weight of the gradients in the pixel loss
+GRADIENT = 0.15  # weight of the gradients in the pixel loss
 
 
 def pixel(fake: Tensor, real: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """L1 of the pixels + GRADIENT times L1 of their horizontal and vertical differences; `weight` broadcasts over the pixels."""
+    """L1 of the pixels + GRADIENT times L1 of their horizontal and vertical differences; `weight` broadcasts over
+    the pixels.
+    """
     error = fake - real
     weight = torch.as_tensor(weight, dtype=error.dtype, device=error.device).expand(error.shape)
     across = (error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]
@@ -34,10 +36,15 @@ def taps(network: nn.Module, video: Tensor) -> list[Tensor]:
 
 
 def content(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """|| VGG(G(z)) - VGG(x) ||_2 from the taps of both: per tap relative to the norm of the real one, mean over taps."""
+    """|| VGG(G(z)) - VGG(x) ||_2 from the taps of both: per tap relative to the norm of the real one, mean over
+    taps.
+    """
     if len(fake) != len(real) or not fake:
         raise ValueError(f"L_content compares taps one by one, got {len(fake)} and {len(real)}")
-    terms = [(f - r).square().mean().add(1e-12).sqrt() / r.square().mean().add(1e-6).sqrt().detach() for f, r in zip(fake, real)]
+    terms = [
+        (f - r).square().mean().add(1e-12).sqrt() / r.square().mean().add(1e-6).sqrt().detach()
+        for f, r in zip(fake, real)
+    ]
     return torch.stack(terms).mean()
 
 
@@ -72,8 +79,10 @@ def judge_relativistic(fake: Tensor, real: Tensor) -> Tensor:
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-GAN: dict[str, tuple[Loss, Loss]] = {       # of the generator, of the discriminator; each takes (fake, real) logits
-    "log": (gan_log, judge_log), "hinge": (gan_hinge, judge_hinge), "relativistic": (gan_relativistic, judge_relativistic),
+GAN: dict[str, tuple[Loss, Loss]] = {  # of the generator, of the discriminator; each takes (fake, real) logits
+    "log": (gan_log, judge_log),
+    "hinge": (gan_hinge, judge_hinge),
+    "relativistic": (gan_relativistic, judge_relativistic),
 }
 
 
@@ -85,6 +94,8 @@ def gan(name: str) -> tuple[Loss, Loss]:
 
 
 def r1(logits: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """Gradient penalty on real data (Mescheder et al. 2018): mean over samples of |d logits / d inputs|^2, per logit."""
+    """Gradient penalty on real data (Mescheder et al. 2018): mean over samples of |d logits / d inputs|^2, per
+    logit.
+    """
     gradients = torch.autograd.grad(logits.mean(), list(inputs), create_graph=True)
     return torch.stack([g.square().sum() for g in gradients]).sum() * logits.numel()

@@ -12,22 +12,43 @@ import torch
 from torch import Tensor, nn
 
 
-def ship(module: nn.Module, stage: str, variant: str, out: Path, *, seed: int, steps: int, seconds: float, metrics: dict[str, float],
-         recipe: dict[str, Any], config: Any) -> Path:
-    """Write <stage>.<variant>.safetensors (float16) and provenance-<stage>.<variant>.json into `out`, each whole or not at all."""
+def ship(
+    module: nn.Module,
+    stage: str,
+    variant: str,
+    out: Path,
+    *,
+    seed: int,
+    steps: int,
+    seconds: float,
+    metrics: dict[str, float],
+    recipe: dict[str, Any],
+    config: Any,
+) -> Path:
+    """Write <stage>.<variant>.safetensors (float16) and provenance-<stage>.<variant>.json into `out`, each whole or
+    not at all.
+    """
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{stage}.{variant}.safetensors"
-    weights = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in module.state_dict().items()}
+    weights = {
+        name: value.detach().to("cpu", torch.float16).contiguous() for name, value in module.state_dict().items()
+    }
     part = path.with_suffix(".part")
     save_file(weights, part)
-    part.chmod(0o644)                   # the writer makes files for their owner alone
+    part.chmod(0o644)  # the writer makes files for their owner alone
     part.replace(path)
     provenance = {
-        "stage": stage, "variant": variant, "seed": seed, "steps": steps, "minutes": round(seconds / 60, 1),
-        "device": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread", "metrics": metrics,
-        "recipe": {key: value for key, value in recipe.items() if key != "pool"}, "config": config,
+        "stage": stage,
+        "variant": variant,
+        "seed": seed,
+        "steps": steps,
+        "minutes": round(seconds / 60, 1),
+        "device": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
+        "metrics": metrics,
+        "recipe": {key: value for key, value in recipe.items() if key != "pool"},
+        "config": config,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     note = out / f"provenance-{stage}.{variant}.json"

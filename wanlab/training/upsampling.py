@@ -1,4 +1,6 @@
-"""Training of the two x2 levels of the cascade on degraded procedural clips. See `degradation` for what they are fed."""
+"""Training of the two x2 levels of the cascade on degraded procedural clips. See `degradation` for what they are
+fed.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from wanlab.training.degradation import BASE, Example, Source, clean, crop, degr
 from wanlab.training.descent import Descent
 from wanlab.training.shipping import ship
 
-FRAMES = 4          # consecutive frames of a training clip
+FRAMES = 4  # consecutive frames of a training clip
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Recipe:
             raise ValueError(f"upsample has no variant {self.variant!r}{suggestion(self.variant, VARIANTS)}")
 
 
-VARIANTS = {"residual": 1.0, "no_residual": 0.0}        # the link of the bicubic skip
+VARIANTS = {"residual": 1.0, "no_residual": 0.0}  # the link of the bicubic skip
 
 
 def recipe_of(kind: type, config: dict[str, Any]) -> Any:
@@ -62,12 +64,16 @@ def recipe_of(kind: type, config: dict[str, Any]) -> Any:
 
 
 def train_upsampling(config: dict[str, Any], out: Path) -> dict[str, float]:
-    """Train both levels into `out`; a checkpoint that is there is continued. Writes upsample.<variant>.safetensors and its provenance.
+    """Train both levels into `out`; a checkpoint that is there is continued. Writes upsample.<variant>.safetensors
+    and its provenance.
 
     Returns the figures on held-out clips.
     """
     recipe: Recipe = recipe_of(Recipe, config)
-    data, held = World(size=recipe.size).pool(recipe.clips, recipe.pool), World(size=recipe.size, split="val").pool(recipe.held, recipe.pool)
+    data, held = (
+        World(size=recipe.size).pool(recipe.clips, recipe.pool),
+        World(size=recipe.size, split="val").pool(recipe.held, recipe.pool),
+    )
     levels = nn.ModuleList()
     seconds = 0.0
     for level in range(len(LEVELS)):
@@ -76,8 +82,18 @@ def train_upsampling(config: dict[str, Any], out: Path) -> dict[str, float]:
         levels.append(descent.average.module)
         seconds += descent.seconds
     figures = judge(levels, held)
-    ship(levels, "upsample", recipe.variant, out, seed=recipe.seed, steps=sum(recipe.steps), seconds=seconds, metrics=figures,
-         recipe=asdict(recipe), config=[level.to_config() for level in levels])  # type: ignore[operator, union-attr]
+    ship(
+        levels,
+        "upsample",
+        recipe.variant,
+        out,
+        seed=recipe.seed,
+        steps=sum(recipe.steps),
+        seconds=seconds,
+        metrics=figures,
+        recipe=asdict(recipe),
+        config=[level.to_config() for level in levels],
+    )  # type: ignore[operator, union-attr]
     return figures
 
 
@@ -85,7 +101,9 @@ def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.M
     """Train one level; `below` makes its inputs from base videos in three of four batches."""
     torch.manual_seed(recipe.seed * len(LEVELS) + level)
     module = Upsample(replace(LEVELS[level], link=VARIANTS[recipe.variant]))
-    descent = Descent(module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"level{level}.pt", recipe=asdict(recipe))
+    descent = Descent(
+        module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"level{level}.pt", recipe=asdict(recipe)
+    )
     criterion = objective(recipe.content)
     for step in descent:
         example, rows = draw(level, recipe, data, step, below)
@@ -124,7 +142,9 @@ def draw(level: int, recipe: Recipe, data: Source, step: int, below: nn.Module |
 
 @torch.no_grad()
 def judge(levels: Sequence[nn.Module] | nn.ModuleList, held: Source, batch: int = 8) -> dict[str, float]:
-    """Figures on held-out clips fed with their true base video: each level's PSNR, of bicubic too, sharpness, PSNR of frame 0."""
+    """Figures on held-out clips fed with their true base video: each level's PSNR, of bicubic too, sharpness, PSNR
+    of frame 0.
+    """
     sums: dict[str, float] = {}
     for start in range(0, len(held), batch):
         rows = list(range(start, min(start + batch, len(held))))
@@ -144,8 +164,12 @@ def judge(levels: Sequence[nn.Module] | nn.ModuleList, held: Source, batch: int 
 
 def _figures(result: Tensor, bicubic: Tensor, blind: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {
-        "psnr": psnr(result, target), "psnr_first": psnr(result[:, :1], target[:, :1]), "psnr_bicubic": psnr(bicubic, target),
-        "psnr_no_image": psnr(blind, target), "sharpness": sharpness(result, target), "sharpness_bicubic": sharpness(bicubic, target),
+        "psnr": psnr(result, target),
+        "psnr_first": psnr(result[:, :1], target[:, :1]),
+        "psnr_bicubic": psnr(bicubic, target),
+        "psnr_no_image": psnr(blind, target),
+        "sharpness": sharpness(result, target),
+        "sharpness_bicubic": sharpness(bicubic, target),
     }
 
 
@@ -156,7 +180,9 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 def sharpness(x: Tensor, y: Tensor) -> Tensor:
     """Gradient energy of x relative to y: (b)."""
+
     def energy(v: Tensor) -> Tensor:
         across, down = (v[..., 1:] - v[..., :-1]).square(), (v[..., 1:, :] - v[..., :-1, :]).square()
         return across.mean((1, 2, 3, 4)) + down.mean((1, 2, 3, 4))
+
     return energy(x.clamp(-1, 1)) / energy(y)

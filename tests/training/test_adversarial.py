@@ -1,0 +1,120 @@
+"""Adversarial training of the detail stage, in small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from wanlab.nn.vgg import Vgg
+from wanlab.stages.detail import Config, Detail
+from wanlab.stages.discriminator import Discriminator
+from wanlab.training import adversarial
+from wanlab.training.adversarial import Bank, Recipe, train_content, train_detail, train_texture
+from wanlab.training.descent import Diverged
+from wanlab.training.shipping import read
+
+SMALL = {"clips": 3, "held": 1, "content_steps": 2, "gan_steps": 3, "batch": 2, "crop": 32}
+
+
+@pytest.fixture(scope="module")
+def network() -> Vgg:
+    torch.manual_seed(3)
+    return Vgg().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def trained(network, tmp_path_factory) -> tuple[Path, dict[str, dict[str, float]]]:
+    out = tmp_path_factory.mktemp("detail")
+    return out, {variant: train_detail({**SMALL, "variant": variant}, out, network) for variant in ("gan", "no_gan")}
+
+
+def test_both_variants_are_handed_over_and_the_opponent(trained) -> None:
+    out, figures = trained
+    Detail(Config()).load_state_dict(read(out / "detail.gan.safetensors"))
+    note = json.loads((out / "provenance-discriminator.gan.json").read_text())
+    Discriminator.from_config(note["config"]).load_state_dict(read(out / "discriminator.gan.safetensors"))
+    assert json.loads((out / "provenance-detail.no_gan.json").read_text())["metrics"] == figures["no_gan"]
+    assert {"psnr.whole", "sharpness.content", "distance.whole", "colour.whole"} <= set(figures["gan"])
+
+
+def test_variants_share_the_content_branch_and_differ_in_the_head(trained) -> None:
+    with_gan, without = (read(trained[0] / f"detail.{variant}.safetensors") for variant in ("gan", "no_gan"))
+    same = {name: torch.equal(with_gan[name], without[name]) for name in with_gan}
+    assert all(same[name] for name in same if name.startswith("sharpen"))
+    assert not all(same[name] for name in same if name.startswith("texture"))
+
+
+def noise_bank() -> Bank:
+    """A bank of noise."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (3, 3, 1, 3)
+    return Bank(*(torch.randint(0, 256, (3, 5, c, 48, 48), generator=generator, dtype=torch.uint8) for c in shapes))
+
+
+def texture(recipe: Recipe, network: Vgg, out: Path) -> tuple[Detail, Discriminator]:
+    """Train the head on noise."""
+    torch.manual_seed(0)
+    module, opponent = (
+        Detail(Config(width=8, blocks=1, gan_width=8, gan_blocks=1)),
+        Discriminator(adversarial.discriminator.Config()),
+    )
+    descent = train_texture(recipe, noise_bank(), network, module, opponent, out)
+    return descent.module, opponent
+
+
+@pytest.mark.parametrize(("gan", "r1"), [("log", 0.0), ("hinge", 1.0), ("relativistic", 0.0)])
+def test_a_stopped_duel_ends_as_an_unbroken_one(gan: str, r1: float, network, tmp_path: Path, monkeypatch) -> None:
+    recipe = Recipe(**{**SMALL, "gan_steps": 4}, gan=gan, r1=r1)
+    whole, judge = texture(recipe, network, tmp_path / "whole")
+    calls = iter(range(9))
+    real = adversarial.draw
+
+    def stop(*args):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    original = adversarial.Descent
+    monkeypatch.setattr(adversarial, "Descent", lambda *a, **k: original(*a, **{**k, "save_every": 2}))
+    monkeypatch.setattr(adversarial, "draw", stop)
+    with pytest.raises(KeyboardInterrupt):
+        texture(recipe, network, tmp_path / "broken")
+    monkeypatch.setattr(adversarial, "draw", real)
+    again, judge_again = texture(recipe, network, tmp_path / "broken")
+    for one, other in ((whole, again), (judge, judge_again)):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_only_the_head_learns_in_the_second_phase(network, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Detail(Config(width=8, blocks=1, gan_width=8, gan_blocks=1))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    opponent = Discriminator(adversarial.discriminator.Config())
+    train_texture(Recipe(**SMALL), noise_bank(), network, module, opponent, tmp_path)
+    moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("texture.") for name in moved)
+
+
+def test_a_loss_that_is_not_finite_names_step_clips_and_checkpoint(network, tmp_path: Path, monkeypatch) -> None:
+    calls = iter(range(9))
+    monkeypatch.setattr(
+        adversarial,
+        "faithfulness",
+        lambda *a: (torch.tensor(float("nan") if next(calls) == 2 else 1.0, requires_grad=True), torch.zeros(()), []),
+    )
+    original = adversarial.Descent
+    monkeypatch.setattr(adversarial, "Descent", lambda *a, **k: original(*a, **{**k, "save_every": 1}))
+    with pytest.raises(Diverged, match=r"loss of content is nan at step 2 on clips \[\d, \d\]; .*content.pt at step 2"):
+        train_content(Recipe(**{**SMALL, "content_steps": 5}), noise_bank(), network, tmp_path)
+
+
+def test_wrong_settings_are_told() -> None:
+    with pytest.raises(ValueError, match="no variant 'gann'; nearest: gan"):
+        Recipe(variant="gann")
+    with pytest.raises(ValueError, match="unknown GAN loss"):
+        Recipe(gan="lg")
+    with pytest.raises(FileNotFoundError, match="train that stage first"):
+        train_detail({**SMALL, "upsample": "nowhere.safetensors"}, Path("unused"), Vgg())

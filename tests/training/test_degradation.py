@@ -1,0 +1,94 @@
+"""Degraded examples: what they hold, that they fit together, and that they depend on the generator alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wanlab.data.procedural import World
+from wanlab.training.degradation import Truth, carried, clean, crop, degrade, reduce, shake, through_base, window
+
+
+@pytest.fixture(scope="module")
+def truth() -> Truth:
+    return window(World(size=128).batch(range(4)), 0, 4)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """A generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_clean_example_is_the_truth_at_both_sizes(truth) -> None:
+    example = clean(truth, 128)
+    assert example.video.shape == (4, 4, 3, 64, 64) and example.reference.shape == (4, 4, 3, 128, 128)
+    assert torch.allclose(example.target, 2 * truth.video - 1)
+    assert torch.allclose(example.video, reduce(example.target, 64), atol=1e-6)
+    assert torch.allclose(example.reference[:, 0], example.target[:, 0], atol=1e-6)  # frame 0 is given
+    assert example.valid[:, 0].min() == 1 and 0 <= example.valid.min() <= example.valid.max() <= 1.0001
+
+
+def test_the_reference_comes_close_to_later_frames(truth) -> None:
+    example = clean(truth, 128, rough_masks=False)
+    still = example.target[:, :1].expand_as(example.target)
+    seen = example.valid > 0.99
+    error = ((example.reference - example.target).abs() * seen).mean()
+    assert error < 0.6 * ((still - example.target).abs() * seen).mean()
+
+
+def test_a_window_of_later_frames_has_its_own_motion() -> None:
+    clips = World(size=64).batch(range(2))
+    late = window(clips, 3, 2)
+    everything, _ = carried(window(clips, 0, 8), late.masks, clips.motion, 64)
+    part, _ = carried(late, late.masks, late.motion, 64)
+    assert torch.allclose(part, everything[:, 3:5], atol=1e-6)
+
+
+def test_the_same_generator_gives_the_same_example(truth) -> None:
+    one, other, third = (degrade(truth, 64, seeded(seed)) for seed in (1, 1, 2))
+    for name in ("video", "reference", "valid", "target"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    assert not torch.equal(one.video, third.video)
+
+
+def test_dropped_references_are_grey_and_nowhere_valid(truth) -> None:
+    for seed in range(12):
+        example = degrade(truth, 64, seeded(seed))
+        dropped = example.valid.amax((2, 3, 4)) == 0
+        assert (example.reference.abs().amax((2, 3, 4))[dropped] == 0).all()
+        if dropped.any():
+            return
+    raise AssertionError("no reference was dropped in 12 batches")
+
+
+def test_the_level_below_makes_the_input(truth) -> None:
+    def grey(video, reference, valid):
+        return torch.zeros_like(reference)
+
+    assert degrade(truth, 128, seeded(), grey).video.abs().max() == 0
+    assert degrade(truth, 128, seeded()).video.abs().max() > 0
+
+
+def test_errors_of_motion_spare_frame_0(truth) -> None:
+    shaken = shake(truth.motion, True, seeded())
+    assert torch.equal(shaken[:, 0], truth.motion[:, 0])
+    assert not torch.equal(shaken[:, 1], truth.motion[:, 1])
+    assert torch.equal(shaken[..., 4], truth.motion[..., 4])
+
+
+def test_masks_through_the_base_still_sum_to_one(truth) -> None:
+    masks = through_base(truth.masks, 64, power=0.7)
+    assert masks.shape[-1] == 64 and torch.allclose(masks.sum(1), torch.ones(4, 64, 64), atol=1e-5)
+
+
+def test_a_crop_cuts_the_same_place_out_of_all(truth) -> None:
+    cut = crop(clean(truth, 128), 20, seeded())
+    assert cut.video.shape[-1] == 20 and cut.valid.shape[-1] == cut.target.shape[-1] == 40
+    assert torch.allclose(reduce(cut.target, 20), cut.video, atol=1e-6)
+
+
+def test_clips_without_truth_are_refused() -> None:
+    clips = World(size=64).batch([0])
+    clips.motion = None
+    with pytest.raises(ValueError, match="known motion"):
+        window(clips, 0, 4)

@@ -1,0 +1,66 @@
+"""Descent: checkpoints continue bit for bit, and a loss that is not finite stops it with all one needs to know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from wanlab.training.descent import Descent, Diverged
+
+
+def train(path: Path, until: int = 12, steps: int = 12, **recipe) -> Descent:
+    """A regression whose data depend on the step alone; stops early at `until`, as a kill would after a save."""
+    torch.manual_seed(0)
+    module = nn.Linear(4, 1)
+    descent = Descent(module, steps=steps, rate=0.1, path=path, recipe=recipe, save_every=4, warmup=2)
+    for step in descent:
+        if step == until:
+            break
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        descent.down((module(x) - x.sum(1, keepdim=True)).square().mean(), [step])
+    return descent
+
+
+def test_it_goes_down(tmp_path: Path) -> None:
+    weight = train(tmp_path / "a.pt", steps=120, until=120).module.weight
+    assert torch.allclose(weight, torch.ones(1, 4), atol=0.05)
+
+
+def test_a_stopped_training_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole.pt")
+    train(tmp_path / "broken.pt", until=9)  # the checkpoint is of step 8
+    again = train(tmp_path / "broken.pt")
+    assert again.step == 12
+    for name, value in whole.average.module.state_dict().items():
+        assert torch.equal(value, again.average.module.state_dict()[name])
+    assert torch.equal(whole.module.weight, again.module.weight)
+    assert list(train(tmp_path / "whole.pt")) == []
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "a.pt", width=4)
+    with pytest.raises(ValueError, match="another recipe: width was 4"):
+        train(tmp_path / "a.pt", width=5)
+
+
+def test_a_loss_that_is_not_finite_stops_it(tmp_path: Path) -> None:
+    descent = Descent(nn.Linear(2, 1), steps=10, rate=0.1, path=tmp_path / "a.pt", save_every=2)
+    with pytest.raises(
+        Diverged, match=r"is nan at step 5 on clips \[7, 9\]; the last good checkpoint is .*a.pt at step 4"
+    ):
+        for step in descent:
+            loss = descent.module.weight.square().sum()
+            descent.down(loss * float("nan") if step == 5 else loss, [7, 9])
+    assert torch.isfinite(descent.module.weight).all()
+    other = Descent(nn.Linear(2, 1), steps=10, rate=0.1, path=tmp_path / "b.pt")
+    with pytest.raises(Diverged, match="no checkpoint was saved"):
+        other.down(torch.tensor(float("inf")))
+
+
+def test_a_step_without_down_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"step 0 of a.pt ended without"):
+        for _ in Descent(nn.Linear(2, 1), steps=2, rate=0.1, path=tmp_path / "a.pt"):
+            continue
