@@ -17,7 +17,8 @@ class Attention(Hookable):
     def __init__(self, frames: bool) -> None:
         super().__init__()
         self.frames, self.qkv = frames, nn.Linear(C, 3 * C)
-        self.SITES = {"z": "b n k f d", "pattern": "b n k f j"} if frames else {"z": "b f k n d", "pattern": "b f k n j"}
+        lead, query = ("b n k", "f") if frames else ("b f k", "n")
+        self.SITES = {"z": f"{lead} {query} d", "pattern": f"{lead} {query} j"}
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(1, 2) if self.frames else x
@@ -60,7 +61,8 @@ class Denoiser(Hookable):
         self.register_buffer("scale", torch.ones(1))
 
     def forward(self, x: Tensor, steps: int = 3) -> Tensor:
-        with clock.announce(steps=steps, branches=BRANCHES, seeds=range(10, 10 + len(x)), tokens_of=tokens_of):
+        with clock.announce(steps=steps, branches=BRANCHES, seeds=range(10, 10 + len(x)), tokens_of=tokens_of,
+                            text_sites="text"):
             text = {}
             for branch in BRANCHES:
                 with clock.at(branch=branch):

@@ -55,8 +55,8 @@ SIMPLE = [
 ]
 
 
-def event(x: Tensor = X, identity: Tensor | None = None, seeds: tuple[int, ...] | None = None, site: Site = SITE) -> Event:
-    return Event(site, Tick(2, 0.5, "cond"), Plan(steps=4, seeds=seeds), torch.ones_like(x) if identity is None else identity)
+def event(x: Tensor = X, seeds: tuple[int, ...] | None = None, site: Site = SITE) -> Event:
+    return Event(site, Tick(2, 0.5, "cond"), Plan(steps=4, seeds=seeds), torch.ones_like(x))
 
 
 def through_yaml(data: dict) -> dict:
@@ -72,9 +72,10 @@ def test_yaml_in_and_out(edit: Edit) -> None:
     assert edit_from_dict(data).to_dict() == data
 
 
-@given(st.sampled_from(SIMPLE), st.none() | indices, st.none() | indices, st.none() | st.sampled_from(["cond", "uncond"]))
+@given(st.sampled_from(SIMPLE), st.none() | indices, st.none() | indices, st.sampled_from([None, "cond", "uncond"]))
 def test_limits_travel_with_any_kind(edit: Edit, frames: list, steps: list, branch: str) -> None:
-    data = edit.to_dict() | {key: value for key, value in (("frames", frames), ("steps", steps), ("branch", branch)) if value}
+    limits = {"frames": frames, "steps": steps, "branch": branch}
+    data = edit.to_dict() | {key: value for key, value in limits.items() if value}
     read = edit_from_dict(data)
     assert edit_from_dict(through_yaml(read.to_dict())) == read
     assert (read.hash == edit.hash) == (read == edit)
@@ -125,7 +126,8 @@ def test_what_each_kind_does() -> None:
     shuffled = ShuffleFrames("a", seed=1).apply(X, event())
     assert not torch.equal(shuffled, X) and torch.equal(shuffled.sort(1)[0], X.sort(1)[0])
     low = LowPassFrames("a").apply(X, event())
-    assert torch.allclose(low[:, 1], X[:, :3].mean(1), atol=1e-6) and torch.allclose(low[:, 0], X[:, :2].mean(1), atol=1e-6)
+    assert torch.allclose(low[:, 1], X[:, :3].mean(1), atol=1e-6)
+    assert torch.allclose(low[:, 0], X[:, :2].mean(1), atol=1e-6)
     assert torch.equal(Replace("a", lambda x: x.zero_()).apply(X, event()), torch.zeros_like(X)) and X.any()
 
 
@@ -184,7 +186,7 @@ def test_a_patch_of_another_geometry_or_an_unknown_site_raises() -> None:
     with pytest.raises(RecordError, match=r"shape \(2, 4, 5, 8\), blocks.0.out \(3, 4, 5, 8\).*b differ"), \
             trace(model, Patch("blocks.0.out", clean.record)):
         model(start(3))
-    with pytest.raises(UnknownSite, match="'blocks.1.out' is not recorded; nearest: blocks.0.out"):
+    with pytest.raises(UnknownSite, match=r"'blocks.1.out' is not recorded; nearest: blocks.0.out"):
         trace(model, Patch("blocks.1.out", clean.record))
 
 

@@ -95,3 +95,13 @@ def test_copies_and_pickles_of_a_traced_module_are_not_traced() -> None:
 
 def test_nearest_ranks_by_likeness() -> None:
     assert nearest("hed", ["tail", "head", "heads"], 2) == ["head", "heads"]
+
+
+def test_two_sites_of_one_name_are_refused() -> None:
+    class Twice(Wrong):
+        SITES = {"inner.out": "b c"}
+
+    module = Twice()
+    module.inner = Wrong()
+    with pytest.raises(ValueError, match=r"two sites have one name: inner.out"):
+        sites_of(module)

@@ -7,6 +7,7 @@ import hashlib
 import random
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from wanlab.core import (
     ReverseFrames,
     Scale,
     SelectionError,
+    Trace,
     UnknownSite,
     Zero,
     clock,
@@ -35,7 +37,7 @@ from wanlab.core import (
 )
 
 
-def run(model: Denoiser, edits: object = (), capture: object = (), rows: int = 3, **kwargs: object) -> tuple[Tensor, object]:
+def run(model: Denoiser, edits: Any = (), capture: Any = (), rows: int = 3, **kwargs: Any) -> tuple[Tensor, Trace]:
     with torch.no_grad(), trace(model, edits, capture, **kwargs) as t:
         out = model(start(rows))
     return out, t
@@ -113,7 +115,7 @@ def test_edits_at_one_site_compose_in_order_and_nested_traces_from_the_outside_i
 
 def test_patterns_are_computed_only_when_wanted_and_can_be_edited() -> None:
     model, site = Denoiser(), "blocks.0.temporal.pattern"
-    out, t = run(model, CutFrames("**.temporal.pattern@steps=1"), f"{site}@steps=0,1")
+    _, t = run(model, CutFrames("**.temporal.pattern@steps=1"), f"{site}@steps=0,1")
     assert [len(line.seen) for line in t.ledger if line.what.startswith("capture")] == [4]
     kept = t.record[site].tensor
     assert torch.allclose(kept[1], torch.eye(4).expand_as(kept[1])) and (kept[0] > 0).all()
@@ -150,7 +152,7 @@ def test_known_shapes_and_clocks_are_checked_before_anything_runs() -> None:
     model = Denoiser()
     with Probe(model) as probe:
         model(start(), steps=1)
-    with pytest.raises(PositionError, match="blocks.0.spatial.z: heads=2 is outside"):
+    with pytest.raises(PositionError, match=r"blocks.0.spatial.z: heads=2 is outside"):
         trace(model, Zero("blocks.0.spatial.z", heads=2), sites=probe.sites)
     with pytest.raises(SelectionError, match="picture fires outside any step"):
         trace(model, Zero("picture@steps=0"), sites=probe.sites)
@@ -165,9 +167,10 @@ def test_steps_at_a_site_outside_the_loop_raise() -> None:
 
 def test_what_never_fired_or_fired_too_little_raises_and_is_in_the_ledger() -> None:
     model = Denoiser()
-    with pytest.raises(LedgerError, match="zero\\(picture\\) at picture: the site never fired"), trace(model, Zero("picture")):
+    with pytest.raises(LedgerError, match=r"zero\(picture\) at picture: the site never fired"), \
+            trace(model, Zero("picture")):
         pass
-    with pytest.raises(LedgerError, match="zero\\(latent\\) at latent: did not act at step 2") as caught, \
+    with pytest.raises(LedgerError, match=r"zero\(latent\) at latent: did not act at step 2") as caught, \
             trace(model, Zero("latent"), steps=3) as t, clock.announce(steps=3):
         for step in range(2):
             with clock.at(step=step):
@@ -180,8 +183,9 @@ def test_what_never_fired_or_fired_too_little_raises_and_is_in_the_ledger() -> N
 
 def test_a_missing_branch_is_missed() -> None:
     model = Denoiser()
-    with pytest.raises(LedgerError, match="did not act at step 0, branch uncond"), trace(model, Zero("blocks.0.resid")), \
-            clock.announce(steps=1, branches=("cond", "uncond")), clock.at(step=0, branch="cond"):
+    with pytest.raises(LedgerError, match="did not act at step 0, branch uncond"), \
+            trace(model, Zero("blocks.0.resid")), clock.announce(steps=1, branches=("cond", "uncond")), \
+            clock.at(step=0, branch="cond"):
         model.blocks[0](start())
     with pytest.raises(LedgerError, match="never due: the site fired at step 0, branch cond"), \
             trace(model, Zero("blocks.0.resid@branch=uncond")), clock.at(step=0, branch="cond"):
@@ -195,6 +199,15 @@ def test_a_fork_is_not_expected_to_run_the_steps_before_it() -> None:
     assert t.ledger.ok and [line.due(t.ledger.plan) for line in t.ledger] == [{(2, None)}]
 
 
+def test_a_pattern_may_be_limited_to_what_runs() -> None:
+    model = Denoiser()
+    with trace(model, Zero("**.out"), within=lambda site: site.startswith("blocks.0")) as t:
+        model.blocks[0](start())
+    assert [line.site for line in t.ledger] == ["blocks.0.out"]
+    with pytest.raises(UnknownSite, match="'picture' matches picture, but nothing that runs here"):
+        trace(model, Zero("picture"), within=lambda site: site.startswith("blocks"))
+
+
 def test_a_ledger_error_never_masks_an_exception() -> None:
     with pytest.raises(ZeroDivisionError), trace(Denoiser(), Zero("picture")):
         raise ZeroDivisionError
@@ -204,7 +217,7 @@ def test_the_first_non_finite_value_is_found_with_site_step_and_branch() -> None
     model = Denoiser()
     spoil = Replace("blocks.1.spatial.z@steps=1,branch=uncond", lambda x: x / 0)
     model.blocks[1].spatial.qkv.weight.data[-1] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"values are NaN or infinite at blocks.1.spatial.z \(step 0, branch cond\)"):
+    with pytest.raises(NonFiniteError, match=r"NaN or infinite at blocks.1.spatial.z \(step 0, branch cond\)"):
         run(model, watch_finite=True)
     model = Denoiser()
     with pytest.raises(NonFiniteError, match=r"blocks.1.spatial.z after replace\(.*\(step 1, branch uncond\)"):
@@ -220,7 +233,8 @@ def test_stop_after_saves_the_rest() -> None:
         model(start())
         later.append(1)
     assert not later and t.ledger.stopped and t.ledger.ok and len(t.record.firings) == 3
-    with pytest.raises(LedgerError, match="stop_after"), trace(model, stop_after="blocks.0.out@steps=1"), clock.at(step=0):
+    with pytest.raises(LedgerError, match="stop_after"), trace(model, stop_after="blocks.0.out@steps=1"), \
+            clock.at(step=0):
         model.blocks[0](start())
     assert state(model) == state(Denoiser())
 

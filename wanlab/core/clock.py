@@ -39,6 +39,7 @@ class Plan:
     branches: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None                                # of each row
     tokens_of: Callable[[str, int], Sequence[int]] | None = None    # word, row -> its tokens
+    text_sites: str | None = None                                   # glob of the sites whose tokens are the prompt's
 
 
 _NOWHERE, _UNPLANNED = Tick(), Plan()
@@ -71,15 +72,16 @@ def at(*, step: int | None = None, sigma: float | None = None, branch: str | Non
 
 @contextmanager
 def announce(*, steps: int | None = None, start: int | None = None, branches: Sequence[str] | None = None,
-             seeds: Sequence[int] | None = None,
-             tokens_of: Callable[[str, int], Sequence[int]] | None = None) -> Iterator[Plan]:
+             seeds: Sequence[int] | None = None, tokens_of: Callable[[str, int], Sequence[int]] | None = None,
+             text_sites: str | None = None) -> Iterator[Plan]:
     """Tell what the run within the block will do: "last" then means something, and ledgers know what to expect.
 
-    `tokens_of(word, row)` gives the tokens of a word in a row's prompt, and raises LookupError with the prompt's words.
+    `tokens_of(word, row)` gives the tokens of a word in a row's prompt, and raises LookupError with the prompt's words;
+    `text_sites` is a glob of the sites whose axis j (else n) begins with those tokens: `words=` means nothing elsewhere.
     """
     before = _plan.get()
     told = {
-        "steps": steps, "start": start, "tokens_of": tokens_of,
+        "steps": steps, "start": start, "tokens_of": tokens_of, "text_sites": text_sites,
         "branches": None if branches is None else tuple(branches),
         "seeds": None if seeds is None else tuple(seeds),
     }

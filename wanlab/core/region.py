@@ -9,12 +9,15 @@ from torch import Tensor
 
 from wanlab.core.clock import Plan
 from wanlab.core.index import positions
+from wanlab.core.pattern import matches
 from wanlab.core.select import AXIS_OF, Select, SelectionError
 from wanlab.core.site import Site
 
 
 def check(select: Select, site: Site, plan: Plan) -> None:
     """Whether the selection fits a site, as far as is known before a run: axes always, sizes and steps where known."""
+    if select.words is not None and plan.tokens_of is not None:
+        _carries_text(site, plan)
     for key, axis in _limits(select, site):
         if site.shape is not None and getattr(select, key, None) is not None and key in AXIS_OF and key != "rows":
             positions(getattr(select, key), site.shape[site.axes.index(axis)], f"{site.name}: {key}")
@@ -54,6 +57,7 @@ def narrow(select: Select, site: Site, x: Tensor, plan: Plan) -> Tensor:
     for key, axis in _limits(select, site):
         at = site.axes.index(axis)
         if key == "words":
+            _carries_text(site, plan)
             per_row = {tuple(_tokens(select.words, row, plan)) for row in range(_rows(site, x))}
             if len(per_row) > 1:
                 raise SelectionError(f"{site.name}: the words {', '.join(select.words)} stand at different tokens in "
@@ -93,13 +97,22 @@ def _rows(site: Site, x: Tensor) -> int:
 
 
 def _tokens(words: Sequence[str], row: int, plan: Plan) -> list[int]:
-    if plan.tokens_of is None:
-        raise SelectionError(f"words={'|'.join(words)}: nothing here knows the prompt's words; announce tokens_of, or "
-                             "use tokens= or keys=")
     return sorted({token for word in words for token in plan.tokens_of(word, row)})
 
 
+def _carries_text(site: Site, plan: Plan) -> None:
+    if plan.tokens_of is None:
+        raise SelectionError("words= is no use here: nothing knows the prompt's words; announce tokens_of, or use tokens= "
+                             "or keys=")
+    if plan.text_sites is None:
+        raise SelectionError("words= needs to know which sites carry the prompt's tokens: announce text_sites")
+    if not matches(plan.text_sites, site.name):
+        raise SelectionError(f"the tokens of {site.name} are not the prompt's, so words= cannot limit it; those of "
+                             f"{plan.text_sites} are")
+
+
 def _words(words: Sequence[str], site: Site, x: Tensor, plan: Plan) -> Tensor:
+    _carries_text(site, plan)
     at = site.axes.index("j" if "j" in site.axes else "n")
     part = torch.zeros(_rows(site, x), x.shape[at], dtype=torch.bool)
     for row in range(len(part)):

@@ -34,8 +34,8 @@ class Select:
     """A pattern `at` of site names with limits; None means no limit.
 
     heads, frames, tokens, keys, slots, channels, units, rows: positions on the axes k f n j m c d b (with Python's
-    meaning of negative numbers and slices). words: the tokens of words of the prompt, on axis j, else n, in branch `cond`
-    unless told otherwise. mask: boolean array h w or b h w of any resolution. steps, branch: when; sigma: (low, high).
+    meaning of negative numbers and slices). words: the tokens of words of the prompt, on axis j, else n, in branch
+    `cond` unless told otherwise. mask: boolean, h w or b h w, any resolution. steps, branch: when; sigma: (low, high).
     """
 
     at: str

@@ -116,6 +116,9 @@ class Sites(Sequence[Site]):
 
     def __init__(self, sites: Sequence[Site] = ()) -> None:
         self._sites = {site.name: site for site in sites}
+        if len(self._sites) < len(sites):
+            names = [site.name for site in sites]
+            raise ValueError(f"two sites have one name: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
 
     def __len__(self) -> int:
         return len(self._sites)

@@ -55,7 +55,7 @@ class BaseTap:
         return any(tap is self for tap in _open.get())
 
 
-# Compiled callables run uncompiled while any tap hangs: sites are not in their graphs, and a graph cannot hold the clock.
+# Compiled callables run uncompiled while any tap hangs: their graphs have no sites, and could not hold the clock.
 _hanging: set[int] = set()
 _stance: list[Any] = []
 

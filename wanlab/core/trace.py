@@ -25,7 +25,7 @@ from wanlab.core.ledger import Ledger, Line
 from wanlab.core.record import GIB, Entry, Key, Record, check_budget
 from wanlab.core.region import check, narrow
 from wanlab.core.select import AXIS_OF, Select
-from wanlab.core.site import Hookable, Site, Sites, hookables
+from wanlab.core.site import Hookable, Site, Sites, UnknownSite, hookables
 from wanlab.core.stat import Statistic, statistic
 from wanlab.core.tap import BaseTap
 
@@ -62,13 +62,14 @@ class Trace(BaseTap):
     """A `with` that edits and records; see `trace` for its arguments. Afterwards: `record`, `ledger`, `statistics`."""
 
     def __init__(self, root: nn.Module, edits: Sequence[Edit], capture: Sequence[Any], plan: Plan, budget: int | None,
-                 strict: bool, watch_finite: bool, stop_after: Any, sites: Sites | None) -> None:
+                 strict: bool, watch_finite: bool, stop_after: Any, sites: Sites | None,
+                 within: Callable[[str], bool] | None) -> None:
         super().__init__()
         self.record, self.ledger = Record(budget), Ledger()
         self.statistics: dict[str, Statistic] = {}
         self._strict, self._watch, self._told = strict, watch_finite, plan
         self._modules = {id(module): module for module in hookables(root).values()}
-        self._places = _places(root, sites)
+        self._places, self._within = _places(root, sites), within
         self._plan_seen: Plan | None = None
         self._plan = plan
         edits = [edits] if isinstance(edits, Edit) else list(edits)
@@ -85,19 +86,27 @@ class Trace(BaseTap):
         for edit in edits:
             if not isinstance(edit, Edit):
                 raise EditError(f"{edit!r} is no edit: write Zero('site'), or read data by edit_from_dict")
-            for site in found.find(edit.where.at):
+            for site in self._find(found, edit.where):
                 edit.check(site)
                 at[site.name].edits.append((edit, self.ledger.line(str(edit), site.name, edit.where)))
         for capture in captures:
-            for site in found.find(capture.where.at):
+            for site in self._find(found, capture.where):
                 line = self.ledger.line(f"capture {capture}", site.name, capture.where)
                 at[site.name].captures.append((capture, line))
         if stop_after is not None:
             select = Select.of(stop_after)
-            for site in found.find(select.at):
+            for site in self._find(found, select):
                 at[site.name].stop = (select, self.ledger.line(f"stop_after {select}", site.name, select))
         if not self._watch:
             self._places = {key: place for key, place in self._places.items() if any(place.selections())}
+
+    def _find(self, sites: Sites, select: Select) -> Sites:
+        """The sites that a selection names, of those that run here; none at all raises."""
+        found = sites.find(select.at)
+        here = Sites([site for site in found if self._within is None or self._within(site.name)])
+        if not here:
+            raise UnknownSite(f"{select.at!r} matches {found.names[0]}, but nothing that runs here")
+        return here
 
     def _check_plan(self) -> None:
         """Check every selection against what the run has announced; once for each announcement."""
@@ -212,20 +221,22 @@ def trace(root: nn.Module, edits: Sequence[Edit] | Edit = (), capture: Sequence[
           steps: int | None = None, start: int = 0, branches: Sequence[str] | None = None,
           seeds: Sequence[int] | None = None, tokens_of: Callable[[str, int], Sequence[int]] | None = None,
           budget: int | None = 2 * GIB, strict: bool = True, watch_finite: bool = False, stop_after: Any = None,
-          sites: Sites | None = None) -> Trace:
+          sites: Sites | None = None, within: Callable[[str], bool] | None = None) -> Trace:
     """A context in which `edits` act and `capture` is kept at the sites of the Hookables under `root`.
 
     edits: in order; at one site they compose. capture: selections as strings, with " -> mean" and the like (`Capture`).
     steps, start, branches, seeds, tokens_of: what the run will do, where it does not announce it by `clock.announce`.
     budget: bytes of captured values in memory. strict: whether a ledger that does not agree raises at the end.
     watch_finite: raise at the first site where NaN or infinity passes. stop_after: end the forward after this site.
-    sites: the sites with known shapes (from a `Probe`), for checks before the run.
+    sites: the sites with known shapes (from a `Probe`), for checks before the run. within: which sites will run at all,
+    by name; a pattern then means those alone.
 
     Raises UnknownSite, SelectionError, EditError, BudgetError on the call; LedgerError on leaving the block.
     """
     plan = Plan(steps, start, None if branches is None else tuple(branches), None if seeds is None else tuple(seeds),
                 tokens_of)
-    return Trace(root, edits, capture, plan, budget, strict, watch_finite, stop_after, sites)   # type: ignore[arg-type]
+    return Trace(root, edits, capture, plan, budget, strict, watch_finite, stop_after, sites,  # type: ignore[arg-type]
+                 within)
 
 
 def _places(root: nn.Module, known: Sites | None) -> dict[tuple[int, str], _Place]:
