@@ -30,7 +30,7 @@ _HOME = {
     "warp_error": "warp",
     "motion_accuracy": "motion",
     "shape_accuracy": "shape",
-    "ghost": "ghost",
+    "ghosting": "ghost",
     "MotionNet": "motionnet",
     "ShapeNet": "shape",
 }

@@ -297,7 +297,7 @@ def _shape_accuracy(device: torch.device) -> Callable[[Batch], Tensor]:
 
 def _ghost(device: torch.device) -> Callable[[Batch], Tensor]:
     del device
-    return lambda batch: part("ghost").ghost(batch.video.cpu(), batch.factors, COLOURS)
+    return lambda batch: part("ghost").ghosting(batch.video.cpu(), batch.factors, COLOURS)
 
 
 def _fvd(device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -339,7 +339,7 @@ CATALOGUE: dict[str, Entry] = {entry.info.name: entry for entry in (
             _against_reference("quality", "sharpness")),
     _sample("background_psnr", True, "reference masks", "signal-to-noise ratio outside the true clip's objects, dB",
             _background),
-    _sample("ghost", False, "factors", "colour of the objects left where they are not, last frame", _ghost),
+    _sample("ghost", False, "factors", "tint that the objects leave where they started, as opacity", _ghost),
 )}  # fmt: skip
 
 
