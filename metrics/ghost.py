@@ -35,8 +35,8 @@ def ghosting(video: Tensor, factors: Sequence[Mapping[str, Any]], palette: Palet
         palette: name -> (r, g, b) of all colours of the world.
 
     Returns:
-        `b`, about 0 for true clips (a tinted background moves it by a few hundredths), about the opacity of a ghost up to
-        0.3; a stronger one that touches the object counts as object.
+        `b`, about 0 for true clips (a tinted background moves it by a few hundredths), about the opacity of a ghost up
+        to 0.3; a stronger one that touches the object counts as object.
     """
     video = check_video(video, minimum_frames=2)[:, [0, -1]].cpu()
     masks, names = colour_masks(video, palette), list(palette)  # b 2 k h w
