@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanlab.core import Capture, Edit, Ledger, Record, Sites, checked, clock, probe, trace
-from wanlab.core.nearest import suggestion
+from wanlab.core import Capture, Edit, Ledger, Probe, Record, Sites, clock, suggestion, trace
 
 Outputs = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -102,7 +101,7 @@ class Pipeline(nn.Module):
     def run_node(self, name: str, inputs: Mapping[str, Outputs], request: Request, edits: Sequence[Edit] = (),
                  capture: Sequence[Capture | str] = (), progress: Progress | None = None) -> Outputs:
         """Run one node for the request's rows under `edits` (those that live in it) and return its tensors on the CPU."""
-        with self._announced(request), trace(self, edits=edits, capture=capture):
+        with self._announced(request), trace(self, edits=edits, capture=capture, sites=self._sites()):
             return self._run_here(name, inputs, request, progress)
 
     @torch.no_grad()
@@ -119,7 +118,7 @@ class Pipeline(nn.Module):
         progress    called with (steps done, steps) in the denoising loop
         """
         request = self.request(image, prompt, seed, steps=steps, guidance=guidance, negative=negative)
-        with self._announced(request), trace(self, edits=list(edits), capture=list(capture)) as t:
+        with self._announced(request), trace(self, edits=list(edits), capture=list(capture), sites=self._sites()) as t:
             nodes: dict[str, Outputs] = {}
             for node in self.nodes:
                 nodes[node.name] = self._run_here(node.name, nodes, request, progress)
@@ -168,8 +167,9 @@ class Pipeline(nn.Module):
 
     def _sites(self) -> Sites:
         if "_known_sites" not in self.__dict__:
-            with torch.no_grad():
-                self.__dict__["_known_sites"] = probe(self, self._dry_run)
+            with torch.no_grad(), Probe(self) as probe:
+                self._dry_run()
+            self.__dict__["_known_sites"] = probe.sites
         return self.__dict__["_known_sites"]
 
     def _dry_run(self) -> None:
@@ -197,7 +197,7 @@ class Pipeline(nn.Module):
     def edits_for(self, node: str, edits: Iterable[Edit]) -> list[Edit]:
         """Those of `edits` that touch a site of this node, in order."""
         names = {site.name for site in self._sites() if self._owner(site.name) == node}
-        return [edit for edit in edits if any(site.name in names for site in self._sites().find(edit.where.site))]
+        return [edit for edit in edits if any(site.name in names for site in self._sites().find(edit.where.at))]
 
     def _owner(self, site: str) -> str | None:
         """The node that runs a site's stage."""
@@ -209,7 +209,7 @@ class Pipeline(nn.Module):
     def check(self, edits: Sequence[Edit], request: Request) -> None:
         """Raise, before anything runs, for whatever `edits` could not do on this pipeline under this request."""
         with self._announced(request):
-            checked(self, edits, sites=self._sites())
+            trace(self, edits=edits, sites=self._sites())
 
     # -- being ------------------------------------------------------------------------------------------------------------
     @property

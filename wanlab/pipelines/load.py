@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,21 @@ from wanlab.core.nearest import suggestion
 from wanlab.pipelines.cascade import STAGES, Cascade
 from wanlab.stages import align, detail, discriminator, fusion, generator, image, text, upsample
 
+
+@dataclass(frozen=True)
+class LevelsConfig:
+    """The x2 levels of a super-resolution cascade, smallest first: one upsample.Config as plain data each."""
+
+    levels: tuple[dict[str, Any], ...]
+
+
+class Levels(nn.ModuleList):
+    """The cascade's levels as one stage: `upsample.0`, `upsample.1`, …"""
+
+    def __init__(self, config: LevelsConfig) -> None:
+        super().__init__(upsample.Upsample.from_config(level) for level in config.levels)
+
+
 PRESETS = Path(__file__).parent.parent / "weights"
 
 # stage -> class name in pipeline.json -> (module class, configuration class)
@@ -24,7 +40,7 @@ CLASSES: dict[str, dict[str, tuple[type[nn.Module], type]]] = {
     "fusion": {"cross_attention": (fusion.CrossAttentionFusion, fusion.Config)},
     "generator": {"unet": (generator.Generator, generator.Config)},
     "align": {name: (cls, align.Config) for name, cls in align.VARIANTS.items()},
-    "upsample": {"cascade": (upsample.Cascade, upsample.CascadeConfig)},
+    "upsample": {"levels": (Levels, LevelsConfig)},
     "detail": {"enhancer": (detail.Detail, detail.Config)},
     "discriminator": {"vgg": (discriminator.Discriminator, discriminator.Config)},
 }

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wanlab.core import trace
 from wanlab.data.procedural import World
 from wanlab.training import checkpoint
 from wanlab.training.diffusion import (
-    Bank, Base, Recipe, bank, bypassed, draw, dropped, ground_step, losses, optimiser, schedule, set_rate, update,
+    Bank, Base, Recipe, bank, draw, dropped, ground_step, losses, optimiser, schedule, set_rate, update,
 )
 
 
@@ -62,8 +63,7 @@ def _step(base: Base, data: Bank, recipe: Recipe, optim: torch.optim.Optimizer, 
         loss = ground_step(base, draw(data, recipe.grounding_batch, quiet, generator), generator)
         update(base, optim, loss, step)
         return {"loss": loss.detach()}
-    temporal, aligner = dropped(base, recipe, generator)
-    with bypassed(temporal, "out"), bypassed(aligner, "out", "valid", "scope"):
+    with trace(base, edits=dropped(base, recipe, generator)):
         terms, _, _ = losses(base, draw(data, recipe.batch, recipe, generator), recipe, generator)
         loss = sum((recipe.weights.get(name, 1.0) * term for name, term in terms.items()), torch.zeros(()))
     update(base, optim, loss, step)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from wanlab.core import Hookable
+from wanlab.core import Bypass, Edit
 from wanlab.data.clip import Clips
 from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, VOCABULARY, World
 from wanlab.pipelines.denoise import Prediction, motion_std, predict
@@ -91,33 +89,6 @@ def labels(clips: Clips) -> Tensor:
     return out
 
 
-class Without:
-    """A tap that bypasses the sites it hangs on: module dropout by the same door that edits use."""
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-
-    def listens(self, module: Hookable, name: str) -> bool:
-        return name in self.names
-
-    def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
-        if name not in self.names:
-            return x
-        return identity() if callable(identity) else identity
-
-
-@contextmanager
-def bypassed(modules: list[Hookable], *names: str) -> Iterator[None]:
-    """Bypass the named sites of `modules` inside the block."""
-    for module in modules:
-        module._taps = (Without(*names),)
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module._taps
-
-
 def slot_loss(base: Base, slots: Tensor, truth: Tensor) -> Tensor:
     """Cross-entropy of colour, shape and motion, read from the fused slot tokens."""
     logits = base["classify"](slots).split([len(COLOURS), len(SHAPES), len(MOTIONS)], -1)
@@ -133,6 +104,8 @@ def mask_loss(base: Base, still: image.Image, condition: fusion.Condition, masks
 
 
 class Batch(NamedTuple):
+    """Rows of a `Bank` as numbers in [0, 1]; `ids` of a row without text are 0, `present` (b) is 0 without image."""
+
     video: Tensor
     masks: Tensor
     motion: Tensor
@@ -227,9 +200,12 @@ def update(base: Base, optim: torch.optim.Optimizer, loss: Tensor, step: int) ->
     optim.step()
 
 
-def dropped(base: Base, recipe: Recipe, generator: torch.Generator) -> tuple[list[Hookable], list[Hookable]]:
-    """Which modules this step does without: (temporal attentions, align stage)."""
+def dropped(base: Base, recipe: Recipe, generator: torch.Generator) -> list[Edit]:
+    """Module dropout: the edits of this step, the same that remove a component at inference."""
     chance = torch.rand(2, generator=generator)
-    temporal = [m for n, m in base.named_modules() if n.endswith(".temporal")] if chance[0] < recipe.drop_temporal else []
-    aligner = [base["align"]] if chance[1] < recipe.drop_align else []
-    return temporal, aligner  # type: ignore[return-value]
+    edits: list[Edit] = []
+    if recipe.temporal and chance[0] < recipe.drop_temporal:
+        edits.append(Bypass("generator.**.temporal.out"))
+    if recipe.align != "none" and chance[1] < recipe.drop_align:
+        edits.append(Bypass("align.{out,valid,scope}"))
+    return edits
