@@ -85,7 +85,7 @@ def _panel(panel: Axes, effects: Sequence[Effect], cells: Sequence[str]) -> None
                    markerfacecolor="white" if effect.kind == "unclear" else colour, markeredgewidth=0.8)
     panel.set_yticks(range(len(cells)), cells)
     panel.set_ylim(len(cells) - 0.5, -0.5)
-    panel.locator_params(axis="x", nbins=4)
+    panel.locator_params(axis="x", nbins=3)
     panel.ticklabel_format(axis="x", style="plain", useOffset=False)
     panel.margins(x=0.12)
     arrow = ARROWS[effects[0].better]

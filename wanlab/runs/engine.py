@@ -67,6 +67,9 @@ class Executor:
         for name, cell in self.cells.items():
             if name not in self.done:
                 cell.reset()
+        earlier = {name for name, cell in folder.cells().items() if cell.root != self.cells[name].root} - self.done
+        if earlier:
+            monitor.note(f"finished before with other code, weights or data, so run again: {', '.join(sorted(earlier))}")
 
     def finished(self, cell: str, chunk: int) -> bool:
         """Whether this batch of the cell need not run again."""

@@ -191,7 +191,20 @@ def _prepare(name: str, study: Study, document: Document, pipe: Any,
         attempt((), lambda: pipe.check(edits, request))
     if any(problem.path[:2] == ("cells", name) for problem in problems):
         return pipe, edits, {}
-    return pipe, edits, {node.name: list(pipe.edits_for(node.name, edits)) for node in pipe.nodes}
+    return pipe, edits, {node.name: edits_in(pipe, node, edits) for node in pipe.nodes}
+
+
+def edits_in(pipe: Any, node: Any, edits: Sequence[Any]) -> list[Any]:
+    """The edits that touch a node, narrowed to its sites: a pattern that reaches over several nodes would otherwise wait
+    in each of them for sites that fire in the others."""
+    narrowed = []
+    for edit in pipe.edits_for(node.name, edits):
+        names = [site.name for site in pipe.sites(edit.where.at)]
+        mine = [name for name in names if any(name.startswith(f"{stage}.") for stage in node.stages)]
+        if len(mine) < len(names):
+            edit = replace(edit, at=mine[0] if len(mine) == 1 else "{" + ",".join(mine) + "}")
+        narrowed.append(edit)
+    return narrowed
 
 
 def message_of(error: BaseException) -> str:

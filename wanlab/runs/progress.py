@@ -65,6 +65,10 @@ class Monitor:
         if self._task is not None:
             self._bar.update(self._task, cells=f"{self._done}/{self._cells} cells")
 
+    def note(self, text: str) -> None:
+        """Something that the user should hear about."""
+        self.console.print(f"[yellow]note[/]    {escape(text)}", highlight=False, soft_wrap=True)
+
     def failed(self, name: str, message: str) -> None:
         """A cell is given up for this run."""
         self.console.print(f"[red]failed[/]  {escape(name)}: {escape(message)}")

@@ -7,6 +7,7 @@ stay out of the study's hash.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -144,6 +145,11 @@ class Study(Part):
 def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved study that can change a result."""
     return {key: value for key, value in resolved.items() if key not in WITHOUT_EFFECT}
+
+
+def schema_text() -> str:
+    """The JSON schema of a study file as text, for editors (`# yaml-language-server: $schema=...`)."""
+    return json.dumps(Study.model_json_schema(), indent=1, sort_keys=True) + "\n"
 
 
 def load_study(path: Path, sets: Sequence[str] = ()) -> tuple[Study, Document]:

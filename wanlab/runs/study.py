@@ -45,11 +45,11 @@ def run_study(file: Path, out: Path | None = None, sets: Sequence[str] = (), dev
     folder = RunFolder(out or Path("runs") / study.name)
     folder.refuse_strangers(study)
     bench = open_workbench(study, document, where, load, resolve)
-    for note in bench.source.notes:
-        console.print(f"[yellow]note[/]    {note}")
     baseline = bench.plan.cells[study.baseline]
     with folder.open(study, describe(where, baseline.pipe)), Monitor(console) as monitor:
         bench.notify = monitor.stage
+        for note in bench.source.notes:
+            monitor.note(note)
         outcome = Executor(bench, folder, monitor).run(runner)
         bench.cache.memory.clear()
         write_report(folder, bench.measures, bench)

@@ -79,6 +79,8 @@ def _entry(result: Result, metric: Mapping[str, Any]) -> dict[str, Any]:
              "rank": "best" if result.cell in best else "second" if result.cell in second else "", "p": "", "mark": ""}
     if not math.isfinite(result.delta):
         return entry
+    if result.delta == result.delta_low == result.delta_high == 0.0:
+        return entry | {"kind": "unclear", "delta": "no difference"}
     kind = _kind(result)
     mark = {"better": "▲", "worse": "▼", "changed": "◆", "unclear": ""}[kind]
     tiny = 0 < result.p_adjusted < 0.001

@@ -68,7 +68,9 @@ def _entry(result: Result | None, group: Sequence[Result]) -> tuple[str, str]:
     elif result.cell in second:
         value = rf"\underline{{{value}}}"
     dagger = r"\rlap{$^\dagger$}" if result.significant else ""
-    if math.isfinite(result.delta):
+    if result.delta == result.delta_low == result.delta_high == 0.0:
+        below = "$=$"
+    elif math.isfinite(result.delta):
         numbers = [shown(x, digits, sign=x is result.delta) for x in (result.delta, result.delta_low, result.delta_high)]
         below = rf"{_tex_number(numbers[0])} [{_tex_number(numbers[1])}, {_tex_number(numbers[2])}]"
     else:

@@ -1,0 +1,5 @@
+"""`python -m wanlab`: the command line."""
+
+from wanlab.cli import main
+
+main()

@@ -1,0 +1,284 @@
+"""The command line: `wanlab generate | run | plan | report | sites | train | metrics | schema | doctor`.
+
+A user's mistake ends with one clear message and exit code 2, Ctrl-C with 130, failed cells with 1. Tracebacks come with
+`--debug`. Everything heavy is imported by the command that needs it, so `wanlab --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+app = typer.Typer(name="wanlab", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  rich_markup_mode="rich", help="Take image-to-video diffusion systems apart: edit, record, swap, measure.")
+console, errors = Console(), Console(stderr=True)
+
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting of the file (repeatable).")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+PipelineName = Annotated[str, typer.Option("--pipeline", "-p", help="A preset's name or a folder with pipeline.json.")]
+Random = Annotated[bool, typer.Option("--random-weights", help="Allow stages without trained weights.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main() -> None:
+    """Entry point of the `wanlab` command."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        app(args=[argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+        code = 0
+    except BaseException as error:
+        code = _report_error(error, debug)
+    sys.exit(code)
+
+
+def _report_error(error: BaseException, debug: bool) -> int:
+    """Say what went wrong; the exit code."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        errors.print("stopped; what is finished is kept, and the same command goes on from here")
+        return 130
+    # typer carries a click of its own: its base class is reached through a class that typer exports
+    usage = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+    if isinstance(error, usage):
+        error.show()
+        return 2
+    if debug or not _is_mistake(error):
+        raise error
+    errors.print(f"[bold red]error[/]  {escape(_text(error))}", highlight=False, soft_wrap=True)
+    return 2
+
+
+def _is_mistake(error: BaseException) -> bool:
+    """Whether an error speaks about what the user gave (and not about wanlab): its message is then all that is needed."""
+    from wanlab.pipelines.load import WeightsError
+
+    return isinstance(error, (ValueError, LookupError, OSError, MemoryError, WeightsError)) and bool(str(error))
+
+
+def _text(error: BaseException) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Option(help="What happens in the video.")],
+    image: Annotated[Path | None, typer.Option(help="The first frame (without: none).")] = None,
+    out: Annotated[Path, typer.Option(help="The video to write.")] = Path("out.mp4"),
+    pipeline: PipelineName = "tiny",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[int | None, typer.Option(min=1)] = None,
+    guidance: Annotated[float | None, typer.Option(min=0)] = None,
+    negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
+    edit: Annotated[list[str] | None, typer.Option(
+        metavar="KIND:SITE", help="For example \"zero:fusion.attn.z[heads=2]@steps=0:4\" (repeatable).")] = None,
+    ablate: Annotated[list[str] | None, typer.Option(help="Remove a component (repeatable).")] = None,
+    swap: Annotated[list[str] | None, typer.Option(metavar="STAGE=VARIANT", help="Another variant (repeatable).")] = None,
+    fps: Annotated[float, typer.Option(min=0.1)] = 8.0,
+    lossless: Annotated[bool, typer.Option(help="RGB without loss; not every player shows it.")] = False,
+    device: Device = "auto",
+    random_weights: Random = False,
+    debug: Debug = False,
+) -> None:
+    """Make one video from an image and a prompt."""
+    from wanlab.data.folder import load_image, write_video
+
+    picture = load_image(image) if image is not None else None
+    pipe = _load(pipeline, random_weights, device, swap or [])
+    edits = [e for name in ablate or [] for e in pipe.ablate(name)] + [_edit(text) for text in edit or []]
+    for note in picture.notes if picture is not None else ():
+        errors.print(f"[yellow]note[/]  {escape(f'{image}: {note}')}")
+    _warn_about(pipe, prompt)
+    result = pipe.generate(None if picture is None else picture.image, prompt, seed=seed, steps=steps, guidance=guidance,
+                           negative=negative, edits=edits)
+    write_video(out, result.video[0], fps=fps, lossless=lossless)
+    f, _, h, w = result.video[0].shape
+    console.print(f"{escape(str(out))}: {f} frames of {w} x {h}, seed {seed}, {result.request.steps} steps, guidance "
+                  f"{result.request.guidance:g}" + (f", {len(edits)} edits" if edits else ""), highlight=False)
+
+
+def _load(name: str, random_weights: bool, device: str, swaps: list[str]) -> Any:
+    from wanlab.pipelines.load import load
+    from wanlab.runs.environment import pick_device
+
+    init = "random" if random_weights else None
+    pipe = load(name, init=init)
+    for text in swaps:
+        stage, equals, variant = text.partition("=")
+        if not equals:
+            raise ValueError(f"--swap {text}: expected STAGE=VARIANT, for example align=none")
+        pipe = pipe.swap(stage, variant, init=init)
+    return pipe.to(pick_device(device))
+
+
+def _edit(text: str) -> Any:
+    """`zero:fusion.attn.z[heads=2]@steps=0:4` as an edit; parameters of the kind follow it in brackets: `scale[factor=2]:...`."""
+    from wanlab.core import edit_from_dict
+
+    head, colon, site = text.partition(":")
+    kind, bracket, inside = head.partition("[")
+    if not colon or (bracket and not inside.endswith("]")):
+        raise ValueError(f"--edit {text}: expected KIND:SITE, for example zero:fusion.attn.z[heads=2]@steps=0:4")
+    from ruamel.yaml import YAML
+
+    pairs = [pair.partition("=") for pair in inside[:-1].split(",") if pair] if bracket else []
+    parameters = {name.strip(): YAML(typ="safe", pure=True).load(value) for name, _, value in pairs}
+    return edit_from_dict({"kind": kind, "at": site, **parameters})
+
+
+def _warn_about(pipe: Any, prompt: str) -> None:
+    """A prompt that says nothing, or words that the text stage has never seen."""
+    if not prompt.strip():
+        errors.print("[yellow]warning[/]  the prompt is empty: the video follows the image alone")
+    unknown = pipe.unknown_words(prompt)
+    if unknown:
+        errors.print(f"[yellow]warning[/]  the text stage does not know: {escape(', '.join(unknown))}", highlight=False)
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="A study file.")],
+    out: Annotated[Path | None, typer.Option(help="The run folder (default runs/NAME).")] = None,
+    sets: Sets = None,
+    engine: Annotated[str, typer.Option(help="inline")] = "inline",
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Run a study, or go on with one, and write its report."""
+    from wanlab.runs.study import run_study
+
+    root, outcome = run_study(study, out, sets or [], device, engine, errors)
+    console.print(f"report: {escape(str((root / 'report' / 'report.html').resolve()))}", highlight=False, soft_wrap=True)
+    if outcome.failed:
+        errors.print(f"[red]{len(outcome.failed)} cells failed[/]: {escape(', '.join(outcome.failed))}; their tracebacks stand in "
+                     "cells/*/attempts.jsonl, and the same command tries them again")
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    study: Annotated[Path, typer.Argument(help="A study file.")],
+    out: Annotated[Path | None, typer.Option(help="The run folder whose finished work counts (default runs/NAME).")] = None,
+    sets: Sets = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Say what a study would run: cells, stage runs after sharing, minutes, GiB, disk. Nothing runs."""
+    from wanlab.runs.forecast import forecast_study
+
+    forecast_study(study, out, sets or [], device).show(console)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    device: Device = "cpu",
+    debug: Debug = False,
+) -> None:
+    """Write results.csv and report/ of a run folder again."""
+    from wanlab.runs.environment import pick_device
+    from wanlab.runs.study import report_study
+
+    console.print(escape(str(report_study(folder, pick_device(device)).resolve())), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def sites(
+    pipeline: Annotated[str, typer.Argument(help="A preset's name or a folder with pipeline.json.")] = "tiny",
+    match: Annotated[str, typer.Option("--match", "-m", help="A pattern such as generator.**.attn.*")] = "**",
+    swap: Annotated[list[str] | None, typer.Option(metavar="STAGE=VARIANT", help="Another variant (repeatable).")] = None,
+    random_weights: Random = False,
+    debug: Debug = False,
+) -> None:
+    """List the sites of a pipeline with their axes and shapes (of one row)."""
+    pipe = _load(pipeline, random_weights, "cpu", swap or [])
+    found = list(pipe.sites(match))
+    width = max(len(site.name) for site in found)
+    for site in found:
+        axes = site.axes if isinstance(site.axes, str) else " ".join(site.axes)
+        shape = "" if site.shape is None else " × ".join(map(str, site.shape))
+        console.print(f"{site.name:<{width}}  [cyan]{axes:<12}[/]  [dim]{shape}[/]", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{len(found)} sites[/]", highlight=False)
+
+
+@app.command()
+def train(
+    file: Annotated[Path, typer.Argument(help="A training file, for example experiments/train/tiny.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="Where checkpoints go (default runs/train-NAME).")] = None,
+    sets: Sets = None,
+    debug: Debug = False,
+) -> None:
+    """Train what a file describes."""
+    from wanlab.runs.document import read
+
+    document = read(file)
+    for setting in sets or []:
+        document.override(setting)
+    if not isinstance(document.data, dict):
+        raise ValueError(f"{file}: a training file is a mapping of keys")
+    from wanlab import training
+
+    training.run(document.data, out or Path("runs") / f"train-{file.stem}")
+
+
+@app.command()
+def metrics(
+    real: Annotated[Path | None, typer.Option(help="Folder of reference clips.")] = None,
+    fake: Annotated[Path | None, typer.Option(help="Folder of clips to judge; clip i belongs to reference i.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Names (repeatable, or several after one --metric).")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="[METRIC]...", help="More names.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here.")] = None,
+    frames: Annotated[int, typer.Option(min=2)] = 8,
+    size: Annotated[int, typer.Option(min=16)] = 128,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Judge a folder of clips against another; without folders: list the metrics."""
+    from wanlab.runs import judging
+
+    if real is None or fake is None:
+        if real is not None or fake is not None:
+            raise ValueError("wanlab metrics needs both --real and --fake (or neither, to list the metrics)")
+        judging.listing(console)
+        return
+    names = [*(metric or []), *(more or [])] or ["fvd", "lpips", "psnr", "ssim", "warp_error"]
+    judging.judge(real, fake, names, frames, size, device, json, console)
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="Write it here instead of printing it.")] = None,
+    debug: Debug = False,
+) -> None:
+    """The JSON schema of study files, for editors."""
+    from wanlab.runs.spec import schema_text
+
+    if out is None:
+        print(schema_text(), end="")
+    else:
+        out.write_text(schema_text(), encoding="utf-8")
+
+
+@app.command()
+def doctor(
+    pipeline: PipelineName = "tiny",
+    device: Device = "auto",
+    random_weights: Random = False,
+    debug: Debug = False,
+) -> None:
+    """Check this installation: versions, device, weights, and that an identity edit changes nothing."""
+    from wanlab.runs.health import examine
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        if not examine(pipeline, device, random_weights, console):
+            raise typer.Exit(1)

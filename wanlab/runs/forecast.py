@@ -1,0 +1,131 @@
+"""What a study will cost before it runs: stage runs after sharing, minutes, GiB, disk.
+
+Seconds per sample and stage come from what the run folder has measured already, else from what the study file states
+(`seconds:`); where neither knows, the forecast says so instead of guessing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from wanlab.graph import GIB
+
+from .cell import Workbench, open_workbench
+from .environment import pick_device
+from .plan import StageRuns
+from .progress import clock
+from .spec import load_study
+from .store import CellFolder, RunFolder
+
+VIDEO_BYTES = 25_000  # a clip of 8 frames at 128 pixels, as written for the report
+ROW_BYTES = 12  # one number of samples.parquet
+FEATURE_BYTES = 4_000  # features of one sample for the set metrics
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The figures of a plan. Seconds are NaN-free: a stage without known seconds stands in `unknown`."""
+
+    study: str
+    cells: int
+    done: int
+    samples: int
+    runs: StageRuns
+    left: StageRuns
+    each: Mapping[str, float]
+    metric_rows: int
+    memory: int
+    disk: int
+
+    @property
+    def unknown(self) -> list[str]:
+        """Stages (and "metrics") whose seconds per sample nobody has measured or stated."""
+        return [name for name in [*self.runs.alone, "metrics"] if name not in self.each]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of what is left, as far as they are known."""
+        stages = sum(rows * self.each.get(name, 0.0) for name, rows in self.left.rows.items())
+        return stages + self.metric_rows * self.each.get("metrics", 0.0)
+
+    def show(self, console: Console) -> None:
+        """Print the forecast."""
+        table = Table(title=f"{self.study}: {self.cells} cells ({self.done} done), {self.samples} samples each", title_justify="left")
+        for head in ("stage", "alone", "shared", "left to run", "s / sample", "time"):
+            table.add_column(head, justify="left" if head == "stage" else "right")
+        for name, alone in self.runs.alone.items():
+            rows = self.left.rows.get(name, 0)
+            each = self.each.get(name)
+            table.add_row(name, str(alone), str(self.runs.shared[name]), str(self.left.shared.get(name, 0)),
+                          "?" if each is None else f"{each:.3f}", "?" if each is None else clock(rows * each))
+        each = self.each.get("metrics")
+        table.add_row("metrics", "", "", "", "?" if each is None else f"{each:.3f}",
+                      "?" if each is None else clock(self.metric_rows * each), style="dim")
+        console.print(table)
+        total = "unknown" if len(self.unknown) > len(self.runs.alone) else clock(self.seconds)
+        console.print(f"{self.runs} ({sum(self.left.shared.values())} left); time {total}"
+                      + (f" without {', '.join(self.unknown)}" if self.unknown and total != "unknown" else "")
+                      + f"; memory about {self.memory / GIB:.1f} GiB; disk about {self.disk / 1e6:.0f} MB", highlight=False)
+        if self.unknown:
+            console.print("[dim]Seconds come from the run folder or from `seconds:` in the study; run it with --set data.n=8 "
+                          "--out FOLDER once and give plan the same --out to have them measured.[/]")
+
+
+def forecast_study(file: Path, out: Path | None, sets: Sequence[str], device: str) -> Forecast:
+    """The forecast of a study file. Nothing is generated and nothing is written.
+
+    Raises StudyError, SourceError, MediaError, WeightsError: what `run` would raise before it runs.
+    """
+    study, document = load_study(file, sets)
+    bench = open_workbench(study, document, pick_device(device))
+    return forecast(bench, RunFolder(out or Path("runs") / study.name))
+
+
+def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
+    """The forecast of an open workbench; work that `folder` holds is not counted as left."""
+    plan, study = bench.plan, bench.study
+    cells = {name: folder.cell(cell.key) for name, cell in plan.cells.items()}
+    done = {name for name, cell in cells.items() if cell.done}
+
+    def finished(cell: str, chunk: int) -> bool:
+        return cell in done or cells[cell].has_part(chunk)
+
+    rows = sum(len(chunk.indices) for chunk in plan.chunks)
+    metric_rows = sum(len(chunk.indices) for chunk in plan.chunks for name in cells if not finished(name, chunk.number))
+    shape = bench.plan.cells[study.baseline].pipe.config
+    clip = 4 * 3 * shape["frames"] * shape["size"] ** 2
+    # intermediate videos of a batch are smaller than the last; the metrics hold a few copies of it
+    memory = min(int(study.cache.memory_gib * GIB), 3 * clip * study.batch * len(cells)) + 12 * clip * study.batch + GIB
+    disk = len(cells) * (min(study.report.videos, bench.source.n) * 2 * VIDEO_BYTES
+                         + rows * (len(bench.measures) * ROW_BYTES + FEATURE_BYTES))
+    if study.cache.disk is not None:
+        disk += int(study.cache.disk_gib * 1e9)
+    return Forecast(study.name, len(cells), len(done), rows, plan.stage_runs(), plan.stage_runs(finished),
+                    {**study.seconds, **measured(cells_of(folder))}, metric_rows, memory, disk)
+
+
+def cells_of(folder: RunFolder) -> list[CellFolder]:
+    """All cell folders of a run folder, finished or not."""
+    return [CellFolder(path) for path in sorted((folder.root / "cells").glob("*/"))]
+
+
+def measured(cells: Sequence[CellFolder]) -> dict[str, float]:
+    """Seconds per sample and stage (and of the metrics) from the logs of cells."""
+    seconds: Counter[str] = Counter()
+    rows: Counter[str] = Counter()
+    for cell in cells:
+        for record in cell.attempts():
+            if record.get("state") != "ok":
+                continue
+            seconds["metrics"] += record["metrics"]
+            rows["metrics"] += record["rows"]
+            for stage, counts in record["stages"].items():
+                seconds[stage] += counts["seconds"]
+                rows[stage] += int(counts["rows"])
+    return {name: seconds[name] / rows[name] for name in seconds if rows[name]}
