@@ -27,7 +27,8 @@ class Attention(Hookable):
         if self.listening("pattern"):
             pattern = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1)
             edited = self.site("pattern", pattern)
-            z = z if edited is pattern else edited @ v
+            if edited is not pattern:       # queries whose weights are as they were keep the fused kernel's bytes
+                z = torch.where((edited != pattern).any(-1, keepdim=True), edited @ v, z)
         z = self.site("z", z).transpose(-2, -3).flatten(-2)
         return z.transpose(1, 2) if self.frames else z
 

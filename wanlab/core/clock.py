@@ -77,7 +77,7 @@ def announce(*, steps: int | None = None, start: int | None = None, branches: Se
     """Tell what the run within the block will do: "last" then means something, and ledgers know what to expect.
 
     `tokens_of(word, row)` gives the tokens of a word in a row's prompt, and raises LookupError with the prompt's words;
-    `text_sites` is a glob of the sites whose axis j (else n) begins with those tokens: `words=` means nothing elsewhere.
+    `text_sites` is a glob of the sites whose axis j (else n) begins with those tokens: `words=` is for those.
     """
     before = _plan.get()
     told = {

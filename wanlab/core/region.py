@@ -102,8 +102,8 @@ def _tokens(words: Sequence[str], row: int, plan: Plan) -> list[int]:
 
 def _carries_text(site: Site, plan: Plan) -> None:
     if plan.tokens_of is None:
-        raise SelectionError("words= is no use here: nothing knows the prompt's words; announce tokens_of, or use tokens= "
-                             "or keys=")
+        raise SelectionError("words= is no use here: nothing knows the prompt's words; announce tokens_of, or use "
+                             "tokens= or keys=")
     if plan.text_sites is None:
         raise SelectionError("words= needs to know which sites carry the prompt's tokens: announce text_sites")
     if not matches(plan.text_sites, site.name):

@@ -219,13 +219,13 @@ class Trace(BaseTap):
 
 def trace(root: nn.Module, edits: Sequence[Edit] | Edit = (), capture: Sequence[Any] | str = (), *,
           steps: int | None = None, start: int = 0, branches: Sequence[str] | None = None,
-          seeds: Sequence[int] | None = None, tokens_of: Callable[[str, int], Sequence[int]] | None = None,
+          seeds: Sequence[int] | None = None,
           budget: int | None = 2 * GIB, strict: bool = True, watch_finite: bool = False, stop_after: Any = None,
           sites: Sites | None = None, within: Callable[[str], bool] | None = None) -> Trace:
     """A context in which `edits` act and `capture` is kept at the sites of the Hookables under `root`.
 
     edits: in order; at one site they compose. capture: selections as strings, with " -> mean" and the like (`Capture`).
-    steps, start, branches, seeds, tokens_of: what the run will do, where it does not announce it by `clock.announce`.
+    steps, start, branches, seeds: what the run will do, where it does not announce it itself (`clock.announce`).
     budget: bytes of captured values in memory. strict: whether a ledger that does not agree raises at the end.
     watch_finite: raise at the first site where NaN or infinity passes. stop_after: end the forward after this site.
     sites: the sites with known shapes (from a `Probe`), for checks before the run. within: which sites will run at all,
@@ -233,8 +233,7 @@ def trace(root: nn.Module, edits: Sequence[Edit] | Edit = (), capture: Sequence[
 
     Raises UnknownSite, SelectionError, EditError, BudgetError on the call; LedgerError on leaving the block.
     """
-    plan = Plan(steps, start, None if branches is None else tuple(branches), None if seeds is None else tuple(seeds),
-                tokens_of)
+    plan = Plan(steps, start, None if branches is None else tuple(branches), None if seeds is None else tuple(seeds))
     return Trace(root, edits, capture, plan, budget, strict, watch_finite, stop_after, sites,  # type: ignore[arg-type]
                  within)
 

@@ -1,0 +1,185 @@
+"""What every pipeline keeps. A class inherits it and names a few sites; its module has a fixture `pipe`."""
+
+from __future__ import annotations
+
+import random
+from functools import cached_property
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from wanlab.core import Identity, LedgerError, Noise, Replace, SelectionError, UnknownSite, Zero, edit_from_dict, trace
+
+
+class PipelineContract:
+    """The contract, through `pipe.generate`.
+
+    chain       sites in the order in which a run passes them, one at least of each stage
+    block       a site inside the denoising loop, in both guidance branches
+    pattern     the attention map of such a place
+    prediction  the noise or velocity prediction of each branch
+    latent      the latent after each step
+    outside     a site outside the loop
+    """
+
+    chain: list[str]
+    block: str
+    pattern: str
+    prediction: str
+    latent: str
+    outside: str
+    prompt = "a red circle moves left"
+    steps = 3
+    guidance = 2.0
+
+    @cached_property
+    def image(self) -> Tensor:
+        return torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def run(self, pipe: Any, *edits: Any, capture: Any = (), seed: Any = 0, **kwargs: Any) -> Any:
+        return pipe.generate(self.image, self.prompt, seed=seed, steps=self.steps, guidance=self.guidance,
+                             edits=list(edits), capture=list(capture), **kwargs)
+
+    def fired(self, pipe: Any) -> list[str]:
+        return [site.name for site in pipe.sites() if site.shape is not None]
+
+    # ------------------------------------------------------------------------------------- nothing changes
+
+    def test_identity_edits_and_captures_everywhere_give_the_same_bytes(self, pipe: Any) -> None:
+        plain, names = self.run(pipe), self.fired(pipe)
+        out = self.run(pipe, *(Identity(name) for name in names), capture=[f"{name} -> device" for name in names])
+        assert torch.equal(out.video, plain.video) and out.ledger.ok
+        assert set(out.record) == set(names)
+
+    def test_a_seed_gives_the_same_bytes_and_does_not_depend_on_the_batch(self, pipe: Any) -> None:
+        both, alone = self.run(pipe, seed=[3, 4]).video, self.run(pipe, seed=4).video
+        assert torch.equal(both, self.run(pipe, seed=[3, 4]).video)
+        assert torch.allclose(both[1:], alone, atol=1e-4) and not torch.allclose(both[0], both[1], atol=1e-4)
+
+    def test_the_video_is_a_video(self, pipe: Any) -> None:
+        video = self.run(pipe, seed=[0, 1]).video
+        assert video.ndim == 5 and video.shape[0] == 2 and video.shape[2] == 3 and video.dtype == torch.float32
+        assert video.min() >= 0 and video.max() <= 1
+
+    def test_nodes_run_one_by_one_give_what_generate_gives(self, pipe: Any) -> None:
+        edits = [Zero(self.block, branch="cond"), Noise(self.outside, 0.1)]
+        whole = self.run(pipe, *edits, seed=[0, 1])
+        done: dict[str, Any] = {}
+        for node in pipe.nodes:
+            inputs = {name: done[name] for name in node.inputs}
+            done[node.name] = pipe.run_node(node.name, inputs, whole.request, edits=pipe.edits_for(node.name, edits))
+        assert torch.equal(done[pipe.nodes[-1].name]["video"], whole.video)
+
+    def test_an_edit_of_several_nodes_acts_in_each(self, pipe: Any) -> None:
+        edits = [Identity("**")]
+        whole = self.run(pipe, *edits)
+        for node in pipe.nodes:
+            inputs = {name: whole.nodes[name] for name in node.inputs}
+            out = pipe.run_node(node.name, inputs, whole.request, edits=pipe.edits_for(node.name, edits))
+            assert all(torch.equal(out[key], value) for key, value in whole.nodes[node.name].items())
+
+    # ------------------------------------------------------------------------------------- exactly this changes
+
+    def test_zeroing_a_site_changes_only_what_lies_downstream(self, pipe: Any) -> None:
+        plain = self.run(pipe, capture=self.chain).record
+        for i, site in enumerate(self.chain):
+            edited = self.run(pipe, Zero(site), capture=self.chain).record
+            for j, other in enumerate(self.chain[:i + 1]):
+                before, after = (_first(record[other]) for record in (plain, edited))
+                assert torch.equal(before, after) is (j < i), f"zeroing {site} and {other}"
+
+    def test_an_edit_from_a_step_on_leaves_every_latent_before(self, pipe: Any) -> None:
+        plain, edited = (self.run(pipe, *edits, capture=[self.latent]).record[self.latent].tensor
+                         for edits in ((), (Zero(self.block, steps="1:"),)))
+        assert torch.equal(plain[0], edited[0]) and not torch.equal(plain[1], edited[1])
+
+    def test_a_branch_leaves_the_others_prediction_at_the_first_step(self, pipe: Any) -> None:
+        plain, edited = (self.run(pipe, *edits, capture=[self.prediction]).record
+                         for edits in ((), (Zero(self.block, branch="cond"),)))
+        same = {branch: torch.equal(*(record[self.prediction, 0, branch].tensor for record in (plain, edited)))
+                for branch in ("cond", "uncond")}
+        assert same == {"cond": False, "uncond": True}
+
+    def test_a_pattern_edited_in_one_row_and_head_leaves_the_rest(self, pipe: Any) -> None:
+        z = self.pattern.removesuffix("pattern") + "z"
+        plain, edited = (self.run(pipe, *edits, capture=[z], seed=[0, 1]).record[z, 0, "cond"].tensor[0]
+                         for edits in ((), (Zero(self.pattern, rows=1, heads=0),)))
+        assert torch.equal(plain[0], edited[0]) and not torch.equal(plain[1], edited[1])
+        heads = pipe.sites()[z].axes.index("k") - 1
+        assert torch.equal(plain[1].unbind(heads)[1], edited[1].unbind(heads)[1])
+
+    def test_a_row_edited_in_a_batch_is_the_row_alone_and_others_do_not_move(self, pipe: Any) -> None:
+        seeds = list(range(8))
+        for edit in (Zero, Noise):
+            plain = self.run(pipe, seed=seeds)
+            batch = self.run(pipe, edit(self.block, rows=2), seed=seeds)
+            alone = self.run(pipe, edit(self.block), seed=2)
+            others = [row for row in seeds if row != 2]
+            assert torch.equal(batch.video[others], plain.video[others])
+            assert torch.allclose(batch.video[2:3], alone.video, atol=1e-5)
+            assert not torch.equal(batch.video[2], plain.video[2])
+
+    def test_edits_written_down_and_read_back_give_the_same_bytes(self, pipe: Any) -> None:
+        draw = random.Random(0)
+        for _ in range(3):
+            sites = draw.sample([site for site in pipe.sites() if site.shape is not None], 3)
+            edits = [edit_from_dict({"kind": kind, "at": site.name})
+                     for kind, site in zip(("zero", "noise", "scale"), sites, strict=True)]
+            again = [edit_from_dict(edit.to_dict()) for edit in edits]
+            assert torch.equal(self.run(pipe, *edits).video, self.run(pipe, *again).video)
+
+    # ------------------------------------------------------------------------------------- nothing is silent
+
+    @pytest.mark.parametrize(("edit", "error"), [
+        (lambda self: Zero(f"{self.block}x"), UnknownSite),
+        (lambda self: Zero(self.block, steps=99), ValueError),
+        (lambda self: Zero(self.block, branch="conditional"), SelectionError),
+        (lambda self: Zero(self.block, heads=99), ValueError),
+        (lambda self: Zero(self.outside, steps=0), SelectionError),
+    ])
+    def test_mistakes_raise_before_anything_runs(self, pipe: Any, edit: Any, error: type) -> None:
+        done: list[int] = []
+        fired = self.fired(pipe)
+        watch = Replace(fired[0], lambda x: done.append(1) or x)
+        with pytest.raises(error):
+            self.run(pipe, watch, edit(self), progress=lambda *_: done.append(1))
+        assert not done
+
+    def test_an_edit_of_a_branch_that_does_not_run_raises(self, pipe: Any) -> None:
+        with pytest.raises(SelectionError, match="uncond"):
+            pipe.generate(self.image, self.prompt, steps=1, guidance=1, edits=[Zero(self.block, branch="uncond")])
+
+    def test_a_trace_around_generate_sees_what_generate_does(self, pipe: Any) -> None:
+        inside = self.run(pipe, capture=[self.latent])
+        with trace(pipe, capture=[self.latent]) as t:
+            self.run(pipe)
+        assert torch.equal(t.record[self.latent].tensor, inside.record[self.latent].tensor)
+        unrun = next(site.name for site in pipe.sites() if site.shape is None)
+        with pytest.raises(LedgerError, match="never fired"), trace(pipe, Zero(unrun)):
+            self.run(pipe)
+
+    # ------------------------------------------------------------------------------------- nothing stays behind
+
+    def test_exceptions_at_random_sites_leave_the_model_as_it_was(self, pipe: Any) -> None:
+        before, plain, draw = _state(pipe), self.run(pipe).video, random.Random(1)
+        for _ in range(20):
+            def fail(x: Tensor) -> Tensor:
+                raise draw.choice([ValueError, KeyboardInterrupt, GeneratorExit])
+
+            with pytest.raises((ValueError, KeyboardInterrupt, GeneratorExit)):
+                self.run(pipe, Replace(draw.choice(self.fired(pipe)), fail), capture=["**"])
+        assert _state(pipe) == before and torch.equal(self.run(pipe).video, plain)
+
+
+def _first(entry: Any) -> Tensor:
+    """The first firing: what comes later may lie downstream through the next step."""
+    return entry.tensor[0] if entry.axes[0] in ("s", "branch") else entry.tensor
+
+
+def _state(pipe: Any) -> tuple[Any, ...]:
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in pipe.modules()]
+    stages = [name for name, _ in pipe.named_children() if list(pipe.get_submodule(name).parameters())]
+    taps = [name for name, module in pipe.named_modules() if "_taps" in vars(module)]
+    return pipe.hash_of(*stages), hooks, len(list(pipe.buffers())), taps
