@@ -46,7 +46,7 @@ def fit(
         network.train()
         value = loss(network, next(batches))
         if not torch.isfinite(value):
-            raise FloatingPointError(f"loss {float(value)} at step {step}")
+            raise FloatingPointError(f"loss {float(value.detach())} at step {step}")
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

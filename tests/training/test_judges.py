@@ -1,0 +1,106 @@
+"""Training of the judges: deterministic, resumable by network, and loud when it goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wanlab.data.procedural import World
+from wanlab.nn.vgg import Vgg, content_network
+from wanlab.training import judge_data, judges
+
+SMALL = {
+    "vgg": {"seed": 1, "steps": 2, "batch": 4, "rate": 1e-3, "frames": 2, "cuts": 2},
+    "shapejudge": {"seed": 1, "steps": 2, "batch": 4, "rate": 1e-3, "clips": 6},
+    "motionnet": {"seed": 1, "steps": 2, "batch": 4, "rate": 1e-3},
+    "frametrunk": {"seed": 1, "steps": 2, "batch": 4, "rate": 1e-3, "frames": 2, "cuts": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "VALIDATION", 8)
+
+
+def test_every_network_trains_twice_to_the_same_bytes_and_is_then_kept(tmp_path: Path) -> None:
+    lines: list[str] = []
+    first = judges.train({"networks": SMALL}, tmp_path / "a", lines.append)
+    second = judges.train({"networks": SMALL}, tmp_path / "b", lines.append)
+    assert set(first) == set(SMALL)
+    for name in SMALL:
+        a, b = (tmp_path / run / f"{name}.safetensors" for run in "ab")
+        assert a.read_bytes() == b.read_bytes()
+    assert not any("kept" in line for line in lines)
+    judges.train({"networks": SMALL}, tmp_path / "a", lines.append)
+    assert sum("kept" in line for line in lines) == len(SMALL)
+    assert second["motionnet"]["figures"].keys() >= {"val_motion", "minutes"}
+
+
+def test_an_unknown_network_and_a_diverging_loss_are_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="unknown network 'motion_net'; nearest: motionnet"):
+        judges.train({"networks": {"motion_net": {}}}, tmp_path)
+
+    def broken(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return network(x).sum() * torch.nan
+
+    with pytest.raises(FloatingPointError, match="loss nan at step 0"):
+        judges.fit(nn.Linear(1, 1), iter([torch.zeros(1)]), broken, steps=1, rate=1.0)
+
+
+def test_crops_show_what_their_labels_say() -> None:
+    batch = judge_data.crops(World(size=96, frames=2, split="train"), 0, 24, seed=0, cuts=2)
+    assert batch.images.shape == (48, 3, 64, 64) and float(batch.images.min()) >= 0 and float(batch.images.max()) <= 1
+    assert batch.colour.shape == (48, 6) and batch.shape.shape == (48, 5) and float(batch.harm.max()) <= 1
+    assert float((batch.colour.nan_to_num() > 0).any(1).float().mean()) > 0.3
+    again = judge_data.crops(World(size=96, frames=2, split="train"), 0, 24, seed=0, cuts=2)
+    assert torch.equal(batch.images, again.images)
+
+
+def test_mirrored_clips_exchange_left_and_right() -> None:
+    world = World(size=32, split="train")
+    found = judge_data.clips(world, 0, 40, seed=0, size=32)
+    plain = torch.stack([world[i].video for i in range(40)])
+    flipped = (found.videos - plain.flip(-1)).abs().amax((1, 2, 3, 4)) < 1e-5
+    assert 8 < int(flipped.sum()) < 32
+    left, right = (judge_data.MOTIONS.index(name) for name in ("left", "right"))
+    for index in range(40):
+        for thing in world[index].factors["objects"]:
+            told = int(found.motion[index, judge_data.PALETTE.index(thing["colour"])])
+            expected = judge_data.MOTIONS.index(thing["motion"])
+            if flipped[index] and expected in (left, right):
+                expected = left + right - expected
+            assert told == expected
+
+
+def test_degradation_grows_with_its_label() -> None:
+    images = torch.rand(64, 3, 32, 32)
+    degraded, harm = judge_data.degrade(images, np.random.default_rng(0))
+    change = (degraded - images).abs().mean((1, 2, 3))
+    untouched = harm.sum(1) == 0
+    assert untouched.any() and float(change[untouched].max()) < 1e-6
+    assert float(change[harm.sum(1) > 0.5].min()) > 0.02
+
+
+def test_the_content_network_ships_frozen_and_sees_texture() -> None:
+    network = content_network()
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    image = World(size=64, split="val")[0].video[:1]
+    blurred = torch.nn.functional.avg_pool2d(image, 3, 1, 1)
+    clean, soft = network(image), network(blurred)
+    assert [tap.shape[-1] for tap in clean] == [64, 32, 16, 8, 4]
+    change = [float((a - b).square().mean() / a.square().mean()) for a, b in zip(clean, soft, strict=True)]
+    assert min(change[:4]) > 0.02
+    with pytest.raises(ValueError, match="sides of at least 16"):
+        network(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="one depth per block"):
+        Vgg((8, 16), (1,))
+
+
+def test_taps_of_the_content_network_are_sites() -> None:
+    from wanlab.core import sites_of
+
+    assert [site.name for site in sites_of(Vgg())] == ["tap1", "tap2", "tap3", "tap4", "tap5"]
