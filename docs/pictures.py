@@ -6,22 +6,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import torch
 from einops import rearrange
-from torch import Tensor
 
 import wanlab
+from wanlab.plots import strip
 
 OUT = Path(__file__).parent / "img" / "components.png"
 ROWS = ("text", "image", "temporal", "alignment", "residual", "gan_head")
 INDEX = 3
-
-
-def strip(video: Tensor) -> Tensor:
-    """`f c h w` as one row of frames, `h (f w) c`, two white pixels between."""
-    padded = torch.nn.functional.pad(video, (0, 2), value=1.0)
-    return rearrange(padded, "f c h w -> h (f w) c")[:, :-2]
 
 
 def main(index: int) -> None:
@@ -32,14 +24,8 @@ def main(index: int) -> None:
     rows["whole"] = pipe.generate(sample.video[0], sample.caption, seed=0).video[0]
     for part in ROWS:
         rows[f"no {part}"] = pipe.generate(sample.video[0], sample.caption, seed=0, edits=pipe.ablate(part)).video[0]
-    figure, axes = plt.subplots(len(rows), 1, figsize=(8.6, 1.06 * len(rows) + 0.3), layout="constrained")
-    for axis, (name, video) in zip(axes, rows.items(), strict=True):
-        axis.imshow(strip(video).numpy(), interpolation="nearest")
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    figure.suptitle(f"“{sample.caption}”", fontsize=11)
-    figure.savefig(OUT, dpi=110, metadata={"Software": None})
+    clips = {name: rearrange(video, "f c h w -> f h w c").numpy() for name, video in rows.items()}
+    strip(clips, width=8.6, title=f"“{sample.caption}”").savefig(OUT, dpi=110, metadata={"Software": None})
     print(OUT)
 
 
