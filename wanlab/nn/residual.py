@@ -20,8 +20,7 @@ class Residual(Hookable):
 
     link    what the skip is multiplied by; 0 is a network that was built without the link
 
-    Sites: `skip` (after the link; bypassing it cuts it), `branch` (bypassing it leaves the skip alone), `out`
-    (bypass: the skip).
+    Sites: `skip` (after the link; bypass: cut), `branch` (bypass: the skip alone), `out` (bypass: the skip).
     """
 
     SITES = {"skip": VIDEO, "branch": VIDEO, "out": VIDEO}
@@ -40,8 +39,7 @@ class Residual(Hookable):
 
 
 class TemporalMix(Hookable):
-    """Each channel sees itself one frame before and after: a depthwise convolution of three taps over frames, added
-    to its input.
+    """Each channel sees itself one frame before and after: a depthwise convolution of three taps, added to its input.
 
     Sites: `out`, what is added (bypass: nothing; every frame then stands alone).
     """
@@ -60,9 +58,7 @@ class TemporalMix(Hookable):
 
 
 class ResBlock(Residual):
-    """x + conv(silu(mix(conv(x)))): two 3x3 convolutions per frame without normalisation (Lim et al. 2017), frames
-    mixed between.
-    """
+    """x + conv(silu(mix(conv(x)))): two 3x3 convolutions per frame, not normalised (Lim et al. 2017), frames mixed."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

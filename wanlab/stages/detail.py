@@ -1,8 +1,7 @@
 """Detail stage: the last touch at full size, out = x + content + gan.
 
-`content` is trained with L_content alone. `gan` is a texture residual of its own, trained against a discriminator
-with all else
-frozen, so that removing it leaves exactly the model without it. Both work at half the size.
+`content` is trained without an opponent. `gan` is a texture residual of its own, trained against a discriminator with
+all else frozen, so that removing it leaves exactly the model without it. Both work at half the size.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ class Config:
 
 
 class Branch(Hookable):
-    """Convolutions at half size: b f 3 h w, its reference and what of it is valid -> what to add, b f 3 h w. Starts
-    as zero.
-    """
+    """Convolutions at half size: a video, its reference and what of that is valid -> what to add. Starts as zero."""
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()

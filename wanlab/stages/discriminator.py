@@ -1,8 +1,7 @@
 """Discriminator stage: how real each patch of a video looks, frame by frame and in its changes.
 
 Two sides give one logit per patch (Isola et al. 2017): small convolutions on the activations of the frozen content
-network (a VGG
-layout, as the article has it), and a 3D branch on the differences of neighbouring frames.
+network (a VGG layout, as the article has it), and a 3D branch on the differences of neighbouring frames.
 """
 
 from __future__ import annotations

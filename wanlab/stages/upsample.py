@@ -3,10 +3,8 @@
     out = link * bicubic(video) + branch(video, reference, valid)
 
 The reference is the first frame at the target size, carried into every frame by the layered motion
-(`nn.layers.compose`).
-The branch works at the small size and says for every large pixel how far the reference is to be trusted (`trust`)
-and what else
-is to be added.
+(`nn.layers.compose`). The branch works at the small size and says for every large pixel how far the reference is to
+be trusted (`trust`) and what else is to be added.
 """
 
 from __future__ import annotations
@@ -23,8 +21,11 @@ from wanlab.nn.residual import VIDEO, ResBlock, Residual, enlarge, framewise, sh
 
 @dataclass(frozen=True)
 class Config:
-    """One level. width: channels of the branch; blocks: its residual blocks; link: of the bicubic skip, 0 = built
-    without it.
+    """One level.
+
+    width   channels of the branch
+    blocks  its residual blocks
+    link    of the bicubic skip; 0 is a level that was built without it
     """
 
     width: int = 32
@@ -40,8 +41,9 @@ LEVELS = (Config(width=48), Config(width=32))  # of the tiny cascade: 32 -> 64 -
 
 
 class Upsample(Hookable):
-    """One level. Sites: `reference`, `valid` (what it is guided by), `trust` (0 none .. 1 the reference itself),
-    `out` (bypass: bicubic).
+    """One level.
+
+    Sites: `reference`, `valid` (what guides it), `trust` (0: none .. 1: the reference itself), `out` (bypass: bicubic).
     """
 
     SITES = {"reference": VIDEO, "valid": VIDEO, "trust": VIDEO, "out": VIDEO}
@@ -66,8 +68,7 @@ class Upsample(Hookable):
         return asdict(self.config)
 
     def forward(self, video: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
-        """video b f 3 h w, reference b f 3 2h 2w, both in [-1, 1]; valid b f 1 2h 2w in [0, 1], all 0 where there is
-        no image.
+        """video b f 3 h w and reference b f 3 2h 2w in [-1, 1]; valid b f 1 2h 2w in [0, 1], 0 where there is no image.
 
         Gives b f 3 2h 2w. Raises ValueError where the sizes do not fit.
         """
@@ -84,9 +85,7 @@ class Upsample(Hookable):
 
 
 def check(video: Tensor, reference: Tensor, valid: Tensor, factor: int) -> None:
-    """Raise ValueError unless reference (b f 3 ..) and valid (b f 1 ..) are `factor` times as large as the video (b
-    f 3 h w).
-    """
+    """Raise ValueError unless the reference (3 channels) and valid (1) are `factor` times as large as the video."""
     if video.ndim != 5 or video.shape[2] != 3:
         raise ValueError(f"a video is b f 3 h w, got {tuple(video.shape)}")
     b, f, _, h, w = video.shape

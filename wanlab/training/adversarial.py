@@ -1,10 +1,8 @@
-"""Training of the detail stage: first its content branch, then its texture head against a discriminator, all else
-frozen.
+"""Training of the detail stage: its content branch, then its texture head against a discriminator, all else frozen.
 
     L_total = L_content + pixel + lambda * L_GAN
 
-With lambda = 0 (variant no_gan) the same head learns in the same number of steps from L_content and the pixel loss
-alone.
+With lambda = 0 (variant no_gan) the same head learns, in as many steps, from L_content and the pixel loss alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Examples for the super-resolution cascade: true clips, degraded as the diffusion base degrades them.
 
 What the cascade meets is a base video that is slightly soft and noisy, layers that are a little off, and masks that
-were found at
-32x32. All of that is imitated here, at random strength, so that the cascade learns how far to trust which.
+were found at 32x32. All of that is imitated here, at random strength, so that the cascade learns how far to trust which.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from wanlab.data.clip import Clips
 from wanlab.nn.layers import compose
 
 BASE = 32  # the side of the base video and of the masks that the align stage finds
-SHAKE = (0.01, 0.01, 0.02, 0.03, 0.0)  # standard deviation of errors in dx, dy, log_scale, angle, depth at strength 1
+SHAKE = (0.003, 0.003, 0.008, 0.01, 0.0)  # standard deviation of errors in dx, dy, log_scale, angle, depth
 
 
 class Source(Protocol):
@@ -49,8 +48,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Truth:
-    """A window of frames of true clips: video b f 3 H W, first b 3 H W, masks b m H W, motion b f m 5; `opening`: f
-    starts at frame 0.
+    """A window of frames of true clips: video b f 3 H W, first b 3 H W (frame 0) and its masks b m H W, motion b f m 5.
+
+    opening     whether the window starts at frame 0
     """
 
     video: Tensor
@@ -131,7 +131,7 @@ def _input(truth: Truth, size: int, generator: torch.Generator, like: Example | 
         warped, _ = carried(truth, through_base(truth.masks, small, power), truth.motion, small)
         video = video + chance[4] * (warped - video)
     video = soften(video, generator)
-    noise = 0.04 * chance[5] * repeat(torch.rand(len(video), generator=generator), "b -> b 1 1 1 1")
+    noise = 0.06 * chance[5] * repeat(torch.rand(len(video), generator=generator), "b -> b 1 1 1 1")
     video = video + noise * torch.randn(video.shape, generator=generator)
     example = _ranged(Example(video, reference, valid, reduce(truth.video, size)))
     return _drop(example, truth.opening, generator) if like is None else _dropped_like(example, like)

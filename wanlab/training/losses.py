@@ -20,9 +20,7 @@ GRADIENT = 0.15  # weight of the gradients in the pixel loss
 
 
 def pixel(fake: Tensor, real: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """L1 of the pixels + GRADIENT times L1 of their horizontal and vertical differences; `weight` broadcasts over
-    the pixels.
-    """
+    """L1 of the pixels + GRADIENT times L1 of their horizontal and vertical differences; `weight` broadcasts."""
     error = fake - real
     weight = torch.as_tensor(weight, dtype=error.dtype, device=error.device).expand(error.shape)
     across = (error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]
@@ -36,9 +34,7 @@ def taps(network: nn.Module, video: Tensor) -> list[Tensor]:
 
 
 def content(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """|| VGG(G(z)) - VGG(x) ||_2 from the taps of both: per tap relative to the norm of the real one, mean over
-    taps.
-    """
+    """|| VGG(G(z)) - VGG(x) ||_2 from the taps of both: relative to the norm of the real tap, mean over taps."""
     if len(fake) != len(real) or not fake:
         raise ValueError(f"L_content compares taps one by one, got {len(fake)} and {len(real)}")
     terms = [

@@ -1,6 +1,4 @@
-"""Training of the two x2 levels of the cascade on degraded procedural clips. See `degradation` for what they are
-fed.
-"""
+"""Training of the two x2 levels of the cascade on degraded procedural clips; `degradation` says what they are fed."""
 
 from __future__ import annotations
 
@@ -38,8 +36,8 @@ class Recipe:
     seed: int = 0
     clips: int = 1200
     held: int = 64
-    steps: Sequence[int] = (900, 800)
-    batch: Sequence[int] = (6, 4)
+    steps: Sequence[int] = (600, 600)
+    batch: Sequence[int] = (5, 4)
     crop: Sequence[int] = (24, 28)
     rate: float = 2e-3
     content: float = 0.0
@@ -49,6 +47,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(f"upsample has no variant {self.variant!r}{suggestion(self.variant, VARIANTS)}")
+
+    def of(self, level: int) -> dict[str, Any]:
+        """The settings that one level's training depends on."""
+        shared = {name: getattr(self, name) for name in ("variant", "seed", "clips", "rate", "content", "size")}
+        return shared | {name: getattr(self, name)[level] for name in ("steps", "batch", "crop")}
 
 
 VARIANTS = {"residual": 1.0, "no_residual": 0.0}  # the link of the bicubic skip
@@ -64,8 +67,7 @@ def recipe_of(kind: type, config: dict[str, Any]) -> Any:
 
 
 def train_upsampling(config: dict[str, Any], out: Path) -> dict[str, float]:
-    """Train both levels into `out`; a checkpoint that is there is continued. Writes upsample.<variant>.safetensors
-    and its provenance.
+    """Train both levels into `out`; a checkpoint there is continued. Writes upsample.<variant>.safetensors and a note.
 
     Returns the figures on held-out clips.
     """
@@ -102,7 +104,7 @@ def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.M
     torch.manual_seed(recipe.seed * len(LEVELS) + level)
     module = Upsample(replace(LEVELS[level], link=VARIANTS[recipe.variant]))
     descent = Descent(
-        module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"level{level}.pt", recipe=asdict(recipe)
+        module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"level{level}.pt", recipe=recipe.of(level)
     )
     criterion = objective(recipe.content)
     for step in descent:
@@ -142,8 +144,8 @@ def draw(level: int, recipe: Recipe, data: Source, step: int, below: nn.Module |
 
 @torch.no_grad()
 def judge(levels: Sequence[nn.Module] | nn.ModuleList, held: Source, batch: int = 8) -> dict[str, float]:
-    """Figures on held-out clips fed with their true base video: each level's PSNR, of bicubic too, sharpness, PSNR
-    of frame 0.
+    """Figures of each level on held-out clips that are fed with their true base video: PSNR (of frame 0, of bicubic,
+    without image) in dB, sharpness relative to the truth.
     """
     sums: dict[str, float] = {}
     for start in range(0, len(held), batch):
