@@ -1,7 +1,7 @@
 """Examples for the super-resolution cascade: true clips, degraded as the diffusion base degrades them.
 
 What the cascade meets is a base video that is slightly soft and noisy, layers that are a little off, and masks that
-were found at 32x32. All of that is imitated here, at random strength, so that the cascade learns how far to trust which.
+were found at 32x32. All that is imitated here, at random strength, so that the cascade learns how far to trust which.
 """
 
 from __future__ import annotations
