@@ -127,6 +127,7 @@ class Record(Mapping[Any, Entry]):
     def __init__(self, budget: int | None = None) -> None:
         self.budget, self.bytes = budget, 0
         self._entries: dict[Key, Entry | Path] = {}
+        self._calls: dict[tuple[str, int | None, str | None], int] = {}
         self._folder: Path | None = None
         self.path: Path | None = None           # where it was saved, until something is added
 
@@ -135,7 +136,8 @@ class Record(Mapping[Any, Entry]):
     def add(self, key: Key, entry: Entry, disk: bool = False) -> None:
         """Keep one firing. Over the budget (bytes in memory) raises BudgetError."""
         if key in self._entries:
-            key = key._replace(call=sum(other[:3] == key[:3] for other in self._entries))
+            self._calls[key[:3]] = self._calls.get(key[:3], 0) + 1
+            key = key._replace(call=self._calls[key[:3]])
         if disk:
             path = self._disk() / f"{len(self._entries):08d}.safetensors"
             _write(path, {key: entry})
