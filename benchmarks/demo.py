@@ -7,6 +7,7 @@ Workload (fixed): preset tiny, 8 frames of 128 x 128, 8 steps with guidance, pro
 
     what                                  --quick             full
     import wanlab over import torch       5 fresh processes   15
+    wanlab.load over import wanlab        2 fresh processes   5
     first video, from process start       1 fresh process     3
     each stage, batch of 8 and of 1       2 rounds            5       (medians, one warm-up round)
     quickstart, sharing on and off        8 samples, once     48 samples, once
@@ -36,6 +37,7 @@ STUDY_TARGET = 300.0  # seconds for the full quickstart on two cores
 BATCHES = (8, 1)
 
 IMPORT = "import time, torch; t = time.perf_counter(); import wanlab; print(time.perf_counter() - t)"
+LOAD = "import time, wanlab, torch; t = time.perf_counter(); wanlab.load('tiny'); print(time.perf_counter() - t)"
 FIRST = """
 import sys, wanlab
 pipe = wanlab.load("tiny").to(sys.argv[1])
@@ -101,6 +103,8 @@ def importing(quick: bool) -> Iterator[Row]:
     """How much longer the process takes for `import wanlab` once torch is there."""
     seconds = [float(fresh(IMPORT)) for _ in range(5 if quick else 15)]
     yield Row.of("import wanlab, over import torch", statistics.median(seconds), "s", IMPORT_TARGET)
+    seconds = [float(fresh(LOAD)) for _ in range(2 if quick else 5)]
+    yield Row.of('wanlab.load("tiny"), over import wanlab', statistics.median(seconds), "s")
 
 
 def first_video(quick: bool, device: str) -> Iterator[Row]:
