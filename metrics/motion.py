@@ -2,7 +2,8 @@
 
 Each motion is a template with free parameters (speed, radius, phase), fitted to place, size and angle by least squares
 with capped residuals (a frame in which the object is half hidden may be wrong). A template counts only if its
-amplitude is at least about half that of a slow true motion; if none does, the object is still.
+amplitude is at least about half that of a slow true motion and it explains at least half of the variance of what it
+moves (shuffled frames of a true motion do not); if none does, the object is still.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Rules:
 
     place, size, angle: one standard residual of each channel (widths, log, radians); cap: largest squared standard
     residual of a frame; travel, orbit, hop (widths), growth (log), turn (radians): least amplitudes over the clip;
-    turns, hops: how often a circling object goes round and a bouncing one hops, at least and at most.
+    explained: least share of the variance that a template explains; turns, hops: how often a circling object goes round
+    and a bouncing one hops, at least and at most.
     """
 
     place: float = 0.015
@@ -38,6 +40,7 @@ class Rules:
     hop: float = 0.09
     growth: float = 0.14
     turn: float = 0.60
+    explained: float = 0.5
     turns: tuple[float, float] = (0.55, 1.35)
     hops: tuple[float, float] = (1.0, 2.4)
 
@@ -60,6 +63,13 @@ class Fit:
         rest = rest - rest.median(-2, keepdim=True).values
         return rest.square().clamp_max(self.rules.cap).sum(-1).mean(-1)
 
+    def explained(self, predicted: Tensor) -> Tensor:
+        """Share of the variance that fits `... f 4` explain over seen frames, in the channels that they move: `...`."""
+        moved = (predicted.abs().amax(-2, keepdim=True) > 0).to(self.values)
+        rest, total = ((part * moved)[..., self.seen, :] for part in (self.values - predicted, self.values))
+        rest, total = (part - part.mean(-2, keepdim=True) for part in (rest, total))
+        return 1 - rest.square().sum((-2, -1)) / total.square().sum((-2, -1)).clamp_min(1e-9)
+
     def along(self, channel: int, shapes: Tensor) -> tuple[Tensor, Tensor]:
         """Amplitudes `g` (own units) of shapes `g f` on one channel, and the fits: least squares, outliers left out."""
         target = self.values[:, channel]
@@ -81,9 +91,10 @@ class Fit:
 Candidate = Callable[[Fit], float]  # cost, infinite when the amplitude is too small
 
 
-def cheapest(costs: Tensor, large_enough: Tensor) -> float:
-    """The least cost among the fits of sufficient amplitude; infinite if there is none."""
-    return float(torch.where(large_enough, costs, math.inf).min())
+def cheapest(fit: Fit, predicted: Tensor, large_enough: Tensor) -> float:
+    """The least cost among the fits `g f 4` of sufficient amplitude that explain enough; infinite if there is none."""
+    counts = large_enough & (fit.explained(predicted) >= fit.rules.explained)
+    return float(torch.where(counts, fit.cost(predicted), math.inf).min())
 
 
 def straight(channel: int, sign: int, least: str) -> Candidate:
@@ -91,7 +102,7 @@ def straight(channel: int, sign: int, least: str) -> Candidate:
 
     def cost(fit: Fit) -> float:
         amplitude, predicted = fit.along(channel, fit.time[None])
-        return cheapest(fit.cost(predicted), sign * amplitude >= getattr(fit.rules, least))
+        return cheapest(fit, predicted, sign * amplitude >= getattr(fit.rules, least))
 
     return cost
 
@@ -99,14 +110,14 @@ def straight(channel: int, sign: int, least: str) -> Candidate:
 def rotates(fit: Fit) -> float:
     """Steady turning in either sense."""
     amplitude, predicted = fit.along(3, fit.time[None])
-    return cheapest(fit.cost(predicted), amplitude.abs() >= fit.rules.turn)
+    return cheapest(fit, predicted, amplitude.abs() >= fit.rules.turn)
 
 
 def bounces(fit: Fit) -> float:
     """Hops: y = -A |sin(pi H t)|, H on a grid."""
     hops = torch.linspace(*fit.rules.hops, 29, dtype=torch.float64)[:, None]
     amplitude, predicted = fit.along(1, -(math.pi * hops * fit.time).sin().abs())
-    return cheapest(fit.cost(predicted), amplitude >= fit.rules.hop)
+    return cheapest(fit, predicted, amplitude >= fit.rules.hop)
 
 
 def circles(fit: Fit) -> float:
@@ -121,7 +132,7 @@ def circles(fit: Fit) -> float:
     weights = torch.linalg.solve(a.mT @ a + 1e-9 * torch.eye(2, dtype=a.dtype), (a.mT @ b)[..., None])  # g 2 1
     predicted = fit.values.new_zeros(*turned.shape, 4)
     predicted[..., :2] = (design @ weights[:, None])[..., 0]
-    return cheapest(fit.cost(predicted), weights.norm(dim=(1, 2)) * fit.rules.place >= fit.rules.orbit)
+    return cheapest(fit, predicted, weights.norm(dim=(1, 2)) * fit.rules.place >= fit.rules.orbit)
 
 
 TEMPLATES: Mapping[str, Candidate] = {

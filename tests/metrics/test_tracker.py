@@ -90,6 +90,13 @@ def test_a_copy_left_behind_is_not_an_orbit() -> None:
     assert float(motion_accuracy(video[:, flip], factors, COLOURS, MOTIONS).sum()) == 0
 
 
+def test_shuffled_frames_of_a_true_motion_are_none() -> None:
+    order = torch.tensor([4, 1, 6, 3, 0, 7, 2, 5])
+    for motion in ("left", "up", "grows", "rotates"):
+        video, factors = clips_of(motion, 3)
+        assert motion_accuracy(video[:, order], factors, COLOURS, MOTIONS).tolist() == [0, 0, 0]
+
+
 def test_reversed_clips_turn_left_into_right_and_growing_into_shrinking() -> None:
     for motion, other in (("left", "right"), ("grows", "shrinks"), ("up", "down")):
         video, factors = clips_of(motion, 3)
