@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/hooks.py [--quick] [--device cpu|cuda] [--json FILE]
 
 Workload (fixed): calls on a tensor of 8 values, so that only Python is timed; a block of attention and MLP at width
-1536 over 1,560 tokens; mean and covariance of a site of 32 x 64 x 256 values, streamed over 5 and over 50 steps. Calls are
-timed in seconds of this process's CPU (other work on the machine does not count), the block on the wall.
+1536 over 1,560 tokens; mean and covariance of a site of 32 x 64 x 256 values, streamed over 5 and over 50 steps. Calls
+are timed in seconds of this process's CPU (other work on the machine does not count), the block on the wall.
 
     what                                              --quick               full
     a site nobody listens to, an identity module      15 rounds x 20,000    60 rounds x 100,000 calls, interleaved
@@ -180,7 +180,6 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
     """All rows; where there is no such device, the block is skipped with the reason."""
     import torch
 
-    torch.set_num_threads(1)
     yield from calls(quick)
     if device.startswith("cuda") and not torch.cuda.is_available():
         yield Row(f"block of width {WIDTH}", None, "s", skipped="no CUDA device on this machine")
@@ -196,11 +195,15 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the rows and the machine here")
     options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
     workload = "quick" if options.quick else "full"
     result: dict[str, Any] = {"machine": machine(options.device), "workload": workload, "rows": []}
     for row in rows(options.quick, options.device):
         result["rows"].append(asdict(row))
-        spread = f"   [{row.interval[0]:.4g}, {row.interval[1]:.4g}]" if isinstance(row, Median) and row.interval else ""
+        interval = getattr(row, "interval", None)
+        spread = f"   [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
         print(shown(row) + spread, flush=True)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -18,6 +18,7 @@ class PipelineContract:
 
     chain       sites in the order in which a run passes them, one at least of each stage
     block       a site inside the denoising loop, in both guidance branches
+    word_map    an attention map over the tokens of the prompt
     pattern     the attention map of such a place
     prediction  the noise or velocity prediction of each branch
     latent      the latent after each step
@@ -27,6 +28,7 @@ class PipelineContract:
     chain: list[str]
     block: str
     pattern: str
+    word_map: str
     prediction: str
     latent: str
     outside: str
@@ -109,6 +111,20 @@ class PipelineContract:
         assert torch.equal(plain[0], edited[0]) and not torch.equal(plain[1], edited[1])
         heads = pipe.sites()[z].axes.index("k") - 1
         assert torch.equal(plain[1].unbind(heads)[1], edited[1].unbind(heads)[1])
+
+    def test_a_words_edit_is_for_its_tokens_in_cond(self, pipe: Any) -> None:
+        plain = self.run(pipe, capture=[self.word_map])
+        edited = self.run(pipe, Zero(self.word_map, words="left"), capture=[self.word_map])
+        [token] = pipe.tokens_of(plain.request, "left", 0)
+        before, after = (out.record[self.word_map, 0, "cond"].tensor for out in (plain, edited))
+        assert before[..., token].any() and not after[..., token].any()
+        others = [i for i in range(before.shape[-1]) if i != token]
+        assert torch.equal(before[..., others], after[..., others])
+        assert torch.equal(*(out.record[self.word_map, 0, "uncond"].tensor for out in (plain, edited)))
+        with pytest.raises(LookupError, match="left"):
+            self.run(pipe, Zero(self.word_map, words="rihgt"))
+        with pytest.raises(SelectionError, match="not the prompt's"):
+            self.run(pipe, Zero(self.pattern, words="left"))
 
     def test_a_row_edited_in_a_batch_is_the_row_alone_and_others_do_not_move(self, pipe: Any) -> None:
         seeds = list(range(8))

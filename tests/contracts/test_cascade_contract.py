@@ -35,6 +35,7 @@ class TestCascade(PipelineContract):
              "upsample.0.residual.skip", "upsample.0.out", "upsample.1.out", "detail.content", "detail.out"]
     block = "generator.mid.resid_post"
     pattern = "generator.mid.temporal.attn.pattern"
+    word_map = "generator.mid.cross.attn.pattern"
     prediction = "sampler.video.velocity"
     latent = "sampler.video.latent"
     outside = "image.tokens"

@@ -21,6 +21,7 @@ from wanlab.core import (
     CutFrames,
     Edit,
     EditError,
+    Entry,
     Event,
     FreezeFrame,
     Identity,
@@ -30,6 +31,8 @@ from wanlab.core import (
     NotSerialisable,
     Patch,
     Plan,
+    Probe,
+    Record,
     RecordError,
     Replace,
     Resample,
@@ -44,6 +47,7 @@ from wanlab.core import (
     edit_from_dict,
     trace,
 )
+from wanlab.core.record import Key
 
 SITE = Site("a.z", ("b", "f", "n", "c"))
 HASH = "73c2f0cbeecb90576e4acee8f1fd1d0cb0d3024d20be6350673358b5c8113f3a"     # of {"at":"a","heads":2,"kind":"zero"}
@@ -183,9 +187,15 @@ def test_a_patch_of_another_geometry_or_an_unknown_site_raises() -> None:
     model = Denoiser()
     with trace(model, capture="blocks.0.out") as clean:
         model(start(2))
-    with pytest.raises(RecordError, match=r"shape \(2, 4, 5, 8\), blocks.0.out \(3, 4, 5, 8\).*b differ"), \
+    with pytest.raises(RecordError, match=r"b=2 f=4 n=5 c=8, blocks.0.out b=3 f=4 n=5 c=8: b differ"), \
             trace(model, Patch("blocks.0.out", clean.record)):
         model(start(3))
+    other = Record()
+    other.add(Key("blocks.0.out"), Entry(torch.zeros(2, 4, 5, 9), ("b", "f", "n", "c")))
+    with Probe(model) as probe:
+        model(start(1), steps=1)
+    with pytest.raises(RecordError, match="c differ"):      # before anything runs
+        trace(model, Patch("blocks.0.out", other), sites=probe.sites)
     with pytest.raises(UnknownSite, match=r"'blocks.1.out' is not recorded; nearest: blocks.0.out"):
         trace(model, Patch("blocks.1.out", clean.record))
 

@@ -156,6 +156,8 @@ def test_over_the_budget_refuses_before_the_run_where_shapes_are_known() -> None
     with pytest.raises(BudgetError, match=r"budget is .* GiB.*'site -> mean'"):
         trace(model, capture=site, budget=need - 1, **kwargs)
     trace(model, capture=[f"{site} -> mean", f"{site} -> disk", f"{site}@steps=0"], budget=need // 3, **kwargs)
+    with pytest.raises(BudgetError):
+        trace(model, capture=site, budget=need, seeds=range(4), **kwargs)
     with pytest.raises(BudgetError), trace(model, capture=site, budget=need - 1):
         model(start())
 

@@ -140,11 +140,11 @@ def test_words_are_the_prompts_and_stand_in_cond() -> None:
     (Zero("latent@steps=7"), PositionError, "steps=7 is outside: there are 3"),
     (Zero("latent@steps=3:"), PositionError, "steps=3: selects none of 3"),
     (Zero("latent@branch=cnd"), SelectionError, "no branch 'cnd'.*cond, uncond"),
-    (Identity, EditError, "is no edit"),
+    (Zero("latent", rows=3), PositionError, "rows=3 is outside"), (Identity, EditError, "is no edit"),
 ])
 def test_mistakes_raise_before_anything_runs(edit: object, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        trace(Denoiser(), [edit], steps=3, branches=("cond", "uncond"))
+        trace(Denoiser(), [edit], steps=3, branches=("cond", "uncond"), seeds=[0, 1, 2])
 
 
 def test_known_shapes_and_clocks_are_checked_before_anything_runs() -> None:

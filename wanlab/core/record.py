@@ -99,21 +99,29 @@ class Entry:
             return self
         return replace(self, tensor=self.tensor.mean(self.axes.index("b"), keepdim=True))
 
-    def like(self, x: Tensor, site: Site) -> Tensor:
-        """The values in the site's order of axes, ready to broadcast against `x`; another geometry raises."""
+    def fits(self, site: Site, shape: tuple[int, ...] | None = None, except_axis: str = "") -> None:
+        """Raise where the entry cannot stand at a site of that shape (its known one by default); sizes of 1 spread."""
         strange = [axis for axis in self.axes if axis not in site.axes]
         if strange:
             raise RecordError(f"{site.name} has axes '{' '.join(site.axes)}', the record '{' '.join(self.axes)}': "
                               f"it cannot stand there")
+        sizes = dict(zip(self.axes, self.tensor.shape))
+        shape = site.shape if shape is None else shape
+        wrong = [axis for axis, want in zip(site.axes, shape or ()) if sizes.get(axis, 1) not in (1, want)]
+        if set(wrong) - {except_axis}:
+            told = " ".join(f"{axis}={size}" for axis, size in sizes.items())
+            raise RecordError(f"the record of {self.site or site.name} has {told}, {site.name} "
+                              f"{' '.join(f'{axis}={size}' for axis, size in zip(site.axes, shape or ()))}: "
+                              f"{', '.join(wrong)} differ")
+
+    def like(self, x: Tensor, site: Site) -> Tensor:
+        """The values in the site's order of axes, ready to broadcast against `x`; another geometry raises."""
+        self.fits(site, tuple(x.shape))
         order = [self.axes.index(axis) for axis in site.axes if axis in self.axes]
         tensor = self.tensor.permute(order)
         for at, axis in enumerate(site.axes):
             if axis not in self.axes:
                 tensor = tensor.unsqueeze(at)
-        wrong = [axis for axis, have, want in zip(site.axes, tensor.shape, x.shape) if have != want and have != 1]
-        if wrong:
-            raise RecordError(f"the record of {self.site or site.name} has shape {tuple(tensor.shape)}, {site.name} "
-                              f"{tuple(x.shape)} (axes {' '.join(site.axes)}): {', '.join(wrong)} differ")
         return tensor.to(x.device, x.dtype, copy=True)      # a copy: the model may write to what it is given
 
     def __repr__(self) -> str:
@@ -191,7 +199,7 @@ class Record(Mapping[Any, Entry]):
             raise RecordError(f"{site} is recorded for {self._told(keys)}, not for {tick}")
         if len(fit) > 1:
             raise RecordError(f"{site} is recorded {len(fit)} times for {tick}: the record is ambiguous")
-        return self._read(fit[0])
+        return self.entry(fit[0])
 
     def find(self, site: str) -> list[Key]:
         """The firings held of a site; of its one statistic, where the values themselves were not kept."""
@@ -208,12 +216,13 @@ class Record(Mapping[Any, Entry]):
     def _named(self, site: str) -> list[Key]:
         return [key for key in self._entries if key.site == site]
 
-    def _read(self, key: Key) -> Entry:
+    def entry(self, key: Key) -> Entry:
+        """One firing, read from disk where it is there."""
         kept = self._entries[key]
         return kept if isinstance(kept, Entry) else _read(kept)[key]
 
     def _stacked(self, keys: list[Key]) -> Entry:
-        first = self._read(keys[0])
+        first = self.entry(keys[0])
         leading = {"s": _values(keys, "step"), "branch": _values(keys, "branch"), "call": _values(keys, "call")}
         axes = [axis for axis, values in leading.items() if len(values) > 1 or (axis == "s" and values != [None])]
         expected = int(np.prod([len(leading[axis]) for axis in axes], initial=1))
@@ -226,7 +235,7 @@ class Record(Mapping[Any, Entry]):
         if not axes:
             return replace(first, coords=coords)
         ranked = sorted(keys, key=lambda key: tuple(leading[axis].index(_part(key, axis)) for axis in axes))
-        parts = [self._read(key).tensor for key in ranked]
+        parts = [self.entry(key).tensor for key in ranked]
         if len({part.shape for part in parts}) > 1:
             raise RecordError(f"{keys[0].site} fired with different shapes: ask for (site, step, branch)")
         tensor = torch.stack(parts).unflatten(0, [len(leading[axis]) for axis in axes])
@@ -248,7 +257,7 @@ class Record(Mapping[Any, Entry]):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        _write(partial, {key: self._read(key) for key in self._entries})
+        _write(partial, {key: self.entry(key) for key in self._entries})
         partial.replace(path)
         self.path = path
         return path
@@ -267,13 +276,13 @@ class Record(Mapping[Any, Entry]):
         for key in other.firings:
             if key in self._entries:
                 raise RecordError(f"{key} is in both records")
-            self.add(key, other._read(key))
+            self.add(key, other.entry(key))
 
     def digest(self) -> str:
         """sha256 of names, moments, axes and bytes."""
         sha = hashlib.sha256()
         for key in sorted(self._entries, key=str):
-            entry = self._read(key)
+            entry = self.entry(key)
             sha.update(f"{key}|{entry.axes}|{entry.tensor.dtype}|{tuple(entry.tensor.shape)}".encode())
             sha.update(entry.tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()

@@ -21,6 +21,8 @@ def check(select: Select, site: Site, plan: Plan) -> None:
     for key, axis in _limits(select, site):
         if site.shape is not None and getattr(select, key, None) is not None and key in AXIS_OF and key != "rows":
             positions(getattr(select, key), site.shape[site.axes.index(axis)], f"{site.name}: {key}")
+    if select.rows is not None and plan.seeds is not None:
+        positions(select.rows, len(plan.seeds), "rows")
     if select.steps is not None and plan.steps is not None:
         positions(select.steps, plan.steps, "steps")
     if select.branch is not None and plan.branches is not None:

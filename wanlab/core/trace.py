@@ -130,7 +130,8 @@ class Trace(BaseTap):
                 steps, branches = (self._plan.steps, self._plan.branches) if place.site.clock is None else (
                     self._plan.steps if "step" in place.site.clock else None,
                     self._plan.branches if "branch" in place.site.clock else None)
-                kept = narrow(capture.where, place.site, torch.empty(place.site.shape, device="meta"), self._plan)
+                shape = _batch_shape(place.site, self._plan)
+                kept = narrow(capture.where, place.site, torch.empty(shape, device="meta"), self._plan)
                 ticks = [Tick(step, None, branch) for step in range(steps or 0) or [None]
                          for branch in branches or [None]]
                 total += 4 * kept.numel() * sum(_covers(capture.where, tick, self._plan) for tick in ticks)
@@ -246,6 +247,12 @@ def _places(root: nn.Module, known: Sites | None) -> dict[tuple[int, str], _Plac
             site = known[full] if known is not None and full in known else Site(full, tuple(axes.split()))
             places[id(module), name] = _Place(site)
     return places
+
+
+def _batch_shape(site: Site, plan: Plan) -> tuple[int, ...]:
+    """The site's known shape with as many rows as seeds are announced (a dry run may have had one)."""
+    sizes = zip(site.axes, site.shape or (), strict=True)
+    return tuple(len(plan.seeds) if axis == "b" and plan.seeds is not None else size for axis, size in sizes)
 
 
 def _covers(select: Select, tick: Tick, plan: Plan) -> bool:

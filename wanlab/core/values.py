@@ -217,7 +217,9 @@ class Patch(Edit):
 
     def check(self, site: Site) -> None:
         super().check(site)
-        self.record.record.find(self.entry or site.name)
+        keys = self.record.record.find(self.entry or site.name)
+        if site.shape is not None:      # rows are those of the run, which a dry run need not have had
+            self.record.record.entry(keys[0]).fits(site, except_axis="b")
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         return self.record.at(self.entry or event.site.name, event.tick).like(x, event.site).expand_as(x)
