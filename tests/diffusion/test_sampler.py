@@ -1,0 +1,152 @@
+"""The sampler: where it ends, what guidance does, what it tells the clock, and what noise depends on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from wanlab.core import Bypass, Zero, clock, trace
+from wanlab.diffusion.sampler import COND, UNCOND, Sampler, State, branches, draw_noise, scheduler
+
+SHAPES = {"video": (4, 3, 6, 6), "motion": (4, 2, 5)}
+
+
+@pytest.fixture
+def sampler() -> Sampler:
+    return Sampler({"video": "b f c h w", "motion": "b f m d"})
+
+
+def noise(*seeds: int) -> State:
+    return draw_noise(seeds, SHAPES)
+
+
+def truth(scale: float = 1.0) -> Any:
+    """A predictor that knows the clean state, another one in each branch."""
+    target = {part: torch.randn(2, *shape, generator=torch.Generator().manual_seed(7)) for part, shape in SHAPES.items()}
+
+    def predict(state: State, sigma: Tensor, branch: str) -> State:
+        return {part: x * (1 if branch == COND else scale) for part, x in target.items()}
+
+    return predict, target
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_whoever_predicts_the_truth_reaches_it_from_any_noise(sampler: Sampler, steps: int) -> None:
+    predict, target = truth()
+    for seeds in ((0, 1), (2, 3)):
+        out = sampler(noise(*seeds), predict, steps, 1.0)
+        assert all(torch.allclose(out[part], target[part], atol=1e-5) for part in target)
+
+
+def test_equal_branches_make_guidance_idle(sampler: Sampler) -> None:
+    predict, target = truth(scale=1.0)
+    out = sampler(noise(0, 1), predict, 3, 4.0)
+    assert torch.allclose(out["video"], target["video"], atol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
+def test_guidance_extrapolates_from_the_unconditional(sampler: Sampler, guidance: float) -> None:
+    """One step ends at x0_uncond + guidance (x0_cond - x0_uncond), as velocities differ by x0 alone."""
+    predict, target = truth(scale=-0.5)
+    out = sampler(noise(0, 1), predict, 1, guidance)
+    for part, cond in target.items():
+        uncond = -0.5 * cond
+        assert torch.allclose(out[part], uncond + guidance * (cond - uncond), atol=1e-5)
+
+
+def test_steps_follow_eulers_rule(sampler: Sampler) -> None:
+    """Written out for a predictor that says half of what it sees."""
+    start, steps = noise(0, 1), 4
+    out = sampler(start, lambda state, sigma, branch: {part: 0.5 * x for part, x in state.items()}, steps, 1.0)
+    x = start["video"]
+    for i in range(steps):
+        sigma, after = 1 - i / steps, 1 - (i + 1) / steps
+        x = x + (after - sigma) * (x - 0.5 * x) / sigma
+    assert torch.allclose(out["video"], x, atol=1e-5)
+
+
+def test_noise_levels_fall_evenly_from_one_to_zero() -> None:
+    assert scheduler(4).sigmas.tolist() == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert scheduler(1).sigmas.tolist() == [1, 0]
+
+
+def test_the_predictor_is_told_the_level_of_every_row(sampler: Sampler) -> None:
+    seen: list[tuple[Tensor, str]] = []
+    predict, _ = truth()
+
+    def watch(state: State, sigma: Tensor, branch: str) -> State:
+        seen.append((sigma, branch))
+        return predict(state, sigma, branch)
+
+    sampler(noise(0, 1), watch, 2, 2.0)
+    assert [branch for _, branch in seen] == [COND, UNCOND, COND, UNCOND]
+    assert [sigma.tolist() for sigma, _ in seen] == [[1, 1], [1, 1], [0.5, 0.5], [0.5, 0.5]]
+
+
+def test_the_clock_moves_through_steps_and_branches_and_stands_still_after(sampler: Sampler) -> None:
+    ticks: list[Any] = []
+    predict, _ = truth()
+
+    def watch(state: State, sigma: Tensor, branch: str) -> State:
+        ticks.append(clock.now())
+        return predict(state, sigma, branch)
+
+    done: list[tuple[int, int]] = []
+    sampler(noise(0, 1), watch, 2, 2.0, lambda step, steps: done.append((step, steps)))
+    assert [(tick.step, tick.sigma, tick.branch) for tick in ticks] == [
+        (0, 1.0, COND), (0, 1.0, UNCOND), (1, 0.5, COND), (1, 0.5, UNCOND)]  # fmt: skip
+    assert done == [(1, 2), (2, 2)] and clock.now().step is None
+
+
+def test_guidance_one_runs_one_branch(sampler: Sampler) -> None:
+    assert branches(1.0) == (COND,) and branches(1.5) == (COND, UNCOND)
+    seen: list[str] = []
+    predict, _ = truth()
+    sampler(noise(0, 1), lambda state, sigma, branch: seen.append(branch) or predict(state, sigma, branch), 3, 1.0)
+    assert seen == [COND] * 3
+
+
+def test_removing_guidance_leaves_the_conditional_run(sampler: Sampler) -> None:
+    predict, _ = truth(scale=-0.5)
+    plain = sampler(noise(0, 1), predict, 2, 1.0)
+    with trace(sampler, edits=[Bypass("*.guided")]) as t:
+        removed = sampler(noise(0, 1), predict, 2, 3.0)
+    assert all(torch.equal(plain[part], removed[part]) for part in plain) and t.ledger.ok
+
+
+def test_sites_fire_once_a_step_or_once_a_branch(sampler: Sampler) -> None:
+    predict, _ = truth()
+    with trace(sampler, capture=["video.*"]) as t:
+        sampler(noise(0, 1), predict, 3, 2.0)
+    axes = {name: t.record[name].axes for name in t.record}
+    assert axes["video.x0"][:2] == axes["video.velocity"][:2] == ("s", "branch")
+    assert axes["video.latent"][:2] == axes["video.guided"][:2] == ("s", "b")
+    assert t.record["video.latent"].tensor.shape[0] == 3
+
+
+def test_an_edit_from_a_step_on_leaves_the_state_before(sampler: Sampler) -> None:
+    predict, _ = truth()
+    with trace(sampler, capture=["video.latent"]) as plain:
+        sampler(noise(0, 1), predict, 3, 1.0)
+    with trace(sampler, edits=[Zero("video.velocity", steps="1:")], capture=["video.latent"]) as edited:
+        sampler(noise(0, 1), predict, 3, 1.0)
+    a, b = (t.record["video.latent"].tensor for t in (plain, edited))
+    assert torch.equal(a[0], b[0]) and torch.equal(b[1], b[0]) and not torch.equal(a[1], b[1])
+
+
+def test_noise_depends_on_the_seed_alone() -> None:
+    both, again = noise(3, 4), noise(4, 9, 3)
+    for part, shape in SHAPES.items():
+        assert both[part].shape == (2, *shape)
+        assert torch.equal(both[part][0], again[part][2]) and torch.equal(both[part][1], again[part][0])
+        assert not torch.equal(both[part][0], both[part][1])
+    torch.manual_seed(11)
+    assert torch.equal(noise(3)["motion"], both["motion"][:1])
+
+
+def test_noise_is_of_unit_size() -> None:
+    drawn = draw_noise(range(40), {"video": (8, 3, 8, 8)})["video"]
+    assert abs(drawn.mean()) < 0.02 and abs(drawn.std() - 1) < 0.02

@@ -1,0 +1,75 @@
+"""The image stage: what it hands on, and the trained null condition where there is no image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wanlab.core import Bypass, Zero, trace
+from wanlab.stages.image import Config, Image, ImageEncoder
+
+
+@pytest.fixture
+def encoder() -> ImageEncoder:
+    module = ImageEncoder(Config(size=16, output=32, width=16, heads=2))
+    torch.nn.init.normal_(module.null_frame)
+    return module.eval()
+
+
+def same(one: Image, other: Image, row: int = 0, of: int = 0) -> bool:
+    return all(torch.allclose(a[row], b[of], atol=1e-6) for a, b in zip(one, other, strict=True))
+
+
+def test_it_hands_on_tokens_and_the_frame_at_two_sizes(encoder: ImageEncoder) -> None:
+    image = torch.rand(2, 3, 32, 32)
+    out = encoder(image)
+    assert out.tokens.shape == (2, 16, 16) and torch.allclose(out.pooled, out.tokens.mean(1))
+    assert torch.equal(out.reference, 2 * image - 1)
+    assert torch.allclose(out.frame, 2 * F.interpolate(image, (16, 16), mode="area") - 1, atol=1e-6)
+    assert out.present.tolist() == [1, 1]
+
+
+def test_tokens_lie_in_raster_order(encoder: ImageEncoder) -> None:
+    """A change in one patch moves that patch's embedding and no other."""
+    image = torch.rand(1, 3, 32, 32)
+    other = image.clone()
+    other[..., 8:16, 24:32] = 0                         # row 1, column 3 of 4 x 4 patches
+    with trace(encoder, capture=["blocks.0.resid_pre"]) as t:
+        encoder(torch.cat([image, other]))
+    a, b = t.record["blocks.0.resid_pre"].tensor
+    assert (a != b).any(-1).nonzero().flatten().tolist() == [7]
+
+
+def test_rows_without_an_image_are_the_learned_null(encoder: ImageEncoder) -> None:
+    image = torch.rand(2, 3, 32, 32)
+    out = encoder(image, torch.tensor([0.0, 1.0]))
+    assert same(out, encoder.null_image(1)) and same(out, encoder(image), 1, 1)
+    assert torch.equal(out.frame[0], encoder.null_frame) and not out.reference[0].any()
+
+
+def test_the_stage_removed_is_no_image(encoder: ImageEncoder) -> None:
+    image = torch.rand(1, 3, 32, 32)
+    with trace(encoder, edits=[Bypass("{tokens,pooled,frame,reference,present}")]) as t:
+        removed = encoder(image)
+    assert t.ledger.ok and same(removed, encoder(image, torch.zeros(1))) and not same(removed, encoder(image))
+
+
+def test_what_it_hands_on_can_be_edited_one_by_one(encoder: ImageEncoder) -> None:
+    image = torch.rand(1, 3, 32, 32)
+    plain = encoder(image)
+    with trace(encoder, edits=[Zero("reference")]):
+        edited = encoder(image)
+    assert not edited.reference.any() and torch.equal(edited.tokens, plain.tokens) and torch.equal(edited.frame, plain.frame)
+
+
+def test_rows_do_not_see_each_other(encoder: ImageEncoder) -> None:
+    image = torch.rand(3, 3, 32, 32)
+    assert same(encoder(image), encoder(image[2:]), 2, 0)
+
+
+def test_sizes_that_do_not_fit_are_told(encoder: ImageEncoder) -> None:
+    with pytest.raises(ValueError, match=r"image must be b 3 32 32, got \(1, 3, 16, 16\)"):
+        encoder(torch.rand(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="patch 5 must divide size 16"):
+        ImageEncoder(Config(size=16, output=32, patch=5))
