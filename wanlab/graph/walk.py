@@ -25,11 +25,11 @@ def silent(node: str, done: int, total: int) -> None:
 
 
 class Node(Protocol):
-    """One stage of a graph: its name, the nodes it reads, the fields it reads of a request, the hash of its weights."""
+    """One stage of a graph: its name, the nodes it reads, what it reads of a request, the hash of its weights."""
 
     name: str
     inputs: tuple[str, ...]
-    fields: tuple[str, ...]
+    reads: tuple[str, ...]
     weights_hash: str
 
 
@@ -58,7 +58,7 @@ def node_keys(nodes: Sequence[Node], edits: Mapping[str, Sequence[Any]], rows: M
     for node in nodes:
         keys[node.name] = digest({
             "node": node.name, "weights": node.weights_hash, "context": context,
-            "rows": {field: rows[field] for field in node.fields},
+            "rows": {field: rows[field] for field in node.reads},
             "inputs": {name: keys[name] for name in node.inputs},
             "edits": [edit.to_dict() for edit in edits.get(node.name, ())]})
     return keys

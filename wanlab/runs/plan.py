@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wanlab.graph import digest, node_keys
+from wanlab.pipelines.load import WeightsError
 
 from .document import Document, Loc, Problem
 from .source import Source
 from .spec import Sampler, Study
 
 SEED_STRIDE = 1_000_000  # a sample's noise seed is seed * SEED_STRIDE + index: another one for every row of a study
-WRONG = (LookupError, ValueError, TypeError, RuntimeError)  # what a pipeline raises for a wrong name or missing weights
+WRONG = (LookupError, ValueError, TypeError, WeightsError)  # what a pipeline raises for a wrong name or missing weights
 
 
 @dataclass(frozen=True)

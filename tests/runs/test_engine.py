@@ -1,0 +1,349 @@
+"""Running studies: sharing, resuming, failing, stopping. Observed from outside: folders, numbers, stage runs."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runs.toy import STUDY, Toy, load_toy, resolve_toy
+from wanlab.runs import store
+from wanlab.runs.cell import Task, Workbench, open_workbench
+from wanlab.runs.document import StudyError
+from wanlab.runs.source import SourceError
+from wanlab.runs.spec import parse_study
+from wanlab.runs.store import RunFolder, RunFolderError
+
+Run = Callable[..., Any]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench(*sets: str, text: str = STUDY, pipe: Toy | None = None) -> Workbench:
+    study, document = parse_study(text, sets)
+    return open_workbench(study, document, "cpu", load_toy(pipe), resolve_toy)
+
+
+def content(root: Path) -> dict[str, str]:
+    """Every file of a run folder with its digest; logs and locks, which hold times, are left out."""
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in (".lock", "attempts.jsonl", "report.html")]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_run_leaves_the_folder_of_the_contract(run: Run, pipe: Toy) -> None:
+    root, outcome = run()
+    assert outcome.done == ["baseline", "text", "detail", "both", "sharp"] and not outcome.failed
+    for cell in RunFolder(root).cells().values():
+        names = {path.name for path in cell.root.iterdir()}
+        assert names == {"cell.yaml", "samples.parquet", "features.safetensors", "videos", "attempts.jsonl", "DONE"}
+        assert sorted(path.name for path in (cell.root / "videos").iterdir()) == ["0000.mp4", "0001.mp4"]
+        table = cell.samples()
+        assert len(table["value"]) == 5 * 2 * 2 and set(table["seed"]) == {0, 1} and table["unit"][0] == "test-0-0"
+        assert len(cell.features()["colour_distance.video"]) == 10
+    for name in ("study.yaml", "environment.json", "results.csv", "report/report.html", "report/table.tex", "report/table.csv",
+                 "report/figures/forest.pdf", "report/figures/forest.png", "report/figures/strip-0000.png"):
+        assert (root / name).stat().st_size > 0, name
+    assert not list(root.rglob("*.part*"))
+
+
+def test_stages_run_exactly_as_often_as_planned(run: Run, pipe: Toy) -> None:
+    planned = bench(pipe=pipe).plan.stage_runs()
+    pipe.runs.clear()
+    run()
+    assert Counter(pipe.runs) == planned.shared
+    assert planned.alone == dict.fromkeys(planned.shared, 5 * 6)
+    # 3 groups of samples x 2 seeds; the text stage does not depend on the seed, the detail stage differs in every cell
+    assert planned.shared == {"text": 2 * 3, "denoise": 2 * 6, "upsample.0": 3 * 6, "upsample.1": 3 * 6, "detail": 5 * 6}
+
+
+def test_without_a_cache_everything_runs_and_the_numbers_are_the_same(run: Run, pipe: Toy) -> None:
+    shared, _ = run("shared")
+    pipe.runs.clear()
+    alone, _ = run("alone", "cache.memory_gib=0")
+    assert Counter(pipe.runs)["denoise"] == 5 * 6
+    left, right = content(shared), content(alone)
+    assert left.pop("study.yaml") != right.pop("study.yaml")
+    assert left == right
+
+
+def test_a_second_run_computes_nothing(run: Run, pipe: Toy) -> None:
+    root, _ = run()
+    before = content(root)
+    pipe.runs.clear()
+    _, outcome = run()
+    assert pipe.runs == [] and outcome.done == [] and len(outcome.before) == 5
+    assert content(root) == before
+
+
+def test_stopping_anywhere_and_going_on_gives_the_same_bytes(run: Run, pipe: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = run("whole")
+    for stop in (1, 7, 16, 29):
+        calls, evaluate = [], Workbench.evaluate
+
+        def interrupted(self: Workbench, task: Task, calls: list = calls, evaluate: Any = evaluate, stop: int = stop) -> Any:
+            calls.append(task)
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            return evaluate(self, task)
+
+        monkeypatch.setattr(Workbench, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(f"stopped-{stop}")
+        monkeypatch.setattr(Workbench, "evaluate", evaluate)
+        resumed, _ = run(f"stopped-{stop}")
+        assert content(resumed) == content(whole)
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = Workbench.evaluate
+
+    def failing(self: Workbench, task: Task) -> Any:
+        if task.cell == "text" and task.chunk == 2:
+            raise RuntimeError("out of luck")
+        return evaluate(self, task)
+
+    monkeypatch.setattr(Workbench, "evaluate", failing)
+    said = io.StringIO()
+    root, outcome = run(said=said)
+    assert outcome.failed == {"text": "RuntimeError: out of luck"} and len(outcome.done) == 4
+    assert "out of luck" in said.getvalue()
+    log = [json.loads(line) for line in next(root.glob("cells/text-*/attempts.jsonl")).read_text().splitlines()]
+    assert [line["state"] for line in log] == ["ok", "ok", "failed"] and "Traceback" in log[-1]["traceback"]
+    assert "Not finished" in (root / "report" / "report.html").read_text()
+    monkeypatch.setattr(Workbench, "evaluate", evaluate)
+    _, outcome = run()
+    assert outcome.done == ["text"] and not outcome.failed
+
+
+def test_a_folder_of_another_study_is_refused_with_both_hashes(run: Run) -> None:
+    run()
+    old, new = (parse_study(STUDY, sets)[0].hash for sets in ([], ["data.n=4"]))
+    with pytest.raises(RunFolderError, match=rf"(?s){old}.*{new}.*data.n: 5 -> 4"):
+        run("out", "data.n=4")
+    run("out", "report.videos=1")  # what cannot change a result may change
+
+
+def test_foreign_and_damaged_folders_are_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    with pytest.raises(RunFolderError, match=r"holds other files"):
+        run("full")
+    root, _ = run("edited")
+    text = (root / "study.yaml").read_text()
+    (root / "study.yaml").write_text(text.replace("n: 5", "n: 6"))
+    with pytest.raises(RunFolderError, match="damaged or edited"):
+        run("edited")
+
+
+def test_a_folder_runs_once_at_a_time(run: Run, tmp_path: Path) -> None:
+    root, _ = run()
+    with open(root / ".lock", "r+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(RunFolderError, match="is being run by process"):
+            run()
+
+
+def test_a_truncated_result_is_noticed_and_made_again(run: Run) -> None:
+    root, _ = run()
+    before = content(root)
+    for pattern in ("cells/text-*/samples.parquet", "cells/both-*/videos/0001.mp4"):
+        path = next(root.glob(pattern))
+        path.write_bytes(path.read_bytes()[:100])
+    _, outcome = run()
+    assert outcome.done == ["text", "both"]
+    assert content(root) == before
+
+
+def test_a_truncated_part_is_noticed_and_made_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = run("whole")
+    evaluate, calls = Workbench.evaluate, []
+
+    def interrupted(self: Workbench, task: Task) -> Any:
+        calls.append(task)
+        if len(calls) == 18:
+            raise KeyboardInterrupt
+        return evaluate(self, task)
+
+    monkeypatch.setattr(Workbench, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("part")
+    monkeypatch.setattr(Workbench, "evaluate", evaluate)
+    part = sorted((whole.parent / "part").glob("cells/text-*/parts/*"))[0]
+    part.write_bytes(part.read_bytes()[:50])
+    resumed, _ = run("part")
+    assert content(resumed) == content(whole)
+
+
+def test_a_full_disk_is_told_and_nothing_finished_is_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, calls = store.save_file, []
+
+    def full(*given: Any, **options: Any) -> None:
+        calls.append(1)
+        if len(calls) == 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*given, **options)
+
+    monkeypatch.setattr(store, "save_file", full)
+    with pytest.raises(RunFolderError, match=r"the disk is full .* while writing .*parts/.*Nothing finished is lost"):
+        run()
+    monkeypatch.setattr(store, "save_file", save)
+    root, _ = run()
+    assert content(root) == content(run("other")[0])
+
+
+def test_ctrl_c_waits_for_the_write_in_hand(tmp_path: Path) -> None:
+    def slow(temporary: Path) -> None:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        temporary.write_text("whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        store.write(tmp_path / "file", slow)
+    assert (tmp_path / "file").read_text() == "whole"
+
+
+def test_sigkill_loses_at_most_the_batch_in_hand(run: Run, tmp_path: Path) -> None:
+    whole, _ = run("whole")
+    script = (f"import pathlib, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+              "import torch; torch.set_num_threads(1)\n"
+              "from tests.runs.toy import load_toy, resolve_toy\nfrom wanlab.runs.study import run_study\n"
+              f"run_study(pathlib.Path({str(tmp_path / 'study.yaml')!r}), pathlib.Path({str(tmp_path / 'killed')!r}), device='cpu',\n"
+              "          load=load_toy(), resolve=resolve_toy)")
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    parts = tmp_path / "killed" / "cells"
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("*/parts/*.safetensors"))) < 4 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, process.stderr.read()
+    kept = len(list(parts.glob("*/parts/*.safetensors")))
+    assert kept >= 4
+    resumed, _ = run("killed")
+    assert content(resumed) == content(whole)
+    lines = [json.loads(line) for path in parts.glob("*/attempts.jsonl") for line in path.read_text().splitlines()]
+    assert len(lines) in (30, 31)  # a kill between a part and its line in the log costs the line, not the part
+    assert len({(path.parent.name, json.loads(line)["chunk"]) for path in parts.glob("*/attempts.jsonl")
+                for line in path.read_text().splitlines()}) >= 29
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), [
+    ("{ablate: text}", "{ablate: txet}", "cells.text.ablate.0: toy has no component 'txet'"),
+    ("{swap: {detail: sharp}, pairs_with: detail}", "{swap: {detail: shrap}}", "cells.sharp.swap.detail: no variant 'shrap'"),
+    ("{ablate: text}", "{edits: [{kind: zeroo, at: text.out}]}", "cells.text.edits.0: no kind of edit 'zeroo'"),
+    ("{ablate: text}", "{edits: [{kind: zero, at: text.outt}]}", "text.outt"),
+    ("{ablate: text}", "{edits: [{kind: zero, at: text.out, steps: '0:2'}]}", "text.out fires outside any step"),
+    ("{ablate: text}", "{edits: [{kind: zero, at: generator.out, steps: [7]}]}", "steps"),
+    ("psnr, flicker", "psnr, flickre", "metrics.1: unknown metric 'flickre'; nearest: flicker"),
+    ("pipeline: toy", "pipeline: tyo", "pipeline: no preset 'tyo'"),
+])
+def test_what_the_pipeline_lacks_is_told_with_its_place(old: str, new: str, expected: str) -> None:
+    text = STUDY.replace(old, new)
+    assert text != STUDY
+    with pytest.raises(StudyError) as caught:
+        bench(text=text)
+    assert expected in str(caught.value)
+    assert str(caught.value).startswith("(text):")
+
+
+def test_edits_limited_to_steps_change_only_what_they_should() -> None:
+    cells = "{kind: bypass, at: generator.out, steps: [0]}"
+    work = bench(text=STUDY.replace("{ablate: text}", f"{{edits: [{cells}]}}"))
+    runs = work.plan.stage_runs().shared
+    assert runs["text"] == 3 and runs["denoise"] == 12
+    part, base = work.evaluate(Task("text", 0)), work.evaluate(Task("baseline", 0))
+    assert part.values["psnr"] != base.values["psnr"]
+
+
+def test_the_noise_of_a_sample_does_not_depend_on_its_batch() -> None:
+    two, five = bench(), bench("batch=5")
+    small = [two.evaluate(Task("baseline", chunk)) for chunk in (0, 2, 4)]
+    large = five.evaluate(Task("baseline", 0))
+    joined = torch.cat([torch.tensor(part.values["psnr"]) for part in small])
+    torch.testing.assert_close(joined, torch.tensor(large.values["psnr"]), atol=1e-5, rtol=1e-5)
+
+
+def test_baseline_as_reference_gives_distances_from_it() -> None:
+    work = bench("reference=baseline")
+    same, other = work.evaluate(Task("baseline", 0)), work.evaluate(Task("detail", 0))
+    features = other.features
+    assert torch.equal(same.features["colour_distance.video"], features["colour_distance.reference"])
+    assert min(same.values["psnr"]) > max(other.values["psnr"])
+
+
+def test_a_folder_of_clips_as_data_and_as_reference(run: Run, tmp_path: Path) -> None:
+    from wanlab.data.folder import write_video
+
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for i in range(3):
+        write_video(clips / f"{i}.mp4", torch.rand(9, 3, 16, 16, generator=torch.Generator().manual_seed(i)), fps=8)
+    (clips / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "captions.csv").write_text("file,caption\n1.mp4,a <b>bold</b> cat\n")
+    data = f"{{kind: folder, path: {clips}, captions: {tmp_path / 'captions.csv'}}}"
+    text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", data)
+    said = io.StringIO()
+    root, outcome = run("folder", text=text, said=said)
+    assert not outcome.failed and "broken.mp4 is left out" in said.getvalue().replace("\n", "")
+    table = RunFolder(root).cells()["baseline"].samples()
+    assert set(zip(table["unit"], table["prompt"])) == {("0.mp4", ""), ("1.mp4", "a <b>bold</b> cat"), ("2.mp4", "")}
+    page = (root / "report" / "report.html").read_text()
+    assert "a &lt;b&gt;bold&lt;/b&gt; cat" in page and "<b>bold</b>" not in page
+    with pytest.raises(SourceError, match=r"holds 3 clips of 8 frames, the study asks for 4.*broken.mp4"):
+        bench(text=text.replace("kind: folder,", "kind: folder, n: 4,"))
+    with pytest.raises(SourceError, match=r"has 5 samples"):
+        bench(f"reference={clips}")
+    (tmp_path / "captions.csv").write_text("file,caption\n3.mp4,x\n")
+    with pytest.raises(SourceError, match=r"captions.csv:2: no clip '3.mp4'"):
+        bench(text=text)
+
+
+def test_a_photograph_is_judged_against_the_baseline(run: Run, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 4), dtype=np.uint8), "RGBA").save(tmp_path / "p.png")
+    text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}",
+                         f"{{kind: image, path: {tmp_path / 'p.png'}, prompts: [a cat, '<script>alert(1)</script>']}}")
+    said = io.StringIO()
+    root, outcome = run("photo", text=text, said=said)
+    assert not outcome.failed and "p.png" in said.getvalue()
+    assert not (root / "reference").exists()
+    page = (root / "report" / "report.html").read_text()
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
+
+
+def test_the_disk_cache_serves_another_run(run: Run, pipe: Toy, tmp_path: Path) -> None:
+    first, _ = run("first", f"cache.disk={tmp_path / 'cache'}")
+    pipe.runs.clear()
+    second, _ = run("second", f"cache.disk={tmp_path / 'cache'}")
+    assert pipe.runs == [] and content(first) == content(second)
+    for path in (tmp_path / "cache").glob("*/*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-7] + b"garbage")
+    third, _ = run("third", f"cache.disk={tmp_path / 'cache'}")
+    assert len(pipe.runs) > 0 and content(first) == content(third)
+
+
+def test_other_code_runs_again_beside_the_old(run: Run, pipe: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, _ = run()
+    from wanlab.runs import cell
+
+    monkeypatch.setattr(cell, "context_of", lambda device: {"generate": "new", "measure": "new"})
+    said = io.StringIO()
+    _, outcome = run(said=said)
+    assert len(outcome.done) == 5 and "run again" in said.getvalue()
+    assert len(RunFolder(root).cells()) == 5 and len(list(root.glob("cells/*"))) == 10

@@ -1,0 +1,117 @@
+"""Study files: what they may say, and how mistakes are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wanlab.runs.document import StudyError, parse
+from wanlab.runs.spec import Study, load_study, parse_study, schema_text
+from wanlab.runs.store import to_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = """
+name: grid
+data: {kind: procedural, n: 4}
+cells:
+  baseline:
+  text: {ablate: text}
+metrics: [psnr]
+"""
+
+
+def message(text: str, *sets: str) -> str:
+    with pytest.raises(StudyError) as caught:
+        parse_study(text, sets, "grid.yaml")
+    return str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once_with_their_places() -> None:
+    text = """name: grid
+data: {kind: procedural, n: 0}
+sampler: {stps: 8}
+cells:
+  baseline:
+  text: {ablat: [text]}
+metrics: [psnr]
+seeds: [0, x]
+report: {videos: -1}
+"""
+    said = message(text)
+    places = [line.split(": ")[0] for line in said.splitlines() if line.startswith("grid.yaml:")]
+    assert places == ["grid.yaml:2:29", "grid.yaml:3:11", "grid.yaml:6:10", "grid.yaml:8:12", "grid.yaml:9:18"]
+    assert "sampler.stps: unknown key (did you mean 'steps'?)" in said
+    assert "cells.text.ablat: unknown key (did you mean 'ablate'?)" in said
+    lines = said.splitlines()
+    at = lines.index("    sampler: {stps: 8}")
+    assert lines[at + 1].index("^") == lines[at].index("stps")
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("a: 1\nb: {c: 1, c: 2}\na: 4\n", ["grid.yaml:2:11: b.c: this key stands twice (first in line 2)", "grid.yaml:3:1: a: this key"]),
+    ("a: [1, 2\n", ["not YAML"]),
+    ("", ["a study is a mapping of keys, this file holds nothing"]),
+    ("- 1\n", ["this file holds list"]),
+    (GOOD.replace("procedural", "procedurl"), ["3:14: data.kind: unknown kind 'procedurl'", "did you mean 'procedural'?"]),
+    (GOOD.replace("kind: procedural, ", ""), ["the key 'kind' is missing"]),
+    (GOOD.replace("n: 4", "n: 4, split: tst"), ["'tst' is not one of train, val, test (did you mean 'test'?)"]),
+    (GOOD + "baseline: basline\n", ["baseline: no cell of this name (did you mean 'baseline'?)"]),
+    (GOOD + "seeds: [1, 1]\n", ["seeds.1: 1 stands twice"]),
+    (GOOD.replace("{ablate: text}", "{pairs_with: txt}"), ["cells.text.pairs_with: no cell 'txt' (did you mean 'text'?)"]),
+    (GOOD.replace("metrics: [psnr]", ""), ["the key 'metrics' is missing"]),
+    (GOOD.replace("  text:", "  te/xt:"), ["a cell's name is made of"]),
+    (GOOD.replace("{kind: procedural, n: 4}", "{kind: image, path: a.png, prompts: [x]}") + "reference: data\n", ["has no true clip"]),
+])
+def test_mistakes(text: str, expected: list[str]) -> None:
+    said = message(text)
+    for part in expected:
+        assert part in said
+
+
+def test_yaml_is_1_2() -> None:
+    study, _ = parse_study(GOOD + "sampler: {guidance: 1e-1, negative: no}\n")
+    assert study.sampler.guidance == 0.1 and study.sampler.negative == "no"
+
+
+def test_settings_come_before_validation_and_are_named() -> None:
+    study, _ = parse_study(GOOD, ["data.n=9", "cells.none={swap: {align: none}}", "metrics.0=ssim"])
+    assert study.data.n == 9 and study.cells["none"].swap == {"align": "none"} and study.metrics == ["ssim"]
+    said = message(GOOD, "data.n=many", "report.vidoes=3")
+    assert "--set data.n=many: data.n: " in said and "--set report.vidoes=3: report.vidoes: unknown key (did you mean 'videos'?)" in said
+    assert "expected the form" in message(GOOD, "data.n")
+    assert "is not an index" in message(GOOD, "metrics.7=x")
+
+
+def test_a_resolved_study_reads_back_to_the_same_study() -> None:
+    study, _ = parse_study(GOOD + "reference: baseline\ncache: {disk: x}\n")
+    again = Study.model_validate(parse(to_yaml(study.resolved())).data)
+    assert again == study and again.hash == study.hash
+
+
+def test_the_hash_ignores_what_cannot_change_a_result() -> None:
+    study, _ = parse_study(GOOD)
+    same, _ = parse_study(GOOD + "report: {videos: 1}\ncache: {memory_gib: 0}\ntitle: another\nseconds: {text: 1.0}\n")
+    other, _ = parse_study(GOOD + "batch: 7\n")
+    assert study.hash == same.hash != other.hash
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(GOOD)
+    with pytest.raises(StudyError, match=r"no such file \(did you mean '.*grid.yaml'\?\)"):
+        load_study(tmp_path / "gird.yaml")
+
+
+def test_the_committed_schema_is_the_current_one() -> None:
+    path = ROOT / "experiments" / "study.schema.json"
+    assert json.loads(path.read_text()) == json.loads(schema_text()), "run: wanlab schema --out experiments/study.schema.json"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies_are_valid_and_open_with_claim_command_and_minutes(path: Path) -> None:
+    study, _ = load_study(path)
+    opening = path.read_text().split("\nname:")[0]
+    assert study.name == path.stem
+    assert opening.startswith("# yaml-language-server: $schema=study.schema.json")
+    assert all(f"{word}:" in opening for word in ("Claim", "Command", "Minutes"))
