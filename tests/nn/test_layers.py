@@ -117,7 +117,7 @@ def test_every_pixel_has_one_owner_in_all() -> None:
     masks = torch.softmax(torch.randn(2, 3, SIZE, SIZE), 1)
     made = compose(torch.rand(2, 3, SIZE, SIZE), masks, 0.3 * torch.randn(2, 4, 3, 5))
     assert torch.allclose(made.owner.sum(2), torch.ones(2, 4, SIZE, SIZE), atol=1e-5)
-    assert made.owner.min() >= -1e-6 and 0 <= made.valid.min() and made.valid.max() <= 1 + 1e-5
+    assert made.owner.min() >= -1e-6 and made.valid.min() >= 0 and made.valid.max() <= 1 + 1e-5
     assert made.aligned.min() >= -1e-5 and made.aligned.max() <= 1 + 1e-5
 
 

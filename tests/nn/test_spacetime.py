@@ -83,7 +83,8 @@ def test_a_block_keeps_shapes_and_lets_grid_and_slots_speak() -> None:
 def test_without_temporal_attention_frames_stand_alone() -> None:
     args = inputs()
     alone = (args[0][:, 1:2], args[1][:, 1:2], *args[2:])
-    for block, edits in ((lively(Block(W, 4, 10, 12)), [Bypass("temporal.out")]), (lively(Block(W, 4, 10, 12, temporal=False)), [])):
+    bypassed, built = lively(Block(W, 4, 10, 12)), lively(Block(W, 4, 10, 12, temporal=False))
+    for block, edits in ((bypassed, [Bypass("temporal.out")]), (built, [])):
         with trace(block, edits=edits):
             whole = block(*args)[0][:, 1:2]
             assert torch.allclose(whole, block(*alone)[0], atol=1e-5)

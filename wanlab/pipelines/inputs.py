@@ -13,7 +13,8 @@ from torch import Tensor
 
 def rows(value: Any, b: int | None = None, what: str = "value") -> list[Any]:
     """A list with one entry a row; a single value serves all of them. ValueError where the counts differ."""
-    entries = list(value) if isinstance(value, Sequence | Tensor | range) and not isinstance(value, str) else [value]
+    value = value.tolist() if hasattr(value, "tolist") else value           # tensors and arrays of numbers
+    entries = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if b is None or len(entries) == b:
         return entries
     if len(entries) != 1:

@@ -32,6 +32,7 @@ class Levels(nn.ModuleList):
 
 
 PRESETS = Path(__file__).parent.parent / "weights"
+FIELDS = ("name", "size", "frames", "slots", "sampler", "stages")      # of pipeline.json, that a pipeline is built from
 
 # stage -> class name in pipeline.json -> (module class, configuration class)
 CLASSES: dict[str, dict[str, tuple[type[nn.Module], type]]] = {
@@ -64,7 +65,10 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     folder = _folder(name)
     manifest = read_manifest(folder)
     chosen = {stage: entry["default"] for stage, entry in manifest["stages"].items()} | (variants or {})
-    config = {key: manifest[key] for key in ("name", "size", "frames", "slots", "sampler", "stages")} | {"variants": chosen}
+    for stage in chosen:
+        if stage not in STAGES:
+            raise LookupError(f"{manifest['name']} has no stage {stage!r}{suggestion(stage, STAGES)}")
+    config = {key: manifest[key] for key in FIELDS} | {"variants": chosen}
     stages = {stage: build_stage(config, folder, stage, chosen[stage], init) for stage in STAGES}
     return Cascade(stages, config, folder).to(device)  # type: ignore[return-value]
 
@@ -73,11 +77,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """pipeline.json of a folder. WeightsError where it is missing or broken."""
     path = folder / "pipeline.json"
     try:
-        return json.loads(path.read_text())
+        manifest = json.loads(path.read_text())
     except FileNotFoundError:
         raise WeightsError(f"{folder} is no pipeline folder: it has no pipeline.json") from None
     except json.JSONDecodeError as error:
         raise WeightsError(f"{path} is not valid JSON: {error}") from None
+    if missing := [key for key in FIELDS if key not in manifest]:
+        raise WeightsError(f"{path} describes no pipeline: it lacks {', '.join(missing)}")
+    return manifest
 
 
 def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, init: str | None = None) -> nn.Module:
@@ -87,6 +94,9 @@ def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, 
         raise LookupError(f"stage {stage} has no variant {variant!r}{suggestion(variant, variants)}; "
                           f"there are {', '.join(variants)}")
     entry = variants[variant]
+    if entry["class"] not in CLASSES[stage]:
+        raise WeightsError(f"stage {stage}, variant {variant!r}: there is no class {entry['class']!r}"
+                           f"{suggestion(entry['class'], CLASSES[stage])}")
     cls, config_class = CLASSES[stage][entry["class"]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -104,11 +114,16 @@ def _config(cls: type, values: dict[str, Any]) -> Any:
 
 
 def _fill(module: nn.Module, path: Path, sha256: str | None) -> None:
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
 
-    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    content = path.read_bytes()
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise WeightsError(f"{path} is damaged or was replaced: its sha256 is not the one in pipeline.json")
-    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    try:
+        state = {k: v.float() if v.is_floating_point() else v for k, v in parse(content).items()}
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is damaged: {error}") from None
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -129,11 +144,11 @@ def save_stage(module: nn.Module, path: Path, half: bool = True) -> str:
 
 
 def _folder(name: str | Path) -> Path:
+    presets = sorted(p.parent.name for p in PRESETS.glob("*/pipeline.json"))
+    if isinstance(name, str) and name in presets:       # before a folder of that name, which a Path says
+        return PRESETS / name
     if Path(name).is_dir():
         return Path(name)
-    presets = sorted(p.parent.name for p in PRESETS.glob("*/pipeline.json"))
-    if str(name) in presets:
-        return PRESETS / str(name)
     raise LookupError(f"no preset and no folder {str(name)!r}{suggestion(str(name), presets)}; presets: {', '.join(presets)}")
 
 
