@@ -17,7 +17,7 @@ from wanlab.graph.memory import MemoryTier
 
 
 def outputs(fill: float, size: int = 100) -> dict[str, torch.Tensor]:
-    return {"video": torch.full((size,), fill)}
+    return {"video": torch.full((size,), float(fill))}
 
 
 def test_equal_values_have_equal_keys_in_every_process() -> None:

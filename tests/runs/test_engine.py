@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from tests.runs.toy import STUDY, Toy, load_toy, resolve_toy
-from wanlab.runs import store
+from wanlab.runs import cell, store
 from wanlab.runs.cell import Task, Workbench, open_workbench
 from wanlab.runs.document import StudyError
 from wanlab.runs.source import SourceError
@@ -38,13 +38,14 @@ def bench(*sets: str, text: str = STUDY, pipe: Toy | None = None) -> Workbench:
 
 
 def content(root: Path) -> dict[str, str]:
-    """Every file of a run folder with its digest; logs and locks, which hold times, are left out."""
-    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in (".lock", "attempts.jsonl", "report.html")]
+    """Every file of a run folder with its digest; what holds times or the commit of the moment is left out."""
+    passing = (".lock", "attempts.jsonl", "environment.json", "report.html")
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in passing]
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_a_run_leaves_the_folder_of_the_contract(run: Run, pipe: Toy) -> None:
-    root, outcome = run()
+    root, outcome = run(report=True)
     assert outcome.done == ["baseline", "text", "detail", "both", "sharp"] and not outcome.failed
     for cell in RunFolder(root).cells().values():
         names = {path.name for path in cell.root.iterdir()}
@@ -117,7 +118,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(run: Run, monkeypatch: 
 
     monkeypatch.setattr(Workbench, "evaluate", failing)
     said = io.StringIO()
-    root, outcome = run(said=said)
+    root, outcome = run(said=said, report=True)
     assert outcome.failed == {"text": "RuntimeError: out of luck"} and len(outcome.done) == 4
     assert "out of luck" in said.getvalue()
     log = [json.loads(line) for line in next(root.glob("cells/text-*/attempts.jsonl")).read_text().splitlines()]
@@ -221,16 +222,18 @@ def test_sigkill_loses_at_most_the_batch_in_hand(run: Run, tmp_path: Path) -> No
     script = (f"import pathlib, sys; sys.path.insert(0, {str(ROOT)!r})\n"
               "import torch; torch.set_num_threads(1)\n"
               "from tests.runs.toy import load_toy, resolve_toy\nfrom wanlab.runs.study import run_study\n"
+              "from wanlab.runs import cell, environment, source\nsource.source_digest = lambda folders: 'd'\n"
+              "cell.context_of = environment.context_of = lambda device: {'generate': 'g', 'measure': 'm'}\n"
               f"run_study(pathlib.Path({str(tmp_path / 'study.yaml')!r}), pathlib.Path({str(tmp_path / 'killed')!r}), device='cpu',\n"
-              "          load=load_toy(), resolve=resolve_toy)")
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+              "          load=load_toy(), resolve=resolve_toy, report=False)")
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "killed" / "cells"
     deadline = time.monotonic() + 60
     while len(list(parts.glob("*/parts/*.safetensors"))) < 4 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, process.stderr.read()
+    said = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, said
     kept = len(list(parts.glob("*/parts/*.safetensors")))
     assert kept >= 4
     resumed, _ = run("killed")
@@ -297,7 +300,7 @@ def test_a_folder_of_clips_as_data_and_as_reference(run: Run, tmp_path: Path) ->
     data = f"{{kind: folder, path: {clips}, captions: {tmp_path / 'captions.csv'}}}"
     text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", data)
     said = io.StringIO()
-    root, outcome = run("folder", text=text, said=said)
+    root, outcome = run("folder", text=text, said=said, report=True)
     assert not outcome.failed and "broken.mp4 is left out" in said.getvalue().replace("\n", "")
     table = RunFolder(root).cells()["baseline"].samples()
     assert set(zip(table["unit"], table["prompt"])) == {("0.mp4", ""), ("1.mp4", "a <b>bold</b> cat"), ("2.mp4", "")}
@@ -320,7 +323,7 @@ def test_a_photograph_is_judged_against_the_baseline(run: Run, tmp_path: Path) -
     text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}",
                          f"{{kind: image, path: {tmp_path / 'p.png'}, prompts: [a cat, '<script>alert(1)</script>']}}")
     said = io.StringIO()
-    root, outcome = run("photo", text=text, said=said)
+    root, outcome = run("photo", text=text, said=said, report=True)
     assert not outcome.failed and "p.png" in said.getvalue()
     assert not (root / "reference").exists()
     page = (root / "report" / "report.html").read_text()
@@ -340,8 +343,6 @@ def test_the_disk_cache_serves_another_run(run: Run, pipe: Toy, tmp_path: Path) 
 
 def test_other_code_runs_again_beside_the_old(run: Run, pipe: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     root, _ = run()
-    from wanlab.runs import cell
-
     monkeypatch.setattr(cell, "context_of", lambda device: {"generate": "new", "measure": "new"})
     said = io.StringIO()
     _, outcome = run(said=said)

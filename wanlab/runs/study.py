@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def run_study(file: Path, out: Path | None = None, sets: Sequence[str] = (), device: str = "auto", engine: str = "inline",
               console: Console | None = None, load: Callable[..., Any] | None = None,
-              resolve: Callable[..., Sequence[Any]] | None = None) -> tuple[Path, Outcome]:
+              resolve: Callable[..., Sequence[Any]] | None = None, report: bool = True) -> tuple[Path, Outcome]:
     """Run a study file into a run folder and write its report; what is finished already is not run again.
 
     Args:
@@ -30,6 +30,7 @@ def run_study(file: Path, out: Path | None = None, sets: Sequence[str] = (), dev
         out: the run folder (default: runs/NAME).
         device: auto, cpu, cuda, cuda:1.
         engine: inline.
+        report: False writes results.csv alone.
         load, resolve: other pipelines or measures than the shipped ones (see `open_workbench`).
 
     Returns:
@@ -52,7 +53,7 @@ def run_study(file: Path, out: Path | None = None, sets: Sequence[str] = (), dev
             monitor.note(note)
         outcome = Executor(bench, folder, monitor).run(runner)
         bench.cache.memory.clear()
-        write_report(folder, bench.measures, bench)
+        write_report(folder, bench.measures, bench, report)
     return folder.root, outcome
 
 
@@ -68,8 +69,9 @@ def report_study(root: Path, device: str = "cpu", resolve: Callable[..., Sequenc
     return write_report(folder, (resolve or shipped_measures)(study.metrics, device))
 
 
-def write_report(folder: RunFolder, measures: Sequence[Any], bench: Workbench | None = None) -> Path:
-    """results.csv and report/ from the finished cells. Raises RunFolderError where there are none."""
+def write_report(folder: RunFolder, measures: Sequence[Any], bench: Workbench | None = None,
+                 report: bool = True) -> Path:
+    """results.csv and, with `report`, report/ from the finished cells. Raises RunFolderError where there are none."""
     from .report import write_all
 
     cells = folder.cells()
@@ -81,7 +83,7 @@ def write_report(folder: RunFolder, measures: Sequence[Any], bench: Workbench | 
     study = folder.study()
     results = results_of(study, cells, measures)
     write_text(folder.root / "results.csv", to_csv(results))
-    return write_all(folder, study, cells, results)
+    return write_all(folder, study, cells, results) if report else folder.root / "results.csv"
 
 
 def results_of(study: Study, cells: dict[str, CellFolder], measures: Sequence[Any]) -> list[Result]:
