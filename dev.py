@@ -122,7 +122,7 @@ def demo(venv: Path, rest: list[str]) -> int:
     if code == 0 and not report.is_file():
         raise Stop(f"the run ended well but there is no {report}")
     if code == 0:
-        print(f"\nreport: {report}   ({time.monotonic() - started:.0f} s)")
+        print(f"open {report.as_uri()}   (the demo took {time.monotonic() - started:.0f} s)")
     return code
 
 
