@@ -21,7 +21,7 @@ _FACE = {
     "World": "wanlab.data.procedural",
 }
 
-__all__ = ["__version__", *_FACE]
+__all__ = ["__version__", *_FACE]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from wanlab.core import trace as trace

@@ -21,7 +21,9 @@ COND, UNCOND = "cond", "uncond"
 
 
 class Sampler(Hookable):
-    """Euler steps along the velocity v = (x - x0) / sigma, guided: v = v_uncond + guidance (v_cond - v_uncond) (Ho & Salimans 2022).
+    """Euler steps along the velocity v = (x - x0) / sigma, guided: v = v_uncond + guidance (v_cond - v_uncond).
+
+    Guidance as in Ho & Salimans (2022).
 
     `axes` maps each part of the state to its axes. Sites of a part, all inside the loop: `velocity` and `x0` in each branch,
     `guided` once a step, and `latent` after the step. With guidance 1 there is no `uncond` branch.
@@ -76,13 +78,13 @@ def scheduler(steps: int) -> Any:
     """A fresh FlowMatchEulerDiscreteScheduler with sigma falling evenly from 1 to 1/steps, then 0."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    made = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    made: Any = FlowMatchEulerDiscreteScheduler(shift=1.0)
     made.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist())
     return made
 
 
 def draw_noise(seeds: Sequence[int], shapes: Mapping[str, tuple[int, ...]]) -> State:
-    """Unit noise for each sample, drawn on the CPU from a generator of its own: it depends on the seed alone, never on the batch."""
+    """Unit noise for each sample, drawn on the CPU from a generator of its own: it depends on the seed alone."""
     rows: list[State] = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)

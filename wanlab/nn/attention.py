@@ -46,8 +46,8 @@ class Attention(Hookable):
         if self.listening("pattern"):
             pattern = attention_pattern(q, k, bias, self.scale)
             edited = self.site("pattern", pattern)
-            if edited is not pattern:
-                z = edited @ v
+            if edited is not pattern:                                   # rows of the map that nobody changed keep the kernel's z
+                z = torch.where((edited != pattern).any(-1, keepdim=True), edited @ v, z)
         z = self.site("z", z)
         return self.site("out", self.o(rearrange(z, "... k n d -> ... n (k d)")))
 

@@ -93,17 +93,18 @@ def _sources(masks: Tensor, motion: Tensor) -> Tensor:
 
 def _ground(ground: Tensor, known: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
     frames = source.shape[1]
-    colour = _sample(repeat(ground, "b c h w -> (b f) c h w", f=frames), rearrange(source, "b f h w t -> (b f) h w t"), "border")
-    seen = _sample(repeat(known, "b c h w -> (b f) c h w", f=frames), rearrange(source, "b f h w t -> (b f) h w t"), "zeros")
+    source = rearrange(source, "b f h w t -> (b f) h w t")
+    colour = _sample(repeat(ground, "b c h w -> (b f) c h w", f=frames), source, "border")
+    seen = _sample(repeat(known, "b c h w -> (b f) c h w", f=frames), source, "zeros")
     return rearrange(colour, "(b f) c h w -> b f c h w", f=frames), rearrange(seen, "(b f) c h w -> b f c h w", f=frames)
 
 
 def _objects(frame: Tensor, masks: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    f, m = source.shape[1:3]
+    b, f, m = source.shape[:3]
     layers = torch.cat([repeat(frame, "b c h w -> b m c h w", m=m), masks[:, :, None]], 2)
     layers = repeat(layers, "b m c h w -> (b f m) c h w", f=f)
     moved = _sample(layers, rearrange(source, "b f m h w t -> (b f m) h w t"), "zeros")
-    moved = rearrange(moved, "(b f m) c h w -> b f m c h w", f=f, m=m)
+    moved = rearrange(moved, "(b f m) c h w -> b f m c h w", b=b, f=f, m=m)
     return moved[:, :, :, :-1], moved[:, :, :, -1]
 
 
@@ -112,8 +113,8 @@ def _visible(alpha: Tensor, depth: Tensor) -> Tensor:
     nearest = depth.argsort(dim=2, descending=True, stable=True)          # b f m
     index = nearest[..., None, None].expand_as(alpha)
     ordered = alpha.gather(2, index)
-    through = torch.cumprod(1 - ordered, 2)
-    shown = ordered * torch.cat([torch.ones_like(through[:, :, :1]), through[:, :, :-1]], 2)
+    through = torch.cumprod(F.pad(1 - ordered, (0, 0, 0, 0, 1, 0), value=1.0), 2)       # what the layers before leave over
+    shown = ordered * through[:, :, :-1]
     return torch.cat([through[:, :, -1:], torch.zeros_like(alpha).scatter(2, index, shown)], 2)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Node:
-    """One step of a pipeline's graph: `inputs` are nodes, `stages` the top-level parts it runs, `fields` what it reads of a request."""
+    """One step of a pipeline's graph: `inputs` are nodes, `stages` the parts it runs, `reads` what it reads of a request."""
 
     name: str
     inputs: tuple[str, ...]
     stages: tuple[str, ...]
-    fields: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     weights_hash: str = ""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate: one row for each prompt, seed and image. `images` b c h w in [0, 1] at the output's size, None for no image."""
+    """What to generate, one row each. `images` b c h w in [0, 1] at the output's size; None: no image."""
 
     prompts: list[str]
     seeds: list[int]
@@ -81,6 +81,7 @@ class Pipeline(nn.Module):
 
     config: dict[str, Any]
     components: Mapping[str, Callable[[], list[Edit]]] = {}
+    text_sites: str = "text.**"             # sites whose tokens (or keys) are the prompt's, which `words=` may select
 
     # -- what a pipeline defines ------------------------------------------------------------------------------------------
     @property
@@ -101,7 +102,8 @@ class Pipeline(nn.Module):
     def run_node(self, name: str, inputs: Mapping[str, Outputs], request: Request, edits: Sequence[Edit] = (),
                  capture: Sequence[Capture | str] = (), progress: Progress | None = None) -> Outputs:
         """Run one node for the request's rows under `edits` (those that live in it) and return its tensors on the CPU."""
-        with self._announced(request), trace(self, edits=edits, capture=capture, sites=self._sites()):
+        with self._announced(request), trace(self, edits=edits, capture=capture, sites=self._sites(),
+                                             within=lambda site: self._owner(site) == name):
             return self._run_here(name, inputs, request, progress)
 
     @torch.no_grad()
@@ -118,7 +120,8 @@ class Pipeline(nn.Module):
         progress    called with (steps done, steps) in the denoising loop
         """
         request = self.request(image, prompt, seed, steps=steps, guidance=guidance, negative=negative)
-        with self._announced(request), trace(self, edits=list(edits), capture=list(capture), sites=self._sites()) as t:
+        with self._announced(request), trace(self, edits=list(edits), capture=list(capture), sites=self._sites(),
+                                             within=self._runs) as t:
             nodes: dict[str, Outputs] = {}
             for node in self.nodes:
                 nodes[node.name] = self._run_here(node.name, nodes, request, progress)
@@ -144,11 +147,9 @@ class Pipeline(nn.Module):
         here = {key: {k: v.to(self.device) for k, v in inputs[key].items()} for key in node.inputs}
         return {k: v.detach().cpu() for k, v in self._run(name, here, request, progress).items()}
 
-    @contextmanager
-    def _announced(self, request: Request) -> Iterator[None]:
-        with clock.announce(steps=request.steps, branches=self.branches(request), seeds=request.seeds,
-                            tokens_of=lambda word, row: self.tokens_of(request, word, row)):
-            yield
+    def _announced(self, request: Request) -> AbstractContextManager[Any]:
+        return clock.announce(steps=request.steps, branches=self.branches(request), seeds=request.seeds,
+                              tokens_of=lambda word, row: self.tokens_of(request, word, row), text_sites=self.text_sites)
 
     def branches(self, request: Request) -> tuple[str, ...]:
         """The guidance branches that this request runs."""
@@ -199,6 +200,10 @@ class Pipeline(nn.Module):
         names = {site.name for site in self._sites() if self._owner(site.name) == node}
         return [edit for edit in edits if any(site.name in names for site in self._sites().find(edit.where.at))]
 
+    def _runs(self, site: str) -> bool:
+        """Whether generating runs this site's stage; the discriminator has sites, but only training runs it."""
+        return self._owner(site) is not None
+
     def _owner(self, site: str) -> str | None:
         """The node that runs a site's stage."""
         for node in self.nodes:
@@ -209,7 +214,7 @@ class Pipeline(nn.Module):
     def check(self, edits: Sequence[Edit], request: Request) -> None:
         """Raise, before anything runs, for whatever `edits` could not do on this pipeline under this request."""
         with self._announced(request):
-            trace(self, edits=edits, sites=self._sites())
+            trace(self, edits=edits, sites=self._sites(), within=self._runs)
 
     # -- being ------------------------------------------------------------------------------------------------------------
     @property
@@ -222,7 +227,8 @@ class Pipeline(nn.Module):
         digest = hashlib.sha256()
         for stage in stages:
             module = self.get_submodule(stage)
-            digest.update(f"{stage}:{type(module).__name__}".encode())
+            configs = {path: part.config for path, part in module.named_modules() if hasattr(part, "config")}
+            digest.update(f"{stage}:{type(module).__name__}:{configs}".encode())
             for name, value in sorted(module.state_dict().items()):
                 digest.update(f"{name}:{tuple(value.shape)}:{value.dtype}".encode())
                 digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")

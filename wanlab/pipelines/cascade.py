@@ -28,6 +28,8 @@ STAGES = ("text", "image", "fusion", "generator", "align", "upsample", "detail",
 class Cascade(Pipeline):
     """`stages` maps each of STAGES to its module; `config` is the preset's: name, size, frames, slots, sampler, variants."""
 
+    text_sites = "{text.**,fusion.attn.{k,v,pattern},generator.**.cross.attn.{k,v,pattern}}"
+
     def __init__(self, stages: Mapping[str, nn.Module], config: dict[str, Any], folder: Any = None) -> None:
         super().__init__()
         missing = [name for name in STAGES if name not in stages]
@@ -115,10 +117,11 @@ class Cascade(Pipeline):
         motion = state["motion"] * motion_std(state["motion"])
         motion = torch.cat([torch.zeros_like(motion[:, :1, :, :4]), motion[:, 1:, :, :4]], 1)
         depth = (state["motion"] * motion_std(state["motion"]))[..., 4:]
-        return {"video": state["video"], "motion": torch.cat([motion, depth], -1), "masks": last[COND].masks, "scope": last[COND].scope}
+        aligned = last[COND]
+        return {"video": state["video"], "motion": torch.cat([motion, depth], -1), "masks": aligned.masks, "scope": aligned.scope}
 
     def _reference(self, denoised: Outputs, image: Outputs, node: str) -> tuple[Tensor, Tensor]:
-        """The first frame at the size that `node` makes, moved by the motion: (b f 3 h w, b f 1 h w seen), 0 beyond the scope."""
+        """The first frame, moved, at the size that `node` makes: (b f 3 h w, b f 1 h w where seen); 0 beyond the scope."""
         level = len(self.upsample) - 1 if node == "detail" else int(node.split(".")[1])
         side = denoised["video"].shape[-1] * 2 ** (level + 1)
         first = F.interpolate(image["reference"], (side, side), mode="area")

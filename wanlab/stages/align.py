@@ -77,8 +77,10 @@ class FlowWarp(_Align):
     def __init__(self, config: Config) -> None:
         super().__init__()
         width = config.width
-        self.pixels = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=2, dilation=2), nn.SiLU(),
-                                    nn.Conv2d(width, width, 3, padding=1))
+        self.pixels = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=2, dilation=2), nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
         self.ground = nn.Linear(config.context, width)
         self.mix = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
         self.query = nn.Linear(config.context, width)
@@ -119,9 +121,10 @@ class AttentionAlign(_Align):
         self.query = nn.Linear(config.features, width)
         self.attn = Attention(width, config.heads, "b n c", inner=config.heads * 3 * config.patch ** 2)
         self.attn.o = nn.Linear(config.heads * 3 * config.patch ** 2, 3 * config.patch ** 2)
+        self.trust = nn.Linear(config.features, 1)
 
     def forward(self, image: Image, condition: Condition, draft: Draft, motion: Tensor) -> Aligned:
-        b, f = draft.features.shape[:2]
+        f = draft.features.shape[1]
         keys = self.embed(image.frame)
         h = keys.shape[-2]
         keys = rearrange(keys, "b c h w -> b (h w) c")
@@ -132,8 +135,10 @@ class AttentionAlign(_Align):
         frames = rearrange(patches, "b (f h w) (c p q) -> b f c (h p) (w q)", f=f, h=h, p=p, q=p)
         first = (torch.arange(f, device=frames.device) == 0).to(frames.dtype)[:, None, None, None]
         frames = first * image.frame[:, None] + (1 - first) * frames
-        without = still(image, f)
-        return self._emit(without._replace(frames=frames), image)
+        trust = torch.sigmoid(self.trust(rearrange(draft.features, "b f c h w -> b f h w c")))
+        valid = repeat(trust, "b f h w 1 -> b f 1 (h p) (w q)", p=p, q=p) * image.present[:, None, None, None, None]
+        without = still(image, f)                                       # later stages get no warped reference: there is no motion
+        return self._emit(without._replace(frames=frames, valid=first * without.valid + (1 - first) * valid), image)
 
 
 class NoAlign(_Align):

@@ -103,7 +103,11 @@ class Generator(Hookable):
 
 
 class Blend(Hookable):
-    """Decides per pixel between the aligned first frame and the UNet's paint: x0 = aligned + gate * (paint - aligned)."""
+    """What was seen in the first frame is carried over, what was not is painted: x0 = aligned + gate * (paint - aligned).
+
+    The gate is closed where the alignment is valid: an open one drifts to the UNet's paint, which averages over what it does
+    not know, and objects lose their shape (docs/decisions/0003).
+    """
 
     SITES = {"gate": "b f c h w", "out": "b f c h w"}
 
@@ -114,7 +118,7 @@ class Blend(Hookable):
 
     def forward(self, draft: Draft, aligned: Tensor, valid: Tensor, noisy: Tensor) -> Tensor:
         x = torch.cat([aligned, valid, draft.paint, noisy, draft.hint], 2)
-        gate = self.site("gate", torch.sigmoid(_per_frame(self.net, x) + draft.hint))
+        gate = self.site("gate", (1 - valid) * torch.sigmoid(_per_frame(self.net, x) + draft.hint))
         return self.site("out", aligned + gate * (draft.paint - aligned))
 
 

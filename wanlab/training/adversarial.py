@@ -44,11 +44,11 @@ class Recipe:
     variant: str = "gan"
     upsample: str = ""
     seed: int = 0
-    clips: int = 256
+    clips: int = 128
     held: int = 64
-    content_steps: int = 600
-    gan_steps: int = 900
-    batch: int = 6
+    content_steps: int = 300
+    gan_steps: int = 400
+    batch: int = 4
     crop: int = 48
     rate: float = 1e-3
     judge_rate: float = 5e-4

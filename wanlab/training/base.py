@@ -1,9 +1,8 @@
-"""The two phases of the base's training, with checkpoints that resume where they stopped."""
+"""The base's training: a short grounding of text and image, then diffusion; and the variants trained without a part."""
 
 from __future__ import annotations
 
-import json
-import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,106 +12,100 @@ from torch import Tensor
 from wanlab.core import trace
 from wanlab.data.procedural import World
 from wanlab.training import checkpoint
+from wanlab.training.descent import Descent
 from wanlab.training.diffusion import (
-    Bank, Base, Recipe, bank, draw, dropped, ground_step, losses, optimiser, schedule, set_rate, update,
+    Bank,
+    Base,
+    Recipe,
+    bank,
+    draw,
+    dropped,
+    ground_step,
+    losses,
+    optimiser,
 )
+from wanlab.training.shipping import ship
+
+QUIET = Recipe(drop_text=0.0, drop_image=0.0)
 
 
-def train_base(recipe: Recipe, out: Path, log_every: int = 50, save_every: int = 250) -> Base:
-    """Train the base stages into `out`/base.pt; a checkpoint that is there is continued. Returns the averaged stages."""
+def train_base(recipe: Recipe, out: Path) -> Base:
+    """Train what `recipe` asks for into `out`; checkpoints there are continued. Returns the averaged stages."""
     torch.manual_seed(recipe.seed)
     base = Base(recipe)
-    data, held = _banks(recipe, base)
-    path = out / "base.pt"
-    state: dict[str, Any] = {"phase": "grounding", "step": 0}
-    if not path.exists() and recipe.start:
-        _take_over(base, checkpoint.load(Path(recipe.start)))
-        state = {"phase": "diffusion", "step": 0}
-    average = checkpoint.Average(base)
-    optim = optimiser(base, recipe.rate)
-    if path.exists():
-        state = checkpoint.load(path)
-        base.load_state_dict(state["model"])
-        average.module.load_state_dict(state["average"])
-        average.step = state["average_step"]
-        optim.load_state_dict(state["optim"])
-    while state["phase"] != "done":
-        phase, steps = state["phase"], recipe.grounding_steps if state["phase"] == "grounding" else recipe.steps
-        for step in range(state["step"], steps):
-            generator = torch.Generator().manual_seed((2 * recipe.seed + (phase == "diffusion")) * 2**32 + step)
-            set_rate(optim, recipe.rate * schedule(step, steps, recipe.warmup))
-            began = time.perf_counter()
-            terms = _step(base, data, recipe, optim, phase, step, generator)
-            average.update(base)
-            if step % log_every == 0 or step == steps - 1:
-                _log(out, {"phase": phase, "step": step, "seconds": round(time.perf_counter() - began, 3),
-                           **{k: round(float(v), 5) for k, v in terms.items()}})
-            if (step + 1) % save_every == 0 or step == steps - 1:
-                _save(path, base, average, optim, phase, step + 1)
-                _log(out, {"phase": phase, "step": step, **validate(average.module, held, recipe)})  # type: ignore[arg-type]
-        if phase == "grounding":
-            optim = optimiser(base, recipe.rate)
-        state = {"phase": "diffusion" if phase == "grounding" else "done", "step": 0}
-    return average.module  # type: ignore[return-value]
-
-
-def _step(base: Base, data: Bank, recipe: Recipe, optim: torch.optim.Optimizer, phase: str, step: int,
-          generator: torch.Generator) -> dict[str, Tensor]:
-    if phase == "grounding":
-        quiet = Recipe(drop_text=0.0, drop_image=0.0)
-        loss = ground_step(base, draw(data, recipe.grounding_batch, quiet, generator), generator)
-        update(base, optim, loss, step)
-        return {"loss": loss.detach()}
-    with trace(base, edits=dropped(base, recipe, generator)):
-        terms, _, _ = losses(base, draw(data, recipe.batch, recipe, generator), recipe, generator)
+    tokenizer = base["text"].tokenizer
+    data = bank(World(size=64, split="train"), recipe.clips, 32, tokenizer)
+    held = bank(World(size=64, split="val"), recipe.held, 32, tokenizer)
+    if recipe.start:
+        take_over(base, Path(recipe.start))
+    else:
+        base.load_state_dict(_ground(base, data, recipe, out).average.module.state_dict())
+    for name, stage in base.items():
+        stage.requires_grad_(not recipe.train or name in recipe.train)
+    descent = _descent(base, recipe, out / "diffusion.pt", recipe.steps)
+    for step in descent:
+        generator = _generator(recipe, 1, step)
+        with trace(base, edits=dropped(base, recipe, generator)):
+            terms, _, _ = losses(base, draw(data, recipe.batch, recipe, generator), recipe, generator)
         loss = sum((recipe.weights.get(name, 1.0) * term for name, term in terms.items()), torch.zeros(()))
-    update(base, optim, loss, step)
-    return {"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}}
+        descent.down(loss, **{k: v.item() for k, v in terms.items()})
+        if descent.step % recipe.validate_every == 0:
+            descent.log(**validate(descent.average.module, held, recipe))  # type: ignore[arg-type]
+    average: Base = descent.average.module  # type: ignore[assignment]
+    _ship(average, recipe, out, descent, validate(average, held, recipe))
+    return average
+
+
+def _ground(base: Base, data: Bank, recipe: Recipe, out: Path) -> Descent:
+    descent = _descent(base, recipe, out / "grounding.pt", recipe.grounding_steps)
+    for step in descent:
+        generator = _generator(recipe, 0, step)
+        descent.down(ground_step(base, draw(data, recipe.grounding_batch, QUIET, generator), generator))
+    return descent
+
+
+def _descent(base: Base, recipe: Recipe, path: Path, steps: int) -> Descent:
+    return Descent(base, steps=steps, rate=recipe.rate, path=path, recipe=asdict(recipe), warmup=recipe.warmup,
+                   save_every=250, optim=optimiser(base, recipe.rate))
+
+
+def _generator(recipe: Recipe, phase: int, step: int) -> torch.Generator:
+    """What a step draws depends on the recipe's seed and the step alone, so a resumed training draws the same."""
+    return torch.Generator().manual_seed((2 * recipe.seed + phase) * 2**32 + step)
 
 
 @torch.no_grad()
-def validate(base: Base, held: Bank, recipe: Recipe, n: int = 64) -> dict[str, float]:
-    """Losses at high noise on held-out clips, with and without the text; slot accuracy of the fused tokens."""
+def validate(base: Base, held: Bank, recipe: Recipe) -> dict[str, float]:
+    """Errors at high and low noise on held-out clips, with and without the text; motion class read from the slots."""
     out: dict[str, float] = {}
-    quiet = Recipe(drop_text=0.0, drop_image=0.0, weights=recipe.weights)
-    for name, drop in (("", False), ("_no_text", True)):
-        batch = draw(held, n, quiet, torch.Generator().manual_seed(1))
-        batch = batch._replace(ids=torch.zeros_like(batch.ids)) if drop else batch
+    for name, mute in (("", False), ("_no_text", True)):
+        batch = draw(held, min(64, len(held.video)), QUIET, torch.Generator().manual_seed(1))
+        batch = batch._replace(ids=torch.zeros_like(batch.ids)) if mute else batch
         terms, prediction, sigma = losses(base, batch, recipe, torch.Generator().manual_seed(2))
-        high = sigma > 0.75
-        clean = 2 * batch.video - 1
-        out["high" + name] = float((prediction.video - clean).square().mean((1, 2, 3, 4))[high].mean())
-        out["low" + name] = float((prediction.video - clean).square().mean((1, 2, 3, 4))[~high].mean())
-        out["motion" + name] = float(terms["motion"])
-        if not drop:
-            logits = base["classify"](prediction.condition.slots)
-            shown = batch.labels[..., 2] >= 0
-            out["slot_motion"] = float((logits[..., -9:].argmax(-1) == batch.labels[..., 2])[shown].float().mean())
-            two = shown[:, 2:].expand(-1, 3) & shown
-            out["slot_motion_two"] = float((logits[..., -9:].argmax(-1) == batch.labels[..., 2])[two].float().mean())
-            if "masks" in terms:
-                out["masks"] = float(terms["masks"])
-    return {k: round(v, 4) for k, v in out.items()}
+        error = (prediction.video - (2 * batch.video - 1)).square().mean((1, 2, 3, 4))
+        out |= {"high" + name: error[sigma > 0.75].mean().item(), "low" + name: error[sigma <= 0.75].mean().item(),
+                "motion" + name: terms["motion"].item()}
+        if not mute:
+            out["slot_motion"] = _slot_accuracy(base, prediction.condition.slots, batch.labels)
+    return out
 
 
-def _banks(recipe: Recipe, base: Base) -> tuple[Bank, Bank]:
-    tokenizer = base["text"].tokenizer
-    return (bank(World(size=64, split="train"), recipe.clips, 32, tokenizer), bank(World(size=64, split="val"), 256, 32, tokenizer))
+def _slot_accuracy(base: Base, slots: Tensor, labels: Tensor) -> float:
+    """How often the motion's name can be read from a slot."""
+    motions = labels[..., 2]
+    named = base["classify"](slots)[..., -9:].argmax(-1)
+    return (named == motions)[motions >= 0].float().mean().item()
 
 
-def _take_over(base: Base, state: dict[str, Any]) -> None:
-    """Start from another training's averaged weights, for every parameter of the same name and shape."""
-    own = base.state_dict()
-    fitting = {k: v for k, v in state["average"].items() if k in own and own[k].shape == v.shape}
+def take_over(base: Base, path: Path) -> None:
+    """Start from another training's averaged weights (a checkpoint of ours), for every parameter that fits."""
+    own, given = base.state_dict(), checkpoint.load(path)["average"]
+    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     base.load_state_dict(own | fitting)
 
 
-def _save(path: Path, base: Base, average: checkpoint.Average, optim: torch.optim.Optimizer, phase: str, step: int) -> None:
-    checkpoint.save(path, model=base.state_dict(), average=average.module.state_dict(), average_step=average.step,
-                    optim=optim.state_dict(), phase=phase, step=step)
-
-
-def _log(out: Path, row: dict[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "log.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+def _ship(base: Base, recipe: Recipe, out: Path, descent: Descent, figures: dict[str, float]) -> None:
+    """Write the trained stages, each under the variant's name that the recipe gives it."""
+    for stage, variant in recipe.ships.items():
+        facts: dict[str, Any] = {"steps": recipe.steps, "seconds": descent.seconds, "metrics": figures}
+        ship(base[stage], stage, variant, out, seed=recipe.seed, recipe=asdict(recipe), config={}, **facts)

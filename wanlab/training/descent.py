@@ -33,6 +33,7 @@ class Descent:
     recipe      plain data that must be equal when a checkpoint is continued
     beside      what else the checkpoint carries (an opponent, its optimiser): anything with state_dict and
                 load_state_dict
+    optim       an optimiser over those parameters, where the usual one will not do
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Descent:
         decay: float = 0.998,
         warmup: int = 30,
         save_every: int = 100,
+        optim: torch.optim.Optimizer | None = None,
     ) -> None:
         self.module, self.steps, self.rate, self.path, self.warmup, self.save_every = (
             module,
@@ -60,7 +62,7 @@ class Descent:
         self.recipe = json.loads(json.dumps(recipe or {}))
         wanted = [p for p in module.parameters() if p.requires_grad]
         self.wanted = wanted
-        self.optim = torch.optim.AdamW(wanted, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optim = optim or torch.optim.AdamW(wanted, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
         self.average = checkpoint.Average(module, decay)
         self.step, self.seconds = 0, 0.0
         self.saved: int | None = None

@@ -48,7 +48,11 @@ class Recipe:
     drop_align: float = 0.10
     align: str = "flow_warp"
     temporal: bool = True
-    start: str | None = None             # a checkpoint whose weights are taken over, as far as they fit
+    start: str | None = None             # a checkpoint whose weights are taken over, as far as they fit; no grounding then
+    train: tuple[str, ...] = ()          # the stages that learn; all of them where empty
+    ships: dict[str, str] = field(default_factory=dict)     # stage -> the variant's name under which it is written
+    held: int = 256
+    validate_every: int = 250
     weights: dict[str, float] = field(default_factory=lambda: {"motion": 0.15, "paint": 0.3, "masks": 0.1, "slots": 0.02})
 
 
@@ -170,11 +174,12 @@ def ground_step(base: Base, batch: Batch, generator: torch.Generator) -> Tensor:
 
 def optimiser(base: Base, rate: float) -> torch.optim.Optimizer:
     """AdamW; decay on matrices alone; the T5's position bias learns five times faster."""
-    fast = [p for n, p in base.named_parameters() if "distance" in n]
-    matrices = [p for n, p in base.named_parameters() if p.ndim > 1 and "distance" not in n]
-    vectors = [p for n, p in base.named_parameters() if p.ndim <= 1 and "distance" not in n]
-    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.01}, {"params": vectors}, {"params": fast, "scale": 5.0}],
-                             lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
+    learning = [(n, p) for n, p in base.named_parameters() if p.requires_grad]
+    fast = [p for n, p in learning if "distance" in n]
+    matrices = [p for n, p in learning if p.ndim > 1 and "distance" not in n]
+    vectors = [p for n, p in learning if p.ndim <= 1 and "distance" not in n]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors}, {"params": fast, "scale": 5.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
@@ -190,22 +195,13 @@ def set_rate(optim: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("scale", 1.0)
 
 
-def update(base: Base, optim: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
-    """One clipped optimiser step. Raises FloatingPointError where the loss is not finite."""
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {step}; the last checkpoint is good")
-    optim.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(base.parameters(), 1.0)
-    optim.step()
-
-
 def dropped(base: Base, recipe: Recipe, generator: torch.Generator) -> list[Edit]:
     """Module dropout: the edits of this step, the same that remove a component at inference."""
     chance = torch.rand(2, generator=generator)
     edits: list[Edit] = []
     if recipe.temporal and chance[0] < recipe.drop_temporal:
         edits.append(Bypass("generator.**.temporal.out"))
-    if recipe.align != "none" and chance[1] < recipe.drop_align:
+    alone = recipe.train == ("align",)                  # dropped, it would leave a step from which nothing learns
+    if recipe.align != "none" and not alone and chance[1] < recipe.drop_align:
         edits.append(Bypass("align.{out,valid,scope}"))
     return edits
