@@ -122,13 +122,14 @@ def _sample(image: Tensor, source: Tensor, padding: str) -> Tensor:
     """Bilinear look-up at positions in frame widths."""
     h, w = image.shape[-2:]
     scale = torch.tensor([2.0, 2.0 * w / h], device=image.device, dtype=image.dtype)
-    return F.grid_sample(image, torch.addcmul(-torch.ones_like(scale), source, scale), mode="bilinear", padding_mode=padding, align_corners=False)
+    grid = torch.addcmul(-torch.ones_like(scale), source, scale)        # -1 to 1 over the frame
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _dilate(mask: Tensor) -> Tensor:
-    """Grow a mask by about a 32nd of the frame, so that soft object edges leave no ghost in the filled background."""
-    kernel = 2 * max(1, round(mask.shape[-1] / 32)) + 1
-    return F.max_pool2d(mask.clamp(0, 1), kernel, stride=1, padding=kernel // 2)
+    """Harden a mask and grow it by a 25th of the frame, so that soft object edges leave no ghost in the filled background."""
+    kernel = 2 * max(1, round(mask.shape[-1] / 25)) + 1
+    return F.max_pool2d((4 * mask).clamp(0, 1), kernel, stride=1, padding=kernel // 2)
 
 
 def _check(frame: Tensor, masks: Tensor, motion: Tensor) -> None:

@@ -104,7 +104,8 @@ class Pipeline(nn.Module):
         """Run one node for the request's rows under `edits` (those that live in it) and return its tensors on the CPU."""
         with self._announced(request), trace(self, edits=edits, capture=capture, sites=self._sites(),
                                              within=lambda site: self._owner(site) == name):
-            return self._run_here(name, inputs, request, progress)
+            out = self._run_here(name, inputs, request, progress)
+        return out
 
     @torch.no_grad()
     def generate(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -139,6 +138,7 @@ def save_stage(module: nn.Module, path: Path, half: bool = True) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     save_file(state, part)
+    part.chmod(0o644)                                               # the writer makes files for their owner alone
     part.replace(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -150,8 +150,3 @@ def _folder(name: str | Path) -> Path:
     if Path(name).is_dir():
         return Path(name)
     raise LookupError(f"no preset and no folder {str(name)!r}{suggestion(str(name), presets)}; presets: {', '.join(presets)}")
-
-
-def config_dict(config: Any) -> dict[str, Any]:
-    """A stage's configuration as plain data for pipeline.json."""
-    return dataclasses.asdict(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from wanlab.pipelines.load import save_stage
 
 
 def ship(
@@ -28,17 +29,8 @@ def ship(
     """Write <stage>.<variant>.safetensors (float16) and provenance-<stage>.<variant>.json into `out`, each whole or
     not at all.
     """
-    from safetensors.torch import save_file
-
-    out.mkdir(parents=True, exist_ok=True)
     path = out / f"{stage}.{variant}.safetensors"
-    weights = {
-        name: value.detach().to("cpu", torch.float16).contiguous() for name, value in module.state_dict().items()
-    }
-    part = path.with_suffix(".part")
-    save_file(weights, part)
-    part.chmod(0o644)  # the writer makes files for their owner alone
-    part.replace(path)
+    sha256 = save_stage(module, path)
     provenance = {
         "stage": stage,
         "variant": variant,
@@ -49,7 +41,7 @@ def ship(
         "metrics": metrics,
         "recipe": {key: value for key, value in recipe.items() if key != "pool"},
         "config": config,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256,
     }
     note = out / f"provenance-{stage}.{variant}.json"
     part = note.with_suffix(".part")
