@@ -25,6 +25,8 @@ from wanlab.stages.image import Image
 
 @dataclass(frozen=True)
 class Config:
+    """Sizes of an align stage; all variants take the same, and read of it what they need."""
+
     size: int = 32
     patch: int = 4
     features: int = 48        # of the generator's finest grid

@@ -19,6 +19,8 @@ from wanlab.stages.text import Text
 
 @dataclass(frozen=True)
 class Config:
+    """Sizes of the fusion stage: width of its tokens (as in the text and image stages), heads, motion layers."""
+
     width: int = 64
     heads: int = 4
     slots: int = 3            # motion layers: background and up to two objects

@@ -24,6 +24,8 @@ from wanlab.stages.fusion import Condition
 
 @dataclass(frozen=True)
 class Config:
+    """Sizes of the UNet."""
+
     size: int = 32
     patch: int = 4            # the UNet's finest grid is size / patch
     widths: tuple[int, int] = (48, 96)

@@ -16,6 +16,8 @@ from wanlab.nn.attention import Attention
 
 @dataclass(frozen=True)
 class Config:
+    """Sizes of the image stage, in pixels and channels."""
+
     size: int = 32            # side of the frame that is encoded
     output: int = 128         # side of the reference that guides super-resolution
     patch: int = 4

@@ -23,6 +23,8 @@ PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 @dataclass(frozen=True)
 class Config:
+    """Vocabulary and sizes of the text stage, in T5's words."""
+
     vocabulary: tuple[str, ...]
     length: int = 24          # tokens, the end token included
     width: int = 64
