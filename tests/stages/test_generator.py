@@ -107,22 +107,22 @@ def test_rows_do_not_see_each_other(generator: Generator, inputs) -> None:
     assert all(torch.allclose(a[1:], b, atol=1e-4) for a, b in zip(both, alone, strict=True))
 
 
-def blended(hint: float) -> tuple[Tensor, Draft, Tensor, Tensor]:
+def blended(hint: float, valid: float) -> tuple[Tensor, Draft, Tensor, Tensor]:
     paint, aligned, noisy = (torch.randn(B, F, 3, SIZE, SIZE) for _ in range(3))
     draft = Draft(paint, torch.full((B, F, 1, SIZE, SIZE), hint), torch.zeros(B, F, SLOTS, 5), torch.zeros(B, F, 16, 4, 4))
     blend = Blend()
     with trace(blend, capture=["gate"]) as t:
-        out = blend(draft, aligned, torch.ones(B, F, 1, SIZE, SIZE), noisy)
+        out = blend(draft, aligned, torch.full((B, F, 1, SIZE, SIZE), valid), noisy)
     return out, draft, aligned, t.record["gate"].tensor
 
 
 def test_the_blend_lies_between_the_aligned_frame_and_the_paint() -> None:
-    out, draft, aligned, gate = blended(0.0)
-    assert gate.min() >= 0 and gate.max() <= 1
+    out, draft, aligned, gate = blended(0.0, 0.5)
+    assert gate.min() > 0 and gate.max() <= 0.5
     assert torch.allclose(out, (1 - gate) * aligned + gate * draft.paint, atol=1e-6)
 
 
-@pytest.mark.parametrize("hint", [-50.0, 50.0])
-def test_the_hint_decides(hint: float) -> None:
-    out, draft, aligned, _ = blended(hint)
-    assert torch.allclose(out, aligned if hint < 0 else draft.paint, atol=1e-5)
+@pytest.mark.parametrize(("hint", "valid", "painted"), [(-50.0, 0.0, False), (50.0, 0.0, True), (50.0, 1.0, False)])
+def test_what_was_not_seen_is_painted_as_the_hint_says_and_what_was_seen_never(hint: float, valid: float, painted: bool) -> None:
+    out, draft, aligned, _ = blended(hint, valid)
+    assert torch.allclose(out, draft.paint if painted else aligned, atol=1e-5)
