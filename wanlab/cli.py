@@ -15,8 +15,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-app = typer.Typer(name="wanlab", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  rich_markup_mode="rich", help="Take image-to-video diffusion systems apart: edit, record, swap, measure.")
+app = typer.Typer(
+    name="wanlab",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Take image-to-video diffusion systems apart: edit, record, swap, measure.",
+)
 console, errors = Console(), Console(stderr=True)
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting of the file (repeatable).")]
@@ -31,8 +37,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
-        app(args=[argument for argument in arguments if argument != "--debug"], standalone_mode=False)
-        code = 0
+        result = app(args=[argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+        code = result if isinstance(result, int) else 0  # what typer.Exit carried
     except BaseException as error:
         code = _report_error(error, debug)
     sys.exit(code)
@@ -40,8 +46,6 @@ def main() -> None:
 
 def _report_error(error: BaseException, debug: bool) -> int:
     """Say what went wrong; the exit code."""
-    if isinstance(error, typer.Exit):
-        return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
@@ -79,8 +83,10 @@ def generate(
     steps: Annotated[int | None, typer.Option(min=1)] = None,
     guidance: Annotated[float | None, typer.Option(min=0)] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
-    edit: Annotated[list[str] | None, typer.Option(
-        metavar="KIND:SITE", help="For example \"zero:fusion.attn.z[heads=2]@steps=0:4\" (repeatable).")] = None,
+    edit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND:SITE", help='For example "zero:fusion.attn.z[heads=2]@steps=0:4" (repeatable).'),
+    ] = None,
     ablate: Annotated[list[str] | None, typer.Option(help="Remove a component (repeatable).")] = None,
     swap: Annotated[list[str] | None, typer.Option(metavar="STAGE=VARIANT", help="Another variant (repeatable).")] = None,
     fps: Annotated[float, typer.Option(min=0.1)] = 8.0,
@@ -98,12 +104,22 @@ def generate(
     for note in picture.notes if picture is not None else ():
         errors.print(f"[yellow]note[/]  {escape(f'{image}: {note}')}")
     _warn_about(pipe, prompt)
-    result = pipe.generate(None if picture is None else picture.image, prompt, seed=seed, steps=steps, guidance=guidance,
-                           negative=negative, edits=edits)
+    result = pipe.generate(
+        None if picture is None else picture.image,
+        prompt,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        negative=negative,
+        edits=edits,
+    )
     write_video(out, result.video[0], fps=fps, lossless=lossless)
     f, _, h, w = result.video[0].shape
-    console.print(f"{escape(str(out))}: {f} frames of {w} x {h}, seed {seed}, {result.request.steps} steps, guidance "
-                  f"{result.request.guidance:g}" + (f", {len(edits)} edits" if edits else ""), highlight=False)
+    console.print(
+        f"{escape(str(out))}: {f} frames of {w} x {h}, seed {seed}, {result.request.steps} steps, guidance "
+        f"{result.request.guidance:g}" + (f", {len(edits)} edits" if edits else ""),
+        highlight=False,
+    )
 
 
 def _load(name: str, random_weights: bool, device: str, swaps: list[str]) -> Any:
@@ -159,8 +175,10 @@ def run(
     root, outcome = run_study(study, out, sets or [], device, engine, errors)
     console.print(f"report: {escape(str((root / 'report' / 'report.html').resolve()))}", highlight=False, soft_wrap=True)
     if outcome.failed:
-        errors.print(f"[red]{len(outcome.failed)} cells failed[/]: {escape(', '.join(outcome.failed))}; their tracebacks stand in "
-                     "cells/*/attempts.jsonl, and the same command tries them again")
+        errors.print(
+            f"[red]{len(outcome.failed)} cells failed[/]: {escape(', '.join(outcome.failed))}; their tracebacks stand in "
+            "cells/*/attempts.jsonl, and the same command tries them again"
+        )
         raise typer.Exit(1)
 
 

@@ -23,17 +23,37 @@ def outputs(fill: float, size: int = 100) -> dict[str, torch.Tensor]:
 def test_equal_values_have_equal_keys_in_every_process() -> None:
     value = {"b": [1, 2.0, None, True, "ä"], "a": {"x": (3,)}}
     code = f"from wanlab.graph import digest; print(digest({value!r}))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                           cwd=Path(__file__).parents[2], env={"PYTHONHASHSEED": "77", "PATH": ""})
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONHASHSEED": "77", "PATH": ""},
+    )
     assert other.stdout.strip() == digest(value) == digest({"a": {"x": [3]}, "b": [1, 2.0, None, True, "ä"]})
 
 
-@pytest.mark.parametrize(("one", "two"), [
-    (1, 1.0), (1, True), ("1", 1), (None, "None"), ([], {}), ([1, [2]], [[1], 2]), (0.1, 0.1 + 1e-17 + 2e-17),
-    (torch.zeros(2, 3), torch.zeros(3, 2)), (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
-    (torch.zeros(2), np.zeros(2, dtype=np.float32)), (torch.tensor([0.0]), torch.tensor([-0.0])), (Path("a"), "a"),
-    (Zero("a.b"), Zero("a.b", heads=[1])), ({"a": 1}, {"a": {"a": 1}}), ({1, 2}, [1, 2]),
-])
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (1, 1.0),
+        (1, True),
+        ("1", 1),
+        (None, "None"),
+        ([], {}),
+        ([1, [2]], [[1], 2]),
+        (0.1, 0.1 + 1e-17 + 2e-17),
+        (torch.zeros(2, 3), torch.zeros(3, 2)),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
+        (torch.zeros(2), np.zeros(2, dtype=np.float32)),
+        (torch.tensor([0.0]), torch.tensor([-0.0])),
+        (Path("a"), "a"),
+        (Zero("a.b"), Zero("a.b", heads=[1])),
+        ({"a": 1}, {"a": {"a": 1}}),
+        ({1, 2}, [1, 2]),
+    ],
+)
 def test_different_values_have_different_keys(one: object, two: object) -> None:
     assert digest(one) != digest(two)
 
@@ -117,14 +137,16 @@ def test_the_cache_moves_what_disk_has_to_memory(tmp_path: Path) -> None:
 
 
 def test_concurrent_writers_leave_whole_entries(tmp_path: Path) -> None:
-    code = ("import sys, torch; from wanlab.graph.disk import DiskTier; from pathlib import Path\n"
-            f"tier = DiskTier(Path({str(tmp_path)!r}), 60_000)\n"
-            "for i in range(150):\n"
-            "    key = f'{i % 20:02d}key'\n"
-            "    found = tier.get(key)\n"
-            "    assert found is None or float(found['x'][0]) == i % 20\n"
-            "    tier.put(key, {'x': torch.full((1000,), float(i % 20))})\n"
-            "assert not tier.corrupt, tier.corrupt\n")
+    code = (
+        "import sys, torch; from wanlab.graph.disk import DiskTier; from pathlib import Path\n"
+        f"tier = DiskTier(Path({str(tmp_path)!r}), 60_000)\n"
+        "for i in range(150):\n"
+        "    key = f'{i % 20:02d}key'\n"
+        "    found = tier.get(key)\n"
+        "    assert found is None or float(found['x'][0]) == i % 20\n"
+        "    tier.put(key, {'x': torch.full((1000,), float(i % 20))})\n"
+        "assert not tier.corrupt, tier.corrupt\n"
+    )
     root = Path(__file__).parents[2]
     writers = [subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for writer in writers:

@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from tests.runs.toy import STUDY, Toy, load_toy, resolve_toy
-from wanlab.runs import cell, store
+from wanlab.runs import cell as cells
+from wanlab.runs import store
 from wanlab.runs.cell import Task, Workbench, open_workbench
 from wanlab.runs.document import StudyError
 from wanlab.runs.source import SourceError
@@ -54,8 +55,17 @@ def test_a_run_leaves_the_folder_of_the_contract(run: Run, pipe: Toy) -> None:
         table = cell.samples()
         assert len(table["value"]) == 5 * 2 * 2 and set(table["seed"]) == {0, 1} and table["unit"][0] == "test-0-0"
         assert len(cell.features()["colour_distance.video"]) == 10
-    for name in ("study.yaml", "environment.json", "results.csv", "report/report.html", "report/table.tex", "report/table.csv",
-                 "report/figures/forest.pdf", "report/figures/forest.png", "report/figures/strip-0000.png"):
+    for name in (
+        "study.yaml",
+        "environment.json",
+        "results.csv",
+        "report/report.html",
+        "report/table.tex",
+        "report/table.csv",
+        "report/figures/forest.pdf",
+        "report/figures/forest.png",
+        "report/figures/strip-0000.png",
+    ):
         assert (root / name).stat().st_size > 0, name
     assert not list(root.rglob("*.part*"))
 
@@ -219,13 +229,15 @@ def test_ctrl_c_waits_for_the_write_in_hand(tmp_path: Path) -> None:
 
 def test_sigkill_loses_at_most_the_batch_in_hand(run: Run, tmp_path: Path) -> None:
     whole, _ = run("whole")
-    script = (f"import pathlib, sys; sys.path.insert(0, {str(ROOT)!r})\n"
-              "import torch; torch.set_num_threads(1)\n"
-              "from tests.runs.toy import load_toy, resolve_toy\nfrom wanlab.runs.study import run_study\n"
-              "from wanlab.runs import cell, environment, source\nsource.source_digest = lambda folders: 'd'\n"
-              "cell.context_of = environment.context_of = lambda device: {'generate': 'g', 'measure': 'm'}\n"
-              f"run_study(pathlib.Path({str(tmp_path / 'study.yaml')!r}), pathlib.Path({str(tmp_path / 'killed')!r}), device='cpu',\n"
-              "          load=load_toy(), resolve=resolve_toy, report=False)")
+    script = (
+        f"import pathlib, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from tests.runs.toy import load_toy, resolve_toy\nfrom wanlab.runs.study import run_study\n"
+        "from wanlab.runs import cell, environment, source\nsource.source_digest = lambda folders: 'd'\n"
+        "cell.context_of = environment.context_of = lambda device: {'generate': 'g', 'measure': 'm'}\n"
+        f"run_study(pathlib.Path({str(tmp_path / 'study.yaml')!r}), pathlib.Path({str(tmp_path / 'killed')!r}), device='cpu',\n"
+        "          load=load_toy(), resolve=resolve_toy, report=False)"
+    )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "killed" / "cells"
     deadline = time.monotonic() + 60
@@ -240,20 +252,31 @@ def test_sigkill_loses_at_most_the_batch_in_hand(run: Run, tmp_path: Path) -> No
     assert content(resumed) == content(whole)
     lines = [json.loads(line) for path in parts.glob("*/attempts.jsonl") for line in path.read_text().splitlines()]
     assert len(lines) in (30, 31)  # a kill between a part and its line in the log costs the line, not the part
-    assert len({(path.parent.name, json.loads(line)["chunk"]) for path in parts.glob("*/attempts.jsonl")
-                for line in path.read_text().splitlines()}) >= 29
+    assert (
+        len(
+            {
+                (path.parent.name, json.loads(line)["chunk"])
+                for path in parts.glob("*/attempts.jsonl")
+                for line in path.read_text().splitlines()
+            }
+        )
+        >= 29
+    )
 
 
-@pytest.mark.parametrize(("old", "new", "expected"), [
-    ("{ablate: text}", "{ablate: txet}", "cells.text.ablate.0: toy has no component 'txet'"),
-    ("{swap: {detail: sharp}, pairs_with: detail}", "{swap: {detail: shrap}}", "cells.sharp.swap.detail: no variant 'shrap'"),
-    ("{ablate: text}", "{edits: [{kind: zeroo, at: text.out}]}", "cells.text.edits.0: no kind of edit 'zeroo'"),
-    ("{ablate: text}", "{edits: [{kind: zero, at: text.outt}]}", "text.outt"),
-    ("{ablate: text}", "{edits: [{kind: zero, at: text.out, steps: '0:2'}]}", "text.out fires outside any step"),
-    ("{ablate: text}", "{edits: [{kind: zero, at: generator.out, steps: [7]}]}", "steps"),
-    ("psnr, flicker", "psnr, flickre", "metrics.1: unknown metric 'flickre'; nearest: flicker"),
-    ("pipeline: toy", "pipeline: tyo", "pipeline: no preset 'tyo'"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("{ablate: text}", "{ablate: txet}", "cells.text.ablate.0: toy has no component 'txet'"),
+        ("{swap: {detail: sharp}, pairs_with: detail}", "{swap: {detail: shrap}}", "cells.sharp.swap.detail: no variant 'shrap'"),
+        ("{ablate: text}", "{edits: [{kind: zeroo, at: text.out}]}", "cells.text.edits.0: no kind of edit 'zeroo'"),
+        ("{ablate: text}", "{edits: [{kind: zero, at: text.outt}]}", "text.outt"),
+        ("{ablate: text}", "{edits: [{kind: zero, at: text.out, steps: '0:2'}]}", "text.out fires outside any step"),
+        ("{ablate: text}", "{edits: [{kind: zero, at: generator.out, steps: [7]}]}", "steps"),
+        ("psnr, flicker", "psnr, flickre", "metrics.1: unknown metric 'flickre'; nearest: flicker"),
+        ("pipeline: toy", "pipeline: tyo", "pipeline: no preset 'tyo'"),
+    ],
+)
 def test_what_the_pipeline_lacks_is_told_with_its_place(old: str, new: str, expected: str) -> None:
     text = STUDY.replace(old, new)
     assert text != STUDY
@@ -320,8 +343,10 @@ def test_a_photograph_is_judged_against_the_baseline(run: Run, tmp_path: Path) -
     from PIL import Image
 
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 4), dtype=np.uint8), "RGBA").save(tmp_path / "p.png")
-    text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}",
-                         f"{{kind: image, path: {tmp_path / 'p.png'}, prompts: [a cat, '<script>alert(1)</script>']}}")
+    text = STUDY.replace(
+        "{kind: procedural, split: test, n: 5, seed: 0}",
+        f"{{kind: image, path: {tmp_path / 'p.png'}, prompts: [a cat, '<script>alert(1)</script>']}}",
+    )
     said = io.StringIO()
     root, outcome = run("photo", text=text, said=said, report=True)
     assert not outcome.failed and "p.png" in said.getvalue()
@@ -343,7 +368,7 @@ def test_the_disk_cache_serves_another_run(run: Run, pipe: Toy, tmp_path: Path) 
 
 def test_other_code_runs_again_beside_the_old(run: Run, pipe: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     root, _ = run()
-    monkeypatch.setattr(cell, "context_of", lambda device: {"generate": "new", "measure": "new"})
+    monkeypatch.setattr(cells, "context_of", lambda device: {"generate": "new", "measure": "new"})
     said = io.StringIO()
     _, outcome = run(said=said)
     assert len(outcome.done) == 5 and "run again" in said.getvalue()

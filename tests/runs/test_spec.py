@@ -49,21 +49,30 @@ report: {videos: -1}
     assert lines[at + 1].index("^") == lines[at].index("stps")
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("a: 1\nb: {c: 1, c: 2}\na: 4\n", ["grid.yaml:2:11: b.c: this key stands twice (first in line 2)", "grid.yaml:3:1: a: this key"]),
-    ("a: [1, 2\n", ["not YAML"]),
-    ("", ["a study is a mapping of keys, this file holds nothing"]),
-    ("- 1\n", ["this file holds list"]),
-    (GOOD.replace("procedural", "procedurl"), ["3:14: data.kind: unknown kind 'procedurl'", "did you mean 'procedural'?"]),
-    (GOOD.replace("kind: procedural, ", ""), ["the key 'kind' is missing"]),
-    (GOOD.replace("n: 4", "n: 4, split: tst"), ["'tst' is not one of train, val, test (did you mean 'test'?)"]),
-    (GOOD + "baseline: basline\n", ["baseline: no cell of this name (did you mean 'baseline'?)"]),
-    (GOOD + "seeds: [1, 1]\n", ["seeds.1: 1 stands twice"]),
-    (GOOD.replace("{ablate: text}", "{pairs_with: txt}"), ["cells.text.pairs_with: no cell 'txt' (did you mean 'text'?)"]),
-    (GOOD.replace("metrics: [psnr]", ""), ["the key 'metrics' is missing"]),
-    (GOOD.replace("  text:", "  te/xt:"), ["a cell's name is made of"]),
-    (GOOD.replace("{kind: procedural, n: 4}", "{kind: image, path: a.png, prompts: [x]}") + "reference: data\n", ["has no true clip"]),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "a: 1\nb: {c: 1, c: 2}\na: 4\n",
+            ["grid.yaml:2:11: b.c: this key stands twice (first in line 2)", "grid.yaml:3:1: a: this key"],
+        ),
+        ("a: [1, 2\n", ["not YAML"]),
+        ("", ["a study is a mapping of keys, this file holds nothing"]),
+        ("- 1\n", ["this file holds list"]),
+        (GOOD.replace("procedural", "procedurl"), ["3:14: data.kind: unknown kind 'procedurl'", "did you mean 'procedural'?"]),
+        (GOOD.replace("kind: procedural, ", ""), ["the key 'kind' is missing"]),
+        (GOOD.replace("n: 4", "n: 4, split: tst"), ["'tst' is not one of train, val, test (did you mean 'test'?)"]),
+        (GOOD + "baseline: basline\n", ["baseline: no cell of this name (did you mean 'baseline'?)"]),
+        (GOOD + "seeds: [1, 1]\n", ["seeds.1: 1 stands twice"]),
+        (GOOD.replace("{ablate: text}", "{pairs_with: txt}"), ["cells.text.pairs_with: no cell 'txt' (did you mean 'text'?)"]),
+        (GOOD.replace("metrics: [psnr]", ""), ["the key 'metrics' is missing"]),
+        (GOOD.replace("  text:", "  te/xt:"), ["a cell's name is made of"]),
+        (
+            GOOD.replace("{kind: procedural, n: 4}", "{kind: image, path: a.png, prompts: [x]}") + "reference: data\n",
+            ["has no true clip"],
+        ),
+    ],
+)
 def test_mistakes(text: str, expected: list[str]) -> None:
     said = message(text)
     for part in expected:
@@ -79,7 +88,10 @@ def test_settings_come_before_validation_and_are_named() -> None:
     study, _ = parse_study(GOOD, ["data.n=9", "cells.none={swap: {align: none}}", "metrics.0=ssim"])
     assert study.data.n == 9 and study.cells["none"].swap == {"align": "none"} and study.metrics == ["ssim"]
     said = message(GOOD, "data.n=many", "report.vidoes=3")
-    assert "--set data.n=many: data.n: " in said and "--set report.vidoes=3: report.vidoes: unknown key (did you mean 'videos'?)" in said
+    assert (
+        "--set data.n=many: data.n: " in said
+        and "--set report.vidoes=3: report.vidoes: unknown key (did you mean 'videos'?)" in said
+    )
     assert "expected the form" in message(GOOD, "data.n")
     assert "is not an index" in message(GOOD, "metrics.7=x")
 

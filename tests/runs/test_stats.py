@@ -105,8 +105,10 @@ def test_rows_where_a_metric_does_not_apply_are_left_out_of_both_sides() -> None
 def test_family_of_the_whole_study_corrects_more() -> None:
     rng = np.random.default_rng(6)
     base, other = rng.normal(size=30), rng.normal(size=30)
-    cells = {name: Scores(np.arange(30), np.zeros(30), {"a": x, "b": x + rng.normal(size=30)}, {})
-             for name, x in {"baseline": base, "x": base + 0.3 * other}.items()}
+    cells = {
+        name: Scores(np.arange(30), np.zeros(30), {"a": x, "b": x + rng.normal(size=30)}, {})
+        for name, x in {"baseline": base, "x": base + 0.3 * other}.items()
+    }
     measures = [Mean("a", "a"), Mean("b", "b")]
     narrow, wide = (analyse(cells, "baseline", measures, Resampler(), family) for family in ("metric", "study"))
     assert wide[2].p_adjusted >= narrow[2].p_adjusted == narrow[2].p

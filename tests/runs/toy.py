@@ -84,25 +84,38 @@ class Toy(Pipeline):
     def __init__(self, detail: str = "plain", size: int = 16, frames: int = 8) -> None:
         super().__init__()
         torch.manual_seed(7)
-        self.config = {"name": "toy", "size": size, "frames": frames, "sampler": {"steps": 3, "guidance": 1.0},
-                       "variants": {"detail": detail}}
+        self.config = {
+            "name": "toy",
+            "size": size,
+            "frames": frames,
+            "sampler": {"steps": 3, "guidance": 1.0},
+            "variants": {"detail": detail},
+        }
         self.text, self.generator = Text(), Generator()
         self.upsample = nn.ModuleList([Level(), Level()])
         self.detail = Detail({"plain": 0.3, "sharp": 0.9}[detail])
-        self.components = {"text": lambda: [Bypass("text.out")], "residual": lambda: [Zero("upsample.*.skip")],
-                           "detail": lambda: [Bypass("detail.out")], "generator": lambda: [Bypass("generator.out")]}
+        self.components = {
+            "text": lambda: [Bypass("text.out")],
+            "residual": lambda: [Zero("upsample.*.skip")],
+            "detail": lambda: [Bypass("detail.out")],
+            "generator": lambda: [Bypass("generator.out")],
+        }
         self.runs: list[str] = []
         self.eval()
 
     @property
     def nodes(self) -> list[Node]:
         if "_nodes" not in self.__dict__:
-            self.__dict__["_nodes"] = with_hashes(self, [
-                Node("text", (), ("text",), ("prompts",)),
-                Node("denoise", ("text",), ("generator",), ("images", "seeds", "steps", "guidance")),
-                Node("upsample.0", ("denoise",), ("upsample.0",), ("images",)),
-                Node("upsample.1", ("upsample.0",), ("upsample.1",), ("images",)),
-                Node("detail", ("upsample.1",), ("detail",))])
+            self.__dict__["_nodes"] = with_hashes(
+                self,
+                [
+                    Node("text", (), ("text",), ("prompts",)),
+                    Node("denoise", ("text",), ("generator",), ("images", "seeds", "steps", "guidance")),
+                    Node("upsample.0", ("denoise",), ("upsample.0",), ("images",)),
+                    Node("upsample.1", ("upsample.0",), ("upsample.1",), ("images",)),
+                    Node("detail", ("upsample.1",), ("detail",)),
+                ],
+            )
         return self.__dict__["_nodes"]
 
     def run_node(self, name: str, *given: Any, **options: Any) -> Outputs:

@@ -24,8 +24,15 @@ class Tally:
     def to_dict(self) -> dict[str, dict[str, float]]:
         """Plain data, for a log."""
         names = sorted({*self.runs, *self.hits})
-        return {name: {"runs": self.runs[name], "hits": self.hits[name], "rows": self.rows[name],
-                       "seconds": round(self.seconds[name], 3)} for name in names}
+        return {
+            name: {
+                "runs": self.runs[name],
+                "hits": self.hits[name],
+                "rows": self.rows[name],
+                "seconds": round(self.seconds[name], 3),
+            }
+            for name in names
+        }
 
 
 class StageCache:

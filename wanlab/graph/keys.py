@@ -59,9 +59,15 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return {"set": sorted(json.dumps(_canonical(item), sort_keys=True) for item in value)}
     if isinstance(value, torch.Tensor):
-        return {"tensor": _array(value.detach().cpu().contiguous().view(torch.uint8).numpy()
-                                 if value.dtype == torch.bfloat16 else value.detach().cpu().numpy()),
-                "dtype": str(value.dtype), "shape": list(value.shape)}
+        return {
+            "tensor": _array(
+                value.detach().cpu().contiguous().view(torch.uint8).numpy()
+                if value.dtype == torch.bfloat16
+                else value.detach().cpu().numpy()
+            ),
+            "dtype": str(value.dtype),
+            "shape": list(value.shape),
+        }
     if isinstance(value, np.ndarray):
         return {"array": _array(value), "dtype": value.dtype.str, "shape": list(value.shape)}
     if isinstance(value, np.generic):

@@ -38,13 +38,13 @@ class StageGraph(Protocol):
 
     nodes: Sequence[Node]
 
-    def run_node(self, name: str, inputs: Mapping[str, Outputs], request: Any, edits: Sequence[Any] = (), *,
-                 progress: Steps | None = None) -> Outputs:
+    def run_node(
+        self, name: str, inputs: Mapping[str, Outputs], request: Any, edits: Sequence[Any] = (), *, progress: Steps | None = None
+    ) -> Outputs:
         """Run one stage for the rows of `request`; CPU tensors by name."""
 
 
-def node_keys(nodes: Sequence[Node], edits: Mapping[str, Sequence[Any]], rows: Mapping[str, Any],
-              context: Any) -> dict[str, str]:
+def node_keys(nodes: Sequence[Node], edits: Mapping[str, Sequence[Any]], rows: Mapping[str, Any], context: Any) -> dict[str, str]:
     """Content keys of all nodes for one set of rows.
 
     Args:
@@ -56,16 +56,29 @@ def node_keys(nodes: Sequence[Node], edits: Mapping[str, Sequence[Any]], rows: M
     """
     keys: dict[str, str] = {}
     for node in nodes:
-        keys[node.name] = digest({
-            "node": node.name, "weights": node.weights_hash, "context": context,
-            "rows": {field: rows[field] for field in node.reads},
-            "inputs": {name: keys[name] for name in node.inputs},
-            "edits": [edit.to_dict() for edit in edits.get(node.name, ())]})
+        keys[node.name] = digest(
+            {
+                "node": node.name,
+                "weights": node.weights_hash,
+                "context": context,
+                "rows": {field: rows[field] for field in node.reads},
+                "inputs": {name: keys[name] for name in node.inputs},
+                "edits": [edit.to_dict() for edit in edits.get(node.name, ())],
+            }
+        )
     return keys
 
 
-def run_stage(graph: StageGraph, name: str, key: str, inputs: Callable[[], Mapping[str, Outputs]], request: Any,
-              edits: Sequence[Any], cache: StageCache, progress: Progress = silent) -> Outputs:
+def run_stage(
+    graph: StageGraph,
+    name: str,
+    key: str,
+    inputs: Callable[[], Mapping[str, Outputs]],
+    request: Any,
+    edits: Sequence[Any],
+    cache: StageCache,
+    progress: Progress = silent,
+) -> Outputs:
     """The outputs of one stage for the rows of `request`: from the cache, or computed and kept.
 
     `inputs` is called only when the stage has to run, so that a hit never wakes the stages above it. `progress` is told
@@ -86,16 +99,31 @@ def run_stage(graph: StageGraph, name: str, key: str, inputs: Callable[[], Mappi
     return outputs
 
 
-def run_graph(graph: StageGraph, nodes: Sequence[Node], request: Any, edits: Mapping[str, Sequence[Any]],
-              keys: Mapping[str, str], cache: StageCache, progress: Progress = silent) -> Outputs:
+def run_graph(
+    graph: StageGraph,
+    nodes: Sequence[Node],
+    request: Any,
+    edits: Mapping[str, Sequence[Any]],
+    keys: Mapping[str, str],
+    cache: StageCache,
+    progress: Progress = silent,
+) -> Outputs:
     """The outputs of the last node. A stage runs only where the cache has neither it nor anything below it."""
     by_name = {node.name: node for node in nodes}
     done: dict[str, Outputs] = {}
 
     def outputs_of(name: str) -> Outputs:
         if name not in done:
-            done[name] = run_stage(graph, name, keys[name], lambda: {n: outputs_of(n) for n in by_name[name].inputs},
-                                   request, edits.get(name, ()), cache, progress)
+            done[name] = run_stage(
+                graph,
+                name,
+                keys[name],
+                lambda: {n: outputs_of(n) for n in by_name[name].inputs},
+                request,
+                edits.get(name, ()),
+                cache,
+                progress,
+            )
         return done[name]
 
     return outputs_of(nodes[-1].name)

@@ -81,8 +81,16 @@ def _panel(panel: Axes, effects: Sequence[Effect], cells: Sequence[str]) -> None
         row, colour = cells.index(effect.cell), COLOURS[effect.kind]
         if math.isfinite(effect.low) and math.isfinite(effect.high):
             panel.plot([effect.low, effect.high], [row, row], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=2)
-        panel.plot([effect.delta], [row], marker=MARKERS[effect.kind], color=colour, markersize=3.8, zorder=3,
-                   markerfacecolor="white" if effect.kind == "unclear" else colour, markeredgewidth=0.8)
+        panel.plot(
+            [effect.delta],
+            [row],
+            marker=MARKERS[effect.kind],
+            color=colour,
+            markersize=3.8,
+            zorder=3,
+            markerfacecolor="white" if effect.kind == "unclear" else colour,
+            markeredgewidth=0.8,
+        )
     panel.set_yticks(range(len(cells)), cells)
     panel.set_ylim(len(cells) - 0.5, -0.5)
     panel.locator_params(axis="x", nbins=3)
@@ -98,7 +106,26 @@ def _legend(figure: Figure, effects: Sequence[Effect], baseline: str) -> None:
 
     words = {"worse": "worse", "better": "better", "changed": "changed", "unclear": "not significant"}
     present = [kind for kind in words if any(e.kind == kind and math.isfinite(e.delta) for e in effects)]
-    handles = [Line2D([], [], color=COLOURS[kind], marker=MARKERS[kind], linewidth=1.1, markersize=3.8,
-                      markerfacecolor="white" if kind == "unclear" else COLOURS[kind], markeredgewidth=0.8) for kind in present]
-    figure.legend(handles, [words[kind] for kind in present], loc="outside lower center", ncols=len(present) or 1,
-                  title=f"difference to {baseline}, 95 % interval", title_fontsize=6.5, handletextpad=0.5, columnspacing=1.5)
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=COLOURS[kind],
+            marker=MARKERS[kind],
+            linewidth=1.1,
+            markersize=3.8,
+            markerfacecolor="white" if kind == "unclear" else COLOURS[kind],
+            markeredgewidth=0.8,
+        )
+        for kind in present
+    ]
+    figure.legend(
+        handles,
+        [words[kind] for kind in present],
+        loc="outside lower center",
+        ncols=len(present) or 1,
+        title=f"difference to {baseline}, 95 % interval",
+        title_fontsize=6.5,
+        handletextpad=0.5,
+        columnspacing=1.5,
+    )

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 METADATA = {"pdf": {"CreationDate": None}, "svg": {"Date": None, "Creator": "wanlab"}, "png": {"Software": None}}
 
 
+def figure_dpi() -> float:
+    """The dots per inch at which figures are laid out where they do not say otherwise."""
+    from matplotlib import rcParams
+
+    return float(rcParams["figure.dpi"])
+
+
 def save(figure: Figure, path: Path, kind: str | None = None) -> Path:
     """Write a figure as pdf, png or svg at its exact size, without dates.
 
@@ -23,5 +30,6 @@ def save(figure: Figure, path: Path, kind: str | None = None) -> Path:
     if kind not in METADATA:
         raise ValueError(f"figures are written as {', '.join(METADATA)}, not {kind!r}")
     with styled():
-        figure.savefig(path, format=kind, metadata=METADATA[kind])
+        dpi = "figure" if figure.dpi > figure_dpi() else None  # a figure that asks for more than the style's gets it
+        figure.savefig(path, format=kind, metadata=METADATA[kind], **({"dpi": dpi} if dpi else {}))
     return path

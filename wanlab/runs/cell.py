@@ -58,21 +58,37 @@ class Workbench:
         clips, truth = self._truth(chunk)
         before = self.cache.tally.to_dict()
         video = self.generate(cell, chunk, clips)
-        reference = truth if self.plan.reference != "baseline" else (
-            video if task.cell == self.study.baseline else self.generate(self._baseline, chunk, clips))
+        reference = (
+            truth
+            if self.plan.reference != "baseline"
+            else (video if task.cell == self.study.baseline else self.generate(self._baseline, chunk, clips))
+        )
         start = time.perf_counter()
         self.notify("metrics", 0, 0)
         values, features = self._measure(video, reference, clips)
         seconds = time.perf_counter() - start
         log = {"rows": len(chunk.indices), "stages": _since(before, self.cache.tally.to_dict()), "metrics": round(seconds, 3)}
-        return Part(list(chunk.indices), [chunk.seed] * len(chunk.indices), self.source.units(chunk.indices),
-                    self.source.prompts(chunk.indices), values, features, self._shown(video, chunk), log)
+        return Part(
+            list(chunk.indices),
+            [chunk.seed] * len(chunk.indices),
+            self.source.units(chunk.indices),
+            self.source.prompts(chunk.indices),
+            values,
+            features,
+            self._shown(video, chunk),
+            log,
+        )
 
     def generate(self, cell: CellPlan, chunk: Chunk, clips: Clips) -> torch.Tensor:
         """The final video of a cell on one batch: b f c h w in [0, 1], on the CPU."""
-        request = cell.pipe.request(clips.first, self.source.prompts(chunk.indices), chunk.noise_seeds,
-                                    steps=cell.sampler.steps, guidance=cell.sampler.guidance,
-                                    negative=negatives(cell.sampler, len(chunk.indices)))
+        request = cell.pipe.request(
+            clips.first,
+            self.source.prompts(chunk.indices),
+            chunk.noise_seeds,
+            steps=cell.sampler.steps,
+            guidance=cell.sampler.guidance,
+            negative=negatives(cell.sampler, len(chunk.indices)),
+        )
         outputs = run_graph(cell.pipe, cell.nodes, request, cell.by_node, cell.keys[chunk.number], self.cache, self.notify)
         return outputs["video"]
 
@@ -101,13 +117,22 @@ class Workbench:
             self._clips = (chunk.indices, clips, reference)
         return self._clips[1], self._clips[2]
 
-    def _measure(self, video: torch.Tensor, reference: torch.Tensor | None,
-                 clips: Clips) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
+    def _measure(
+        self, video: torch.Tensor, reference: torch.Tensor | None, clips: Clips
+    ) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
         """Values per sample (NaN: does not apply) and features of the set metrics."""
         from wanlab.measure import Batch
 
-        batch = Batch(video=video, reference=reference, image=clips.first, factors=clips.factors, masks=clips.masks,
-                      tracks=clips.tracks, flow_pairs=clips.flow_pairs, occlusion=clips.occlusion)
+        batch = Batch(
+            video=video,
+            reference=reference,
+            image=clips.first,
+            factors=clips.factors,
+            masks=clips.masks,
+            tracks=clips.tracks,
+            flow_pairs=clips.flow_pairs,
+            occlusion=clips.occlusion,
+        )
         values: dict[str, list[float]] = {}
         features: dict[str, torch.Tensor] = {}
         for measure in self.measures:
@@ -125,18 +150,25 @@ class Workbench:
         """The clips of this batch that the report shows: the first samples under the first seed."""
         if video is None or chunk.seed != self.study.seeds[0]:
             return {}
-        return {f"{index:04d}.mp4": video[row] for row, index in enumerate(chunk.indices)
-                if index < self.study.report.videos}
+        return {f"{index:04d}.mp4": video[row] for row, index in enumerate(chunk.indices) if index < self.study.report.videos}
 
 
 def _since(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """What the tally counted between two readings."""
-    return {name: {what: round(value - before.get(name, {}).get(what, 0), 3) for what, value in counts.items()}
-            for name, counts in after.items() if counts != before.get(name)}
+    return {
+        name: {what: round(value - before.get(name, {}).get(what, 0), 3) for what, value in counts.items()}
+        for name, counts in after.items()
+        if counts != before.get(name)
+    }
 
 
-def open_workbench(study: Study, document: Document, device: str = "cpu", load: Callable[..., Any] | None = None,
-                   resolve: Callable[..., Sequence[Any]] | None = None) -> Workbench:
+def open_workbench(
+    study: Study,
+    document: Document,
+    device: str = "cpu",
+    load: Callable[..., Any] | None = None,
+    resolve: Callable[..., Sequence[Any]] | None = None,
+) -> Workbench:
     """Load what a study names and plan it.
 
     Args:
@@ -163,8 +195,10 @@ def open_workbench(study: Study, document: Document, device: str = "cpu", load: 
     if study.reference not in ("auto", "data", "baseline"):
         judges = open_source(Folder(kind="folder", path=Path(study.reference)), pipe.config["size"], pipe.config["frames"])
         if judges.n < source.n:
-            raise SourceError(f"{study.reference} holds {judges.n} clips, but clip i is the reference of sample i and the "
-                              f"study has {source.n} samples")
+            raise SourceError(
+                f"{study.reference} holds {judges.n} clips, but clip i is the reference of sample i and the "
+                f"study has {source.n} samples"
+            )
         context["measure"] = digest([context["measure"], judges.digest(range(source.n))])
     plan = make_plan(study, document, pipe, source, measures, context)
     folder = study.cache.disk

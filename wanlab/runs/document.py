@@ -83,10 +83,17 @@ class Document:
 
     def _show(self, problem: Problem) -> str:
         where = ".".join(map(str, problem.path)) or "(file)"
-        setting = next((text for path, text in self.overrides.items()
-                        if problem.path[:len(path)] == path or path[:len(problem.path)] == problem.path), None)
-        if setting is not None and (problem.line is None or problem.path in self.overrides
-                                    or any(problem.path[:len(p)] == p for p in self.overrides)):
+        setting = next(
+            (
+                text
+                for path, text in self.overrides.items()
+                if problem.path[: len(path)] == path or path[: len(problem.path)] == problem.path
+            ),
+            None,
+        )
+        if setting is not None and (
+            problem.line is None or problem.path in self.overrides or any(problem.path[: len(p)] == p for p in self.overrides)
+        ):
             return f"--set {setting}: {where}: {problem.message}"
         if problem.line is None:
             return f"{self.name}: {where}: {problem.message}"

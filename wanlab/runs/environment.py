@@ -13,8 +13,24 @@ import torch
 
 from wanlab.graph import digest, source_digest
 
-PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "safetensors", "einops", "torchmetrics", "lpips",
-            "opencv-python-headless", "av", "numpy", "scipy", "pyarrow", "matplotlib", "pydantic", "ruamel.yaml")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "einops",
+    "torchmetrics",
+    "lpips",
+    "opencv-python-headless",
+    "av",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "matplotlib",
+    "pydantic",
+    "ruamel.yaml",
+)
 GENERATING = ("core", "nn", "diffusion", "stages", "pipelines")
 HOME = Path(__file__).parents[1]
 
@@ -41,8 +57,12 @@ def context_of(device: str) -> dict[str, Any]:
     """The part of all content keys that does not come from the study: `generate` and `measure`, two digests."""
     from wanlab import measure
 
-    generate = {"device": device_class(device), "dtype": "float32", "torch": torch.__version__,
-                "code": source_digest(HOME / name for name in GENERATING)}
+    generate = {
+        "device": device_class(device),
+        "dtype": "float32",
+        "torch": torch.__version__,
+        "code": source_digest(HOME / name for name in GENERATING),
+    }
     metrics = Path(measure.package().__file__).parent
     measuring = {"code": source_digest([HOME / "measure.py", metrics]), "torch": torch.__version__}
     return {"generate": digest(generate), "measure": digest(measuring)}
@@ -51,11 +71,17 @@ def context_of(device: str) -> dict[str, Any]:
 def describe(device: str, pipe: Any | None = None) -> dict[str, Any]:
     """environment.json: everything needed to see why two runs differ."""
     return {
-        "wanlab": version_of("wanlab"), "commit": commit(), "python": platform.python_version(), "system": platform.platform(),
-        "device": device_class(device), "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+        "wanlab": version_of("wanlab"),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "device": device_class(device),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
         "packages": {name: version_of(name) for name in PACKAGES},
-        "pipeline": None if pipe is None else {
-            "name": pipe.config["name"], "variants": pipe.config.get("variants", {}), "weights": pipe.weights_hash},
+        "pipeline": None
+        if pipe is None
+        else {"name": pipe.config["name"], "variants": pipe.config.get("variants", {}), "weights": pipe.weights_hash},
         "code": context_of(device),
     }
 
@@ -71,8 +97,12 @@ def version_of(package: str) -> str | None:
 def commit() -> str | None:
     """The commit that wanlab runs from ("+" with changes), or None outside a checkout."""
     try:
-        answer = subprocess.run(["git", "-C", str(HOME), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-                                capture_output=True, text=True, timeout=10)
+        answer = subprocess.run(
+            ["git", "-C", str(HOME), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None if answer.returncode == 0 else None

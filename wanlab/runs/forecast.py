@@ -56,25 +56,45 @@ class Forecast:
 
     def show(self, console: Console) -> None:
         """Print the forecast."""
-        table = Table(title=f"{self.study}: {self.cells} cells ({self.done} done), {self.samples} samples each", title_justify="left")
+        table = Table(
+            title=f"{self.study}: {self.cells} cells ({self.done} done), {self.samples} samples each", title_justify="left"
+        )
         for head in ("stage", "alone", "shared", "left to run", "s / sample", "time"):
             table.add_column(head, justify="left" if head == "stage" else "right")
         for name, alone in self.runs.alone.items():
             rows = self.left.rows.get(name, 0)
             each = self.each.get(name)
-            table.add_row(name, str(alone), str(self.runs.shared[name]), str(self.left.shared.get(name, 0)),
-                          "?" if each is None else f"{each:.3f}", "?" if each is None else clock(rows * each))
+            table.add_row(
+                name,
+                str(alone),
+                str(self.runs.shared[name]),
+                str(self.left.shared.get(name, 0)),
+                "?" if each is None else f"{each:.3f}",
+                "?" if each is None else clock(rows * each),
+            )
         each = self.each.get("metrics")
-        table.add_row("metrics", "", "", "", "?" if each is None else f"{each:.3f}",
-                      "?" if each is None else clock(self.metric_rows * each), style="dim")
+        table.add_row(
+            "metrics",
+            "",
+            "",
+            "",
+            "?" if each is None else f"{each:.3f}",
+            "?" if each is None else clock(self.metric_rows * each),
+            style="dim",
+        )
         console.print(table)
         total = "unknown" if len(self.unknown) > len(self.runs.alone) else clock(self.seconds)
-        console.print(f"{self.runs} ({sum(self.left.shared.values())} left); time {total}"
-                      + (f" without {', '.join(self.unknown)}" if self.unknown and total != "unknown" else "")
-                      + f"; memory about {self.memory / GIB:.1f} GiB; disk about {self.disk / 1e6:.0f} MB", highlight=False)
+        console.print(
+            f"{self.runs} ({sum(self.left.shared.values())} left); time {total}"
+            + (f" without {', '.join(self.unknown)}" if self.unknown and total != "unknown" else "")
+            + f"; memory about {self.memory / GIB:.1f} GiB; disk about {self.disk / 1e6:.0f} MB",
+            highlight=False,
+        )
         if self.unknown:
-            console.print("[dim]Seconds come from the run folder or from `seconds:` in the study; run it with --set data.n=8 "
-                          "--out FOLDER once and give plan the same --out to have them measured.[/]")
+            console.print(
+                "[dim]Seconds come from the run folder or from `seconds:` in the study; run it with --set data.n=8 "
+                "--out FOLDER once and give plan the same --out to have them measured.[/]"
+            )
 
 
 def forecast_study(file: Path, out: Path | None, sets: Sequence[str], device: str) -> Forecast:
@@ -102,12 +122,23 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
     clip = 4 * 3 * shape["frames"] * shape["size"] ** 2
     # intermediate videos of a batch are smaller than the last; the metrics hold a few copies of it
     memory = min(int(study.cache.memory_gib * GIB), 3 * clip * study.batch * len(cells)) + 12 * clip * study.batch + GIB
-    disk = len(cells) * (min(study.report.videos, bench.source.n) * 2 * VIDEO_BYTES
-                         + rows * (len(bench.measures) * ROW_BYTES + FEATURE_BYTES))
+    disk = len(cells) * (
+        min(study.report.videos, bench.source.n) * 2 * VIDEO_BYTES + rows * (len(bench.measures) * ROW_BYTES + FEATURE_BYTES)
+    )
     if study.cache.disk is not None:
         disk += int(study.cache.disk_gib * 1e9)
-    return Forecast(study.name, len(cells), len(done), rows, plan.stage_runs(), plan.stage_runs(finished),
-                    {**study.seconds, **measured(cells_of(folder))}, metric_rows, memory, disk)
+    return Forecast(
+        study.name,
+        len(cells),
+        len(done),
+        rows,
+        plan.stage_runs(),
+        plan.stage_runs(finished),
+        {**study.seconds, **measured(cells_of(folder))},
+        metric_rows,
+        memory,
+        disk,
+    )
 
 
 def cells_of(folder: RunFolder) -> list[CellFolder]:

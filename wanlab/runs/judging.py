@@ -33,8 +33,9 @@ def listing(console: Console) -> None:
     console.print(table)
 
 
-def judge(real: Path, fake: Path, names: Sequence[str], frames: int, size: int, device: str, out: Path | None,
-          console: Console) -> list[dict[str, Any]]:
+def judge(
+    real: Path, fake: Path, names: Sequence[str], frames: int, size: int, device: str, out: Path | None, console: Console
+) -> list[dict[str, Any]]:
     """Judge the clips of one folder against those of another, print a table, write JSON.
 
     Clip i of `fake` belongs to clip i of `real` (both by name). Raises MediaError for folders without clips,
@@ -51,12 +52,16 @@ def judge(real: Path, fake: Path, names: Sequence[str], frames: int, size: int, 
             console.print(f"[yellow]left out[/]  {folder.path / name}: {reason}", highlight=False)
     paired = len(references) == len(clips)
     if not paired and any(measure.kind == "sample" and "reference" in measure.needs for measure in measures):
-        raise ValueError(f"{real} holds {len(references)} clips and {fake} {len(clips)}: metrics that compare clip by clip need as "
-                         "many of each (set distances such as fvd do not)")
+        raise ValueError(
+            f"{real} holds {len(references)} clips and {fake} {len(clips)}: metrics that compare clip by clip need as "
+            "many of each (set distances such as fvd do not)"
+        )
     rows = [_row(measure, references, clips, paired) for measure in measures]
     _print(rows, console)
     if out is not None:
-        write_text(out, json.dumps({"real": str(real), "fake": str(fake), "frames": frames, "size": size, "rows": rows}, indent=1) + "\n")
+        write_text(
+            out, json.dumps({"real": str(real), "fake": str(fake), "frames": frames, "size": size, "rows": rows}, indent=1) + "\n"
+        )
     return rows
 
 
@@ -80,7 +85,9 @@ def _row(measure: Any, references: VideoFolder, clips: VideoFolder, paired: bool
 
 
 def _batches(folder: VideoFolder) -> list[torch.Tensor]:
-    return [torch.stack([folder[i] for i in range(start, min(start + BATCH, len(folder)))]) for start in range(0, len(folder), BATCH)]
+    return [
+        torch.stack([folder[i] for i in range(start, min(start + BATCH, len(folder)))]) for start in range(0, len(folder), BATCH)
+    ]
 
 
 def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:

@@ -50,10 +50,15 @@ class CellPlan:
 
     def describe(self, study: Study) -> dict[str, Any]:
         """What cell.yaml says."""
-        return {"name": self.name, "key": self.key, **study.cells[self.name].model_dump(mode="json", exclude_defaults=True),
-                "sampler": self.sampler.model_dump(mode="json"), "edits": [edit.to_dict() for edit in self.edits],
-                "weights": {node.name: node.weights_hash for node in self.nodes},
-                "outputs": [keys[self.nodes[-1].name] for keys in self.keys]}
+        return {
+            "name": self.name,
+            "key": self.key,
+            **study.cells[self.name].model_dump(mode="json", exclude_defaults=True),
+            "sampler": self.sampler.model_dump(mode="json"),
+            "edits": [edit.to_dict() for edit in self.edits],
+            "weights": {node.name: node.weights_hash for node in self.nodes},
+            "outputs": [keys[self.nodes[-1].name] for keys in self.keys],
+        }
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,9 @@ class Plan:
                 for node in cell.nodes:
                     alone[node.name] = alone.get(node.name, 0) + 1
                     unique.setdefault(node.name, {})[cell.keys[chunk.number][node.name]] = len(chunk.indices)
-        return StageRuns(alone, {name: len(keys) for name, keys in unique.items()},
-                         {name: sum(keys.values()) for name, keys in unique.items()})
+        return StageRuns(
+            alone, {name: len(keys) for name, keys in unique.items()}, {name: sum(keys.values()) for name, keys in unique.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,9 @@ def reference_of(study: Study, source: Source) -> str:
     return study.reference
 
 
-def make_plan(study: Study, document: Document, pipe: Any, source: Source, measures: Sequence[Any],
-              context: Mapping[str, Any]) -> Plan:
+def make_plan(
+    study: Study, document: Document, pipe: Any, source: Source, measures: Sequence[Any], context: Mapping[str, Any]
+) -> Plan:
     """The plan of a study on a loaded pipeline.
 
     Args:
@@ -132,14 +139,22 @@ def make_plan(study: Study, document: Document, pipe: Any, source: Source, measu
     drafts: dict[str, CellPlan] = {}
     for name, (swapped, edits, by_node) in prepared.items():
         sampler = _settled(study.sampler_of(name), swapped)
-        keys = [node_keys(swapped.nodes, by_node, {**row, **_sampling(sampler, chunk)}, context["generate"])
-                for chunk, row in zip(chunks, rows)]
+        keys = [
+            node_keys(swapped.nodes, by_node, {**row, **_sampling(sampler, chunk)}, context["generate"])
+            for chunk, row in zip(chunks, rows)
+        ]
         drafts[name] = CellPlan(name, "", swapped, swapped.nodes, edits, by_node, sampler, keys)
         outputs[name] = [k[swapped.nodes[-1].name] for k in keys]
-    judged = {"measures": [m.name for m in measures], "code": context["measure"], "reference": reference,
-              "against": outputs[study.baseline] if reference == "baseline" else [row["images"] for row in rows]}
-    cells = {name: replace(draft, key=f"{name}-{digest({**judged, 'name': name, 'outputs': outputs[name]})[:12]}")
-             for name, draft in drafts.items()}
+    judged = {
+        "measures": [m.name for m in measures],
+        "code": context["measure"],
+        "reference": reference,
+        "against": outputs[study.baseline] if reference == "baseline" else [row["images"] for row in rows],
+    }
+    cells = {
+        name: replace(draft, key=f"{name}-{digest({**judged, 'name': name, 'outputs': outputs[name]})[:12]}")
+        for name, draft in drafts.items()
+    }
     return Plan(study, chunks, cells, reference, context)
 
 
@@ -163,8 +178,9 @@ def _settled(sampler: Sampler, pipe: Any) -> Sampler:
     return Sampler(**{"steps": own["steps"], "guidance": own["guidance"], **given})
 
 
-def _prepare(name: str, study: Study, document: Document, pipe: Any,
-             problems: list[Problem]) -> tuple[Any, list[Any], dict[str, list[Any]]]:
+def _prepare(
+    name: str, study: Study, document: Document, pipe: Any, problems: list[Problem]
+) -> tuple[Any, list[Any], dict[str, list[Any]]]:
     """A cell's pipeline, edits, and edits by node. Mistakes are appended to `problems`, each at its place in the file."""
     from wanlab.core import edit_from_dict
 
@@ -178,8 +194,8 @@ def _prepare(name: str, study: Study, document: Document, pipe: Any,
             problems.append(document.problem(("cells", name, *path), message_of(error)))
             return None
 
+    init = "random" if study.init == "random" else None
     for stage, variant in cell.swap.items():
-        init = "random" if study.init == "random" else None
         pipe = attempt(("swap", stage), lambda p=pipe, s=stage, v=variant: p.swap(s, v, init=init)) or pipe
     for index, component in enumerate(cell.ablate):
         edits += attempt(("ablate", index), lambda p=pipe, c=component: p.ablate(c)) or []

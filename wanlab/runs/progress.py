@@ -17,9 +17,15 @@ class Monitor:
     def __init__(self, console: Console | None = None):
         self.console = console or Console(stderr=True)
         self._bar = Progress(
-            TextColumn("[bold]{task.fields[cells]}[/]"), BarColumn(bar_width=28), MofNCompleteColumn(),
-            TextColumn("samples  {task.fields[rate]}  {task.fields[left]}  [dim]{task.fields[now]}[/]"), TimeElapsedColumn(),
-            console=self.console, transient=True, disable=not self.console.is_terminal)
+            TextColumn("[bold]{task.fields[cells]}[/]"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("samples  {task.fields[rate]}  {task.fields[left]}  [dim]{task.fields[now]}[/]"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
         self._task: TaskID | None = None
         self._cell, self._cells, self._done, self._left, self._seen = "", 0, 0, 0, 0
         self._start = time.monotonic()

@@ -101,8 +101,10 @@ class FolderSource:
         self.notes = [f"{data.path}: {name} is left out: {reason}" for name, reason in left_out.items()]
         if data.n is not None and data.n > found:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-            raise SourceError(f"{data.path} holds {found} clips of {frames} frames, the study asks for {data.n}"
-                              + (f" (left out: {reasons})" if reasons else ""))
+            raise SourceError(
+                f"{data.path} holds {found} clips of {frames} frames, the study asks for {data.n}"
+                + (f" (left out: {reasons})" if reasons else "")
+            )
         self.n, self._key = data.n or found, [size, frames, data.fps]
         self._captions = _read_captions(data.captions, self._folder) if data.captions is not None else {}
         self._digests: dict[int, str] = {}

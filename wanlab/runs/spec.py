@@ -213,8 +213,9 @@ def _problem(document: Document, item: Mapping[str, Any]) -> Problem:
     if kind == "union_tag_invalid":
         context = item["ctx"]
         known = [word.strip(" '") for word in context["expected_tags"].split(",")]
-        return document.problem((*path, "kind"), f"unknown kind {context['tag']!r}, expected {', '.join(known)}"
-                                                 f"{did_you_mean(context['tag'], known)}")
+        return document.problem(
+            (*path, "kind"), f"unknown kind {context['tag']!r}, expected {', '.join(known)}{did_you_mean(context['tag'], known)}"
+        )
     if kind == "literal_error":
         expected = item["ctx"]["expected"].replace(" or ", ", ")
         known = [word.strip(" '") for word in expected.split(",")]
@@ -242,8 +243,14 @@ def _follow(data: Any, loc: Sequence[str | int]) -> tuple[Loc, list[str]]:
 
 
 _KINDS = {"procedural": Procedural, "folder": Folder, "image": Image}
-_CHILDREN = {(Study, "sampler"): Sampler, (Study, "stats"): Stats, (Study, "report"): Report, (Study, "cache"): Cache,
-             (Study, "cells"): "cells", (Cell, "sampler"): Sampler}
+_CHILDREN = {
+    (Study, "sampler"): Sampler,
+    (Study, "stats"): Stats,
+    (Study, "report"): Report,
+    (Study, "cache"): Cache,
+    (Study, "cells"): "cells",
+    (Cell, "sampler"): Sampler,
+}
 
 
 def _below(model: Any, step: str | int) -> Any:

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-COLUMNS = ("cell", "metric", "value", "ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_adjusted", "n",
-           "better")
+COLUMNS = ("cell", "metric", "value", "ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_adjusted", "n", "better")
 SMALL_N = 12  # below this many units an interval is a rough guide only: the report says so
 EXACT_N = 13  # up to this many units all sign flips are enumerated
 NAN = float("nan")
@@ -97,7 +96,7 @@ class Resampler:
             return float(values[0]), float(values[0])
         means = self._bootstrap_weights(n) @ (values - values.mean()) + values.mean()
         tail = _expanded_tail(n, 1.0 - self.confidence)
-        low, high = np.quantile(means, [tail, 1.0 - tail])
+        low, high = np.quantile(means, [tail, 1.0 - tail]).clip(values.min(), values.max())  # rounding must not leave the range
         return float(low), float(high)
 
     def p_value(self, differences: np.ndarray) -> float:
@@ -148,8 +147,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def analyse(cells: Mapping[str, Scores], baseline: str, measures: Sequence[Any], resampler: Resampler,
-            family: str = "metric") -> list[Result]:
+def analyse(
+    cells: Mapping[str, Scores], baseline: str, measures: Sequence[Any], resampler: Resampler, family: str = "metric"
+) -> list[Result]:
     """The results of all cells and metrics, cell by cell.
 
     Args:
@@ -160,8 +160,13 @@ def analyse(cells: Mapping[str, Scores], baseline: str, measures: Sequence[Any],
         resampler: shared resamples.
         family: "metric" (Holm over the cells of one metric) or "study" (over everything).
     """
-    table = {measure.name: [_result(name, cell, cells.get(baseline) if name != baseline else None, measure, resampler)
-                            for name, cell in cells.items()] for measure in measures}
+    table = {
+        measure.name: [
+            _result(name, cell, cells.get(baseline) if name != baseline else None, measure, resampler)
+            for name, cell in cells.items()
+        ]
+        for measure in measures
+    }
     families = list(table.values()) if family == "metric" else [[r for column in table.values() for r in column]]
     corrected: dict[tuple[str, str], Result] = {}
     for members in families:
@@ -188,8 +193,7 @@ def _mean_result(cell: Scores, against: Scores | None, measure: Any, resampler: 
     if not len(differences):
         return result
     low, high = resampler.interval(differences)
-    return replace(result, delta=float(differences.mean()), delta_low=low, delta_high=high,
-                   p=resampler.p_value(differences))
+    return replace(result, delta=float(differences.mean()), delta_low=low, delta_high=high, p=resampler.p_value(differences))
 
 
 def _set_result(cell: Scores, against: Scores | None, measure: Any, resampler: Resampler) -> Result:

@@ -117,8 +117,10 @@ def _explained(error: BaseException, path: Path) -> RunFolderError:
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         free = shutil.disk_usage(path.parent if path.parent.exists() else path.anchor).free / 1024**2
-        return RunFolderError(f"the disk is full ({free:.0f} MiB free) while writing {path}. Nothing finished is lost: "
-                              "make room and give the same command again, it goes on where it stopped")
+        return RunFolderError(
+            f"the disk is full ({free:.0f} MiB free) while writing {path}. Nothing finished is lost: "
+            "make room and give the same command again, it goes on where it stopped"
+        )
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return RunFolderError(f"{path.parent} cannot be written to ({error.strerror}); choose another folder with --out")
     return RunFolderError(f"writing {path} failed: {error}")
@@ -168,10 +170,14 @@ class CellFolder:
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             path.unlink(missing_ok=True)
             return None
-        return Part(tensors["index"].tolist(), tensors["seed"].tolist(), words["unit"], words["prompt"],
-                    {name: tensors[f"values/{name}"].tolist() for name in words["metrics"]},
-                    {name.removeprefix("features/"): value for name, value in tensors.items()
-                     if name.startswith("features/")})
+        return Part(
+            tensors["index"].tolist(),
+            tensors["seed"].tolist(),
+            words["unit"],
+            words["prompt"],
+            {name: tensors[f"values/{name}"].tolist() for name in words["metrics"]},
+            {name.removeprefix("features/"): value for name, value in tensors.items() if name.startswith("features/")},
+        )
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to attempts.jsonl."""
@@ -203,8 +209,10 @@ class CellFolder:
         write_text(self.root / "cell.yaml", to_yaml(dict(description)))
         write(self.root / "samples.parquet", lambda temporary: _write_table(parts, temporary))
         features = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
-        features |= {"index": torch.tensor([i for part in parts for i in part.index]),
-                     "seed": torch.tensor([s for part in parts for s in part.seed])}
+        features |= {
+            "index": torch.tensor([i for part in parts for i in part.index]),
+            "seed": torch.tensor([s for part in parts for s in part.seed]),
+        }
         write(self.root / "features.safetensors", lambda temporary: save_file(features, temporary))
         names = ["cell.yaml", "samples.parquet", "features.safetensors"]
         names += sorted(f"videos/{file.name}" for file in (self.root / "videos").glob("[!.]*.mp4"))
@@ -297,8 +305,10 @@ class RunFolder:
         if stored["hash"] == study.hash:
             return
         differences = differing(settings(stored["study"]), settings(study.resolved()))
-        raise RunFolderError(f"{self.root} belongs to another study: its hash is {stored['hash']}, this one's is "
-                             f"{study.hash}. Different: {'; '.join(differences)}. Choose another folder with --out")
+        raise RunFolderError(
+            f"{self.root} belongs to another study: its hash is {stored['hash']}, this one's is "
+            f"{study.hash}. Different: {'; '.join(differences)}. Choose another folder with --out"
+        )
 
     def _stored(self) -> dict[str, Any] | None:
         path = self.root / "study.yaml"
@@ -325,8 +335,10 @@ class RunFolder:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 stream.seek(0)
-                raise RunFolderError(f"{self.root} is being run by process {stream.read().strip() or '?'}; wait for it "
-                                     "or choose another folder with --out") from None
+                raise RunFolderError(
+                    f"{self.root} is being run by process {stream.read().strip() or '?'}; wait for it "
+                    "or choose another folder with --out"
+                ) from None
             stream.truncate(0)
             stream.write(str(os.getpid()))
             stream.flush()
@@ -336,8 +348,11 @@ class RunFolder:
 def differing(old: Any, new: Any, path: str = "") -> list[str]:
     """What differs between two pieces of plain data: 'a.b: 1 -> 2'."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [line for key in [*old, *(k for k in new if k not in old)]
-                for line in differing(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))]
+        return [
+            line
+            for key in [*old, *(k for k in new if k not in old)]
+            for line in differing(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
     return [] if old == new else [f"{path}: {_brief(old)} -> {_brief(new)}"]
 
 
@@ -350,9 +365,19 @@ def _write_table(parts: list[Part], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    rows = [(part.index[r], part.unit[r], part.prompt[r], part.seed[r], metric, values[r])
-            for part in parts for r in range(len(part.index)) for metric, values in part.values.items()]
-    kinds = {"index": pyarrow.int64(), "unit": pyarrow.string(), "prompt": pyarrow.string(), "seed": pyarrow.int64(),
-             "metric": pyarrow.string(), "value": pyarrow.float64()}
+    rows = [
+        (part.index[r], part.unit[r], part.prompt[r], part.seed[r], metric, values[r])
+        for part in parts
+        for r in range(len(part.index))
+        for metric, values in part.values.items()
+    ]
+    kinds = {
+        "index": pyarrow.int64(),
+        "unit": pyarrow.string(),
+        "prompt": pyarrow.string(),
+        "seed": pyarrow.int64(),
+        "metric": pyarrow.string(),
+        "value": pyarrow.float64(),
+    }
     columns = [pyarrow.array([row[i] for row in rows], kind) for i, kind in enumerate(kinds.values())]
     pyarrow.parquet.write_table(pyarrow.table(columns, names=list(kinds)), path)

@@ -20,9 +20,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def run_study(file: Path, out: Path | None = None, sets: Sequence[str] = (), device: str = "auto", engine: str = "inline",
-              console: Console | None = None, load: Callable[..., Any] | None = None,
-              resolve: Callable[..., Sequence[Any]] | None = None, report: bool = True) -> tuple[Path, Outcome]:
+def run_study(
+    file: Path,
+    out: Path | None = None,
+    sets: Sequence[str] = (),
+    device: str = "auto",
+    engine: str = "inline",
+    console: Console | None = None,
+    load: Callable[..., Any] | None = None,
+    resolve: Callable[..., Sequence[Any]] | None = None,
+    report: bool = True,
+) -> tuple[Path, Outcome]:
     """Run a study file into a run folder and write its report; what is finished already is not run again.
 
     Args:
@@ -69,8 +77,7 @@ def report_study(root: Path, device: str = "cpu", resolve: Callable[..., Sequenc
     return write_report(folder, (resolve or shipped_measures)(study.metrics, device))
 
 
-def write_report(folder: RunFolder, measures: Sequence[Any], bench: Workbench | None = None,
-                 report: bool = True) -> Path:
+def write_report(folder: RunFolder, measures: Sequence[Any], bench: Workbench | None = None, report: bool = True) -> Path:
     """results.csv and, with `report`, report/ from the finished cells. Raises RunFolderError where there are none."""
     from .report import write_all
 

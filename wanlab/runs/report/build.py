@@ -34,7 +34,7 @@ def clips_of(folder: RunFolder, study: Study, cells: Mapping[str, CellFolder], o
     found: dict[str, dict[str, Path]] = {}
     sources = {TRUTH: folder.root / "reference"} | {name: cells[name].root / "videos" for name in order}
     for name, source in sources.items():
-        for file in sorted(source.glob("[!.]*.mp4"))[:study.report.videos]:
+        for file in sorted(source.glob("[!.]*.mp4"))[: study.report.videos]:
             found.setdefault(file.stem, {})[name] = file
     return dict(sorted(found.items()))
 
@@ -49,15 +49,20 @@ def _forest(study: Study, order: Sequence[str], results: Sequence[Result], folde
     """figures/forest.pdf and .png; returns the same figure as SVG text for the page, or None without a second cell."""
     from wanlab.plots import Effect, forest, save
 
-    effects = [Effect(r.cell, headline(r.metric), r.delta, r.delta_low, r.delta_high, r.significant, r.better)
-               for cell in order if cell != study.baseline for r in results if r.cell == cell]
+    effects = [
+        Effect(r.cell, headline(r.metric), r.delta, r.delta_low, r.delta_high, r.significant, r.better)
+        for cell in order
+        if cell != study.baseline
+        for r in results
+        if r.cell == cell
+    ]
     if not effects:
         return None
     figure = forest(effects, study.report.width, baseline=study.baseline)
     for kind in ("pdf", "png", "svg"):
         write(folder / f"forest.{kind}", lambda temporary, kind=kind: save(figure, temporary, kind))
     text = (folder / "forest.svg").read_text(encoding="utf-8")
-    return text[text.index("<svg"):]
+    return text[text.index("<svg") :]
 
 
 def _strips(study: Study, clips: Mapping[str, Mapping[str, Path]], prompts: Mapping[str, str], folder: Path) -> None:

@@ -12,11 +12,11 @@ MINUS = "−"
 
 
 def decimals(*half_widths: float) -> int:
-    """Decimals at which the narrowest of these half intervals has two significant digits: 0 to 4, and 3 where none is known."""
+    """Decimals at which the narrowest of these half intervals has two significant digits: 0 to 6, and 3 where none is known."""
     known = [abs(h) for h in half_widths if math.isfinite(h) and h]
     if not known:
         return 3
-    return min(4, max(0, 1 - math.floor(math.log10(min(known)))))
+    return min(6, max(0, 1 - math.floor(math.log10(min(known)))))
 
 
 def places(results: Sequence[Result]) -> int:

@@ -19,8 +19,14 @@ from .numbers import by_metric, headline, places, ranked, shown
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
 
-def render(folder: RunFolder, study: Study, cells: Mapping[str, CellFolder], results: Sequence[Result],
-           clips: Mapping[str, Mapping[str, Path]], forest: str | None) -> str:
+def render(
+    folder: RunFolder,
+    study: Study,
+    cells: Mapping[str, CellFolder],
+    results: Sequence[Result],
+    clips: Mapping[str, Mapping[str, Path]],
+    forest: str | None,
+) -> str:
     """The page as text.
 
     Args:
@@ -34,12 +40,22 @@ def render(folder: RunFolder, study: Study, cells: Mapping[str, CellFolder], res
     here = resources.files(__package__)
     metrics = [_column(group) for group in by_metric(results).values()]
     return environment.get_template("page.html").render(
-        style=(here / "page.css").read_text(encoding="utf-8"), script=(here / "page.js").read_text(encoding="utf-8"),
-        study=study, baseline=study.baseline, facts=_facts(study, cells, results), metrics=metrics,
+        style=(here / "page.css").read_text(encoding="utf-8"),
+        script=(here / "page.js").read_text(encoding="utf-8"),
+        study=study,
+        baseline=study.baseline,
+        facts=_facts(study, cells, results),
+        metrics=metrics,
         rows=[_row(study, name, cell, results, metrics) for name, cell in cells.items()],
-        missing=[name for name in study.cells if name not in cells], forest=forest,
-        samples=_samples(folder, study, cells, clips), fps=study.report.fps, sharing=_sharing(cells), notes=_notes(study, results),
-        environment=_flat(folder.environment()), source=to_yaml(study.resolved()))
+        missing=[name for name in study.cells if name not in cells],
+        forest=forest,
+        samples=_samples(folder, study, cells, clips),
+        fps=study.report.fps,
+        sharing=_sharing(cells),
+        notes=_notes(study, results),
+        environment=_flat(folder.environment()),
+        source=to_yaml(study.resolved()),
+    )
 
 
 def _facts(study: Study, cells: Mapping[str, CellFolder], results: Sequence[Result]) -> list[tuple[str, str]]:
@@ -49,15 +65,26 @@ def _facts(study: Study, cells: Mapping[str, CellFolder], results: Sequence[Resu
     logs = [record for cell in cells.values() for record in cell.attempts() if record.get("state") == "ok"]
     seconds = sum(sum(s["seconds"] for s in r.get("stages", {}).values()) + r.get("metrics", 0.0) for r in logs)
     significant = sum(r.significant for r in results)
-    return [("cells", str(len(cells))), ("samples per cell", f"{len(set(first['index']))} × {len(study.seeds)} seed"
-             + ("s" if len(study.seeds) > 1 else "")), ("videos made and measured", f"{samples * len(cells):,}"),
-            ("computing time", clock(seconds)), ("significant differences", f"{significant} of {sum(math.isfinite(r.p) for r in results)}")]
+    return [
+        ("cells", str(len(cells))),
+        ("samples per cell", f"{len(set(first['index']))} × {len(study.seeds)} seed" + ("s" if len(study.seeds) > 1 else "")),
+        ("videos made and measured", f"{samples * len(cells):,}"),
+        ("computing time", clock(seconds)),
+        ("significant differences", f"{significant} of {sum(math.isfinite(r.p) for r in results)}"),
+    ]
 
 
 def _column(group: Sequence[Result]) -> dict[str, Any]:
     name = group[0].metric
-    return {"name": name, "label": headline(name), "arrow": ARROWS[group[0].better], "digits": places(group), "better": group[0].better,
-            "group": group, "ranked": ranked(group, places(group))}
+    return {
+        "name": name,
+        "label": headline(name),
+        "arrow": ARROWS[group[0].better],
+        "digits": places(group),
+        "better": group[0].better,
+        "group": group,
+        "ranked": ranked(group, places(group)),
+    }
 
 
 def _row(study: Study, name: str, cell: CellFolder, results: Sequence[Result], metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -66,17 +93,33 @@ def _row(study: Study, name: str, cell: CellFolder, results: Sequence[Result], m
     what = [f"without {c}" for c in spec.ablate] + [f"{stage} = {variant}" for stage, variant in spec.swap.items()]
     what += [" ".join(f"{key}={value}" for key, value in edit.items()) for edit in spec.edits]
     what += [f"{key} = {value}" for key, value in spec.sampler.model_dump(exclude_none=True).items()]
-    return {"name": name, "what": ", ".join(what), "note": spec.note, "pair": spec.pairs_with, "key": cell.root.name,
-            "baseline": name == study.baseline, "entries": [_entry(mine[m["name"]], m) for m in metrics]}
+    return {
+        "name": name,
+        "what": ", ".join(what),
+        "note": spec.note,
+        "pair": spec.pairs_with,
+        "key": cell.root.name,
+        "baseline": name == study.baseline,
+        "entries": [_entry(mine[m["name"]], m) for m in metrics],
+    }
 
 
 def _entry(result: Result, metric: Mapping[str, Any]) -> dict[str, Any]:
     """One number with everything that is shown about it."""
     digits, (best, second) = metric["digits"], metric["ranked"]
     interval = f"[{shown(result.ci_low, digits)}, {shown(result.ci_high, digits)}]" if math.isfinite(result.ci_low) else ""
-    entry = {"value": shown(result.value, digits), "interval": interval, "n": result.n, "kind": "", "delta": "", "span": "",
-             "sort": f"{result.value:.9g}" if math.isfinite(result.value) else "",
-             "rank": "best" if result.cell in best else "second" if result.cell in second else "", "p": "", "mark": ""}
+    entry = {
+        "value": shown(result.value, digits),
+        "interval": interval,
+        "n": result.n,
+        "kind": "",
+        "delta": "",
+        "span": "",
+        "sort": f"{result.value:.9g}" if math.isfinite(result.value) else "",
+        "rank": "best" if result.cell in best else "second" if result.cell in second else "",
+        "p": "",
+        "mark": "",
+    }
     if not math.isfinite(result.delta):
         return entry
     if result.delta == result.delta_low == result.delta_high == 0.0:
@@ -84,9 +127,20 @@ def _entry(result: Result, metric: Mapping[str, Any]) -> dict[str, Any]:
     kind = _kind(result)
     mark = {"better": "▲", "worse": "▼", "changed": "◆", "unclear": ""}[kind]
     tiny = 0 < result.p_adjusted < 0.001
-    p = "" if not math.isfinite(result.p_adjusted) else "p < 0.001" if tiny or result.p_adjusted == 0 else f"p = {result.p_adjusted:.3f}"
-    return entry | {"kind": kind, "mark": mark, "delta": shown(result.delta, digits, sign=True), "p": p,
-                    "span": f"[{shown(result.delta_low, digits)}, {shown(result.delta_high, digits)}]"}
+    p = (
+        ""
+        if not math.isfinite(result.p_adjusted)
+        else "p < 0.001"
+        if tiny or result.p_adjusted == 0
+        else f"p = {result.p_adjusted:.3f}"
+    )
+    return entry | {
+        "kind": kind,
+        "mark": mark,
+        "delta": shown(result.delta, digits, sign=True),
+        "p": p,
+        "span": f"[{shown(result.delta_low, digits)}, {shown(result.delta_high, digits)}]",
+    }
 
 
 def _kind(result: Result) -> str:
@@ -97,8 +151,9 @@ def _kind(result: Result) -> str:
     return "better" if (result.delta > 0) == (result.better == "higher") else "worse"
 
 
-def _samples(folder: RunFolder, study: Study, cells: Mapping[str, CellFolder],
-             clips: Mapping[str, Mapping[str, Path]]) -> list[dict[str, Any]]:
+def _samples(
+    folder: RunFolder, study: Study, cells: Mapping[str, CellFolder], clips: Mapping[str, Mapping[str, Path]]
+) -> list[dict[str, Any]]:
     """The videos: inline while the budget lasts, links to the run folder beyond."""
     from .build import prompts_of
 
@@ -132,8 +187,17 @@ def _sharing(cells: Mapping[str, CellFolder]) -> dict[str, Any]:
                 rows[stage] += counts["rows"]
                 seconds[stage] += counts["seconds"]
     order = [stage for stage in next(iter(cells.values())).description()["weights"] if stage in runs]
-    stages = [{"name": s, "alone": alone, "runs": runs[s], "seconds": clock(seconds[s]),
-               "each": f"{seconds[s] / rows[s]:.3f} s" if rows[s] else "–", "share": 100 * runs[s] / alone if alone else 0} for s in order]
+    stages = [
+        {
+            "name": s,
+            "alone": alone,
+            "runs": runs[s],
+            "seconds": clock(seconds[s]),
+            "each": f"{seconds[s] / rows[s]:.3f} s" if rows[s] else "–",
+            "share": 100 * runs[s] / alone if alone else 0,
+        }
+        for s in order
+    ]
     return {"stages": stages, "alone": alone * len(order), "runs": sum(runs.values()), "metrics": clock(metrics)}
 
 
@@ -145,14 +209,20 @@ def _notes(study: Study, results: Sequence[Result]) -> list[str]:
         notes.append(f"Only {n} samples: the intervals are a rough guide, and a difference that is not significant means little.")
     flat = sorted({f"{r.cell}: {headline(r.metric)}" for r in results if math.isfinite(r.value) and r.ci_low == r.ci_high})
     if flat:
-        notes.append("All samples have the same value, so the interval has no width (it says nothing about how rare another value "
-                     "is): " + "; ".join(flat[:12]) + (f" and {len(flat) - 12} more" if len(flat) > 12 else "") + ".")
+        notes.append(
+            "All samples have the same value, so the interval has no width (it says nothing about how rare another value "
+            "is): " + "; ".join(flat[:12]) + (f" and {len(flat) - 12} more" if len(flat) > 12 else "") + "."
+        )
     if any(r.metric.startswith("fvd") for r in results):
-        notes.append("Set distances are biased upwards at small n; all cells share n, so differences are comparable. Their block-"
-                     "jackknife intervals use Student's t and are conservative.")
+        notes.append(
+            "Set distances are biased upwards at small n; all cells share n, so differences are comparable. Their block-"
+            "jackknife intervals use Student's t and are conservative."
+        )
     if study.data.kind != "procedural":
-        notes.append("The shipped model was trained on rendered shapes. What it does with real pictures is what a model of its size "
-                     "can do; read these numbers as a test of the instrument, not of the method.")
+        notes.append(
+            "The shipped model was trained on rendered shapes. What it does with real pictures is what a model of its size "
+            "can do; read these numbers as a test of the instrument, not of the method."
+        )
     return notes
 
 

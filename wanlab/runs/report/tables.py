@@ -13,9 +13,21 @@ from .numbers import MINUS, by_metric, headline, in_order, places, ranked, shown
 
 PANEL = 4  # metrics beside each other at a text width of 5.5 inches
 ARROWS = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "none": ""}
-SPECIAL = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
-           "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-           "|": r"\textbar{}"}
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 
 
 def escape(text: str) -> str:
@@ -30,12 +42,22 @@ def tex(study: Study, results: Sequence[Result]) -> str:
     groups = {name: group for name, group in groups.items() if name.split("[")[0] in wanted or name in wanted}
     cells = in_order(study, list(dict.fromkeys(r.cell for r in results)))
     names = list(groups)
-    panels = [names[i:i + PANEL] for i in range(0, len(names), PANEL)]
+    panels = [names[i : i + PANEL] for i in range(0, len(names), PANEL)]
     body = "\n\\\\[1.2ex]\n".join(_panel(study, cells, {name: groups[name] for name in panel}) for panel in panels)
-    return "\n".join([
-        f"% {study.name}: written by wanlab report; needs \\usepackage{{booktabs}}",
-        r"\begin{table}[t]", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{4pt}", rf"\caption{{{_caption(study, groups)}}}",
-        rf"\label{{tab:{escape(study.name).replace(chr(92), '')}}}", body, r"\end{table}", ""])
+    return "\n".join(
+        [
+            f"% {study.name}: written by wanlab report; needs \\usepackage{{booktabs}}",
+            r"\begin{table}[t]",
+            r"\centering",
+            r"\footnotesize",
+            r"\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{_caption(study, groups)}}}",
+            rf"\label{{tab:{escape(study.name).replace(chr(92), '')}}}",
+            body,
+            r"\end{table}",
+            "",
+        ]
+    )
 
 
 def _panel(study: Study, cells: Sequence[str], groups: dict[str, list[Result]]) -> str:
@@ -50,7 +72,10 @@ def _panel(study: Study, cells: Sequence[str], groups: dict[str, list[Result]]) 
             second.append(below)
         paired = study.cells[cell].pairs_with in cells
         name = (r"\quad " if paired else "") + escape(cell)
-        lines += [" & ".join([name, *first]) + r" \\", " & ".join(["", *second]) + r" \\" + ("" if row == len(cells) - 1 else r"[0.3ex]")]
+        lines += [
+            " & ".join([name, *first]) + r" \\",
+            " & ".join(["", *second]) + r" \\" + ("" if row == len(cells) - 1 else r"[0.3ex]"),
+        ]
         if cell == study.baseline and row < len(cells) - 1:
             lines.append(r"\midrule")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
@@ -88,12 +113,15 @@ def _caption(study: Study, groups: dict[str, list[Result]]) -> str:
     percent = f"{100 * study.stats.confidence:g}\\,\\%"
     seeds = f"{len(study.seeds)} seeds averaged within each" if len(study.seeds) > 1 else "one seed each"
     names = "; ".join(escape(name) for name in groups if "[" in name)
-    return (rf"\textbf{{{escape(study.title or study.name)}.}} Mean over $n={n}$ (image, prompt) pairs, {seeds}. "
-            f"First row: the {percent} interval; other rows: the paired difference to {escape(study.baseline)} with its "
-            rf"{percent} interval. $\dagger$: the difference is significant (paired sign-flip permutation, for set distances "
-            r"block jackknife; $p<0.05$ after Holm's correction over "
-            + ("all cells of a metric" if study.stats.family == "metric" else "all cells and metrics") + "). "
-            r"Best in bold, second underlined." + (f" Protocols: {names}." if names else ""))
+    return (
+        rf"\textbf{{{escape(study.title or study.name)}.}} Mean over $n={n}$ (image, prompt) pairs, {seeds}. "
+        f"First row: the {percent} interval; other rows: the paired difference to {escape(study.baseline)} with its "
+        rf"{percent} interval. $\dagger$: the difference is significant (paired sign-flip permutation, for set distances "
+        r"block jackknife; $p<0.05$ after Holm's correction over "
+        + ("all cells of a metric" if study.stats.family == "metric" else "all cells and metrics")
+        + "). "
+        r"Best in bold, second underlined." + (f" Protocols: {names}." if names else "")
+    )
 
 
 def wide_csv(study: Study, results: Sequence[Result]) -> str:

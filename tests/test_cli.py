@@ -1,0 +1,191 @@
+"""The command line as a user meets it: exit codes, messages, files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runs.toy import STUDY, Toy
+from wanlab import cli
+from wanlab.pipelines import load as loading
+from wanlab.runs import cell
+
+ROOT = Path(__file__).resolve().parents[1]
+Call = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run `wanlab ARGUMENTS` in an empty folder; gives the exit code and everything that was said."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["wanlab", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), " ".join((said.out + said.err).split())
+
+    return go
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """`wanlab ... -p toy` loads the toy pipeline of the runner's tests."""
+    pipe, load = Toy(), loading.load
+    monkeypatch.setattr(loading, "load", lambda name, init=None: pipe if name == "toy" else load(name, init))
+    return pipe
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study file over the toy pipeline with shipped metrics."""
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace(", colour_distance", "").replace("n: 5", "n: 2"))
+    return file
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    code = "import sys; sys.argv = ['wanlab', '--help']\nfrom wanlab.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    for command in "generate run plan report sites train metrics schema doctor".split():
+        assert f" {command} " in answer.stdout
+
+
+def test_generate_writes_a_video_and_warns_about_words(call: Call, toy: Toy, tmp_path: Path) -> None:
+    from wanlab.data.folder import read_video
+
+    code, said = call("generate", "-p", "toy", "--prompt", "a red xyzzy", "--seed", "3", "--out", "deep/out.mp4", "--device", "cpu")
+    assert code == 0 and "does not know: xyzzy" in said and "8 frames of 16 x 16, seed 3, 3 steps" in said
+    assert read_video(tmp_path / "deep" / "out.mp4").shape == (8, 3, 16, 16)
+    assert "the prompt is empty" in call("generate", "-p", "toy", "--prompt", " ")[1]
+
+
+def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
+    def video(*more: str) -> torch.Tensor:
+        from wanlab.data.folder import read_video
+
+        code, said = call("generate", "-p", "toy", "--prompt", "a red circle", "--lossless", *more)
+        assert code == 0, said
+        return read_video("out.mp4")
+
+    plain = video()
+    assert torch.equal(plain, video("--edit", "identity:generator.out@steps=0:2"))
+    for more in (["--edit", "zero:generator.out@steps=2"], ["--edit", "scale[factor=0.5]:upsample.0.skip"], ["--ablate", "residual"],
+                 ["--swap", "detail=sharp"], ["--seed", "1"], ["--steps", "1"]):  # fmt: skip
+        assert not torch.equal(plain, video(*more)), more
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (["generate", "-p", "toy", "--prompt", "a", "--image", "nothing.png"], "nothing.png: no such file"),
+    (["generate", "-p", "toy", "--prompt", "a", "--image", "broken.png"], "broken.png: not an image"),
+    (["generate", "-p", "toy", "--prompt", "a", "--ablate", "txet"], "no component 'txet'; nearest: text"),
+    (["generate", "-p", "toy", "--prompt", "a", "--swap", "detail"], "expected STAGE=VARIANT"),
+    (["generate", "-p", "toy", "--prompt", "a", "--swap", "detail=dull"], "no variant 'dull'"),
+    (["generate", "-p", "toy", "--prompt", "a", "--edit", "zero"], "expected KIND:SITE"),
+    (["generate", "-p", "toy", "--prompt", "a", "--edit", "zro:text.out"], "no kind of edit 'zro'; nearest: zero"),
+    (["generate", "-p", "toy", "--prompt", "a", "--edit", "zero:text.ouut"], "text.out"),
+    (["generate", "-p", "toy", "--prompt", "a", "--device", "tpu"], "--device tpu"),
+    (["generate", "-p", "tyni", "--prompt", "a"], "'tyni'; nearest: tiny"),
+    (["generate"], "Missing option '--prompt'"),
+    (["run", "no.yaml"], "no.yaml: no such file"),
+    (["run", "study.yaml", "--engine", "inlin"], "no engine 'inlin' (did you mean 'inline'?)"),
+    (["run", "study.yaml", "--set", "data.m=3"], "--set data.m=3: data.m: unknown key"),
+    (["plan", "study.yaml", "--set", "metrics.0=fvdd"], "metrics.0: unknown metric 'fvdd'; nearest: fvd"),
+    (["report", "empty"], "is not a run folder"),
+    (["sites", "toy", "--match", "generator.outt"], "generator.out"),
+    (["metrics", "--real", "empty"], "needs both --real and --fake"),
+    (["metrics", "--real", "empty", "--fake", "empty", "--metric", "psnr"], "no clip of 8 frames"),
+    (["metrics", "--real", "empty", "--fake", "empty", "--metric", "motion_accuracy"], "need the truth of rendered videos"),
+    (["train", "no.yaml"], "no.yaml: no such file"),
+    (["frobnicate"], "No such command 'frobnicate'"),
+])  # fmt: skip
+def test_mistakes_end_with_one_message_and_code_2(call: Call, toy: Toy, study: Path, arguments: list[str], expected: str) -> None:
+    (study.parent / "empty").mkdir()
+    (study.parent / "broken.png").write_bytes(b"\x89PNG nothing")
+    code, said = call(*arguments)
+    assert code == 2 and expected in said.replace("│ ", "").replace(" │", ""), said
+    assert "Traceback" not in said
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["wanlab", "run", str(tmp_path / "no.yaml"), "--debug"])
+    with pytest.raises(ValueError, match="no such file"):
+        cli.main()
+
+
+def test_plan_run_report(call: Call, toy: Toy, study: Path) -> None:
+    code, said = call("plan", "study.yaml")
+    assert code == 0 and "would have been 50 stage runs, is 28" in said and "time unknown" in said
+    assert toy.runs == []
+    code, said = call("run", "study.yaml", "--device", "cpu")
+    assert code == 0 and "runs/toy/report/report.html" in said
+    code, said = call("plan", "study.yaml")
+    assert code == 0 and "(5 done)" in said and "(0 left)" in said and "time unknown" not in said
+    code, said = call("report", "runs/toy")
+    assert code == 0 and said.endswith("report.html")
+    code, said = call("run", "study.yaml", "--set", "data.n=3")
+    assert code == 2 and "belongs to another study" in said and "data.n: 2 -> 3" in said
+
+
+def test_a_failed_cell_gives_code_1_and_ctrl_c_130(call: Call, toy: Toy, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = cell.Workbench.evaluate
+
+    def failing(self: Any, task: Any) -> Any:
+        if task.cell == "text":
+            raise RuntimeError("no luck")
+        return evaluate(self, task)
+
+    monkeypatch.setattr(cell.Workbench, "evaluate", failing)
+    code, said = call("run", "study.yaml")
+    assert code == 1 and "1 cells failed: text" in said
+
+    def stopped(self: Any, task: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cell.Workbench, "evaluate", stopped)
+    code, said = call("run", "study.yaml")
+    assert code == 130 and "stopped" in said
+
+
+def test_sites_schema_metrics(call: Call, toy: Toy, tmp_path: Path) -> None:
+    from wanlab.data.folder import write_video
+
+    code, said = call("sites", "toy", "--match", "upsample.*.skip")
+    assert code == 0 and said.endswith("2 sites") and "upsample.1.skip b f c h w 1 × 8 × 3 × 16 × 16" in said
+    code, said = call("schema")
+    assert code == 0 and json.loads(said)["title"] == "Study"
+    assert "warp_error" in call("metrics")[1]
+    for name, shift in (("real", 0.0), ("fake", 0.1)):
+        for i in range(2):
+            video = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(i)) * 0.8 + shift
+            write_video(tmp_path / name / f"{i}.mp4", video, lossless=True)
+    code, said = call("metrics", "--real", "real", "--fake", "fake", "--metric", "psnr", "flicker", "--size", "32", "--json", "o.json")
+    rows = {row["metric"]: row for row in json.loads(Path("o.json").read_text())["rows"]}
+    assert code == 0 and rows["psnr"]["value"] == pytest.approx(20.0, abs=0.1) and rows["flicker"]["n"] == 2
+
+
+def test_train_hands_the_file_over(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from wanlab import training
+
+    given: list[Any] = []
+    monkeypatch.setattr(training, "run", lambda config, out: given.append((config, out)), raising=False)
+    (tmp_path / "t.yaml").write_text("steps: 10\nlr: 1e-3\n")
+    assert call("train", "t.yaml", "--set", "steps=20", "--out", "there")[0] == 0
+    assert given == [({"steps": 20, "lr": 0.001}, Path("there"))]
+    (tmp_path / "t.yaml").write_text("- 1\n")
+    assert call("train", "t.yaml")[0] == 2
+
+
+def test_doctor_checks_the_pipeline(call: Call, toy: Toy) -> None:
+    code, said = call("doctor", "-p", "toy", "--device", "cpu")
+    assert "bit-identical video with 5 sites edited" in said and "weights unchanged, no hooks" in said
+    assert code == 0, said
