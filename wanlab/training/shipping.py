@@ -39,7 +39,7 @@ def ship(
         "minutes": round(seconds / 60, 1),
         "device": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
         "metrics": metrics,
-        "recipe": {key: value for key, value in recipe.items() if key != "pool"},
+        "recipe": {key: _told(value) for key, value in recipe.items() if key != "pool"},
         "config": config,
         "sha256": sha256,
     }
@@ -48,6 +48,11 @@ def ship(
     part.write_text(json.dumps(provenance, indent=1) + "\n")
     part.replace(note)
     return path
+
+
+def _told(value: Any) -> Any:
+    """A setting as others may read it: of a path, only the file's name."""
+    return Path(value).name if isinstance(value, str) else value
 
 
 def read(path: Path) -> dict[str, Tensor]:
