@@ -41,18 +41,19 @@ def main() -> None:
         code = result if isinstance(result, int) else 0  # what typer.Exit carried
     except BaseException as error:
         code = _report_error(error, debug)
+    if code == 130:
+        errors.print("stopped; what is finished is kept, and the same command goes on from here")
     sys.exit(code)
 
 
 def _report_error(error: BaseException, debug: bool) -> int:
-    """Say what went wrong; the exit code."""
-    if isinstance(error, SystemExit):
+    """Say what went wrong, unless the exit says it by its code; the exit code."""
+    if isinstance(error, SystemExit):  # typer leaves this way on Ctrl-C too
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        errors.print("stopped; what is finished is kept, and the same command goes on from here")
         return 130
     # typer carries a click of its own: its base class is reached through a class that typer exports
-    usage = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+    usage: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
     if isinstance(error, usage):
         error.show()
         return 2

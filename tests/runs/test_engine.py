@@ -251,7 +251,7 @@ def test_sigkill_loses_at_most_the_batch_in_hand(run: Run, tmp_path: Path) -> No
     resumed, _ = run("killed")
     assert content(resumed) == content(whole)
     lines = [json.loads(line) for path in parts.glob("*/attempts.jsonl") for line in path.read_text().splitlines()]
-    assert len(lines) in (30, 31)  # a kill between a part and its line in the log costs the line, not the part
+    assert 29 <= len(lines) <= 30  # a kill between a part and its line in the log costs the line, not the part
     assert (
         len(
             {

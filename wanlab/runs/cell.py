@@ -17,7 +17,7 @@ import torch
 from wanlab.data.clip import Clips
 from wanlab.graph import GIB, StageCache, digest, run_graph
 
-from .document import Document
+from .document import Document, Problem
 from .environment import context_of
 from .plan import CellPlan, Chunk, Plan, make_plan, negatives
 from .source import Source, SourceError, open_source
@@ -96,7 +96,7 @@ class Workbench:
         """The true clips of the shown samples by file name: f c h w. Nothing where the baseline is the reference."""
         if self.plan.reference == "baseline":
             return {}
-        shown = {}
+        shown: dict[str, torch.Tensor] = {}
         for chunk in self.plan.chunks:
             if chunk.seed == self.study.seeds[0] and chunk.indices[0] < self.study.report.videos:
                 shown |= self._shown(self._truth(chunk)[1], chunk)
@@ -207,7 +207,8 @@ def open_workbench(
 
 
 def _measures(study: Study, document: Document, device: str, resolve: Callable[..., Sequence[Any]]) -> list[Any]:
-    found, problems = [], []
+    found: list[Any] = []
+    problems: list[Problem] = []
     for index, name in enumerate(study.metrics):
         try:
             found += resolve([name], device)

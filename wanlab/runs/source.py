@@ -66,7 +66,8 @@ class ProceduralSource:
         import wanlab.data
         from wanlab.data.procedural import World
 
-        self.n, self._data, self.notes = data.n, data, []
+        self.n, self._data = data.n, data
+        self.notes: list[str] = []
         self._world = World(size=size, frames=frames, seed=data.seed, split=data.split)
         self._code = source_digest([Path(wanlab.data.__file__).parent])
 

@@ -239,7 +239,7 @@ def _follow(data: Any, loc: Sequence[str | int]) -> tuple[Loc, list[str]]:
         path.append(step)
         if step is not loc[-1]:
             model = _below(model, step)
-    return tuple(path), list(model.model_fields) if isinstance(model, type) else []
+    return tuple(path), list(getattr(model, "model_fields", []))
 
 
 _KINDS = {"procedural": Procedural, "folder": Folder, "image": Image}

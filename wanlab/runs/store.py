@@ -122,7 +122,8 @@ def _explained(error: BaseException, path: Path) -> RunFolderError:
             "make room and give the same command again, it goes on where it stopped"
         )
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return RunFolderError(f"{path.parent} cannot be written to ({error.strerror}); choose another folder with --out")
+        reason = getattr(error, "strerror", None) or error
+        return RunFolderError(f"{path.parent} cannot be written to ({reason}); choose another folder with --out")
     return RunFolderError(f"writing {path} failed: {error}")
 
 
