@@ -53,7 +53,10 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_help_is_quick_and_names_every_command() -> None:
-    code = "import sys; sys.argv = ['wanlab', '--help']\nfrom wanlab.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    code = (
+        "import sys; sys.argv = ['wanlab', '--help']\n"
+        "from wanlab.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    )
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     for command in "generate run plan report sites train metrics schema doctor".split():
@@ -79,8 +82,8 @@ def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
 
     plain = video()
     assert torch.equal(plain, video("--edit", "identity:generator.out@steps=0:2"))
-    for more in (["--edit", "zero:generator.out@steps=2"], ["--edit", "scale[factor=0.5]:upsample.0.skip"], ["--ablate", "residual"],
-                 ["--swap", "detail=sharp"], ["--seed", "1"], ["--steps", "1"]):  # fmt: skip
+    for more in (["--edit", "zero:generator.out@steps=2"], ["--edit", "scale[factor=0.5]:upsample.0.skip"],
+                 ["--ablate", "residual"], ["--swap", "detail=sharp"], ["--seed", "1"], ["--steps", "1"]):  # fmt: skip
         assert not torch.equal(plain, video(*more)), more
 
 
@@ -168,7 +171,8 @@ def test_sites_schema_metrics(call: Call, toy: Toy, tmp_path: Path) -> None:
         for i in range(2):
             video = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(i)) * 0.8 + shift
             write_video(tmp_path / name / f"{i}.mp4", video, lossless=True)
-    code, said = call("metrics", "--real", "real", "--fake", "fake", "--metric", "psnr", "flicker", "--size", "32", "--json", "o.json")
+    folders = ("--real", "real", "--fake", "fake")
+    code, said = call("metrics", *folders, "--metric", "psnr", "flicker", "--size", "32", "--json", "o.json")
     rows = {row["metric"]: row for row in json.loads(Path("o.json").read_text())["rows"]}
     assert code == 0 and rows["psnr"]["value"] == pytest.approx(20.0, abs=0.1) and rows["flicker"]["n"] == 2
 

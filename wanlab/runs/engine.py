@@ -110,7 +110,8 @@ class Executor:
             self._finish(task.cell)
 
     def _finish(self, name: str) -> None:
-        description: dict[str, Any] = self.bench.plan.cells[name].describe(self.bench.study)
+        metrics = {measure.key: measure.name for measure in self.bench.measures}
+        description: dict[str, Any] = self.bench.plan.cells[name].describe(self.bench.study, metrics)
         if name not in self.done and self.cells[name].finish(description, len(self.bench.plan.chunks)):
             self.done.add(name)
             self.outcome.done.append(name)

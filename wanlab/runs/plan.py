@@ -48,14 +48,15 @@ class CellPlan:
     sampler: Sampler
     keys: Sequence[Mapping[str, str]]
 
-    def describe(self, study: Study) -> dict[str, Any]:
-        """What cell.yaml says."""
+    def describe(self, study: Study, metrics: Mapping[str, str]) -> dict[str, Any]:
+        """What cell.yaml says; `metrics` maps short names to names with their protocols."""
         return {
             "name": self.name,
             "key": self.key,
             **study.cells[self.name].model_dump(mode="json", exclude_defaults=True),
             "sampler": self.sampler.model_dump(mode="json"),
             "edits": [edit.to_dict() for edit in self.edits],
+            "metrics": dict(metrics),
             "weights": {node.name: node.weights_hash for node in self.nodes},
             "outputs": [keys[self.nodes[-1].name] for keys in self.keys],
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +95,19 @@ def write_report(folder: RunFolder, measures: Sequence[Any], bench: Workbench | 
 
 
 def results_of(study: Study, cells: dict[str, CellFolder], measures: Sequence[Any]) -> list[Result]:
-    """The table of a study from its finished cells."""
+    """The table of a study from its finished cells, under the names (with their protocols) that they were measured with."""
+    names = next(iter(cells.values())).description()["metrics"]
+    measures = [_renamed(measure, names[measure.key]) for measure in measures]
     resampler = Resampler(study.stats.resamples, study.stats.confidence, study.stats.seed)
     scores = {name: scores_of(cell) for name, cell in cells.items()}
     return analyse(scores, study.baseline, measures, resampler, study.stats.family)
+
+
+def _renamed(measure: Any, name: str) -> Any:
+    """The measure under another name: a network that was replaced since does not rename what was measured before."""
+    other = copy(measure)
+    other.name = name
+    return other
 
 
 def scores_of(cell: CellFolder) -> Scores:
