@@ -22,6 +22,7 @@ class Composite(NamedTuple):
 
     aligned: Tensor  # b f c h w   frame 0 carried into every frame
     valid: Tensor    # b f 1 h w   1 where the surface was seen in frame 0, 0 where it was filled in
+    inside: Tensor   # b f 1 h w   1 where it lies within frame 0, seen or behind an object there; 0 beyond the border
     flow: Tensor     # b f 2 h w   backward flow: position in frame 0 minus position here, in frame widths
     owner: Tensor    # b f m h w   which layer is seen, sums to 1 over m
 
@@ -36,17 +37,19 @@ def compose(frame: Tensor, masks: Tensor, motion: Tensor) -> Composite:
     hole = _dilate(masks[:, 1:].sum(1, keepdim=True))                   # b 1 h w
     ground = fill(frame, 1 - hole)
 
-    behind, seen = _ground(ground, 1 - hole, source[:, :, 0])           # b f c h w, b f 1 h w
+    known = torch.cat([1 - hole, torch.ones_like(hole)], 1)             # b 2 h w: seen, inside
+    behind, known = _ground(ground, known, source[:, :, 0])             # b f c h w, b f 2 h w
     colour, alpha = _objects(frame, masks[:, 1:], source[:, :, 1:])     # b f m c h w, b f m h w
     owner = _visible(alpha, motion[:, :, 1:, 4])                        # b f m h w, background first
 
     aligned = owner[:, :, :1] * behind + (owner[:, :, 1:, None] * colour).sum(2)
-    valid = owner[:, :, :1] * seen + owner[:, :, 1:].sum(2, keepdim=True)
+    known = owner[:, :, :1] * known + owner[:, :, 1:].sum(2, keepdim=True)
     here = positions(frame.shape[-2], frame.shape[-1], frame.device, frame.dtype)
     flow = torch.einsum("bfmhw,bfmhwt->bfhwt", owner, source) - here
     aligned = torch.cat([frame[:, None], aligned[:, 1:]], 1)             # frame 0 is given, and wholly seen
-    valid = torch.cat([torch.ones_like(valid[:, :1]), valid[:, 1:]], 1)
-    return Composite(aligned, valid, rearrange(flow, "b f h w two -> b f two h w"), owner)
+    known = torch.cat([torch.ones_like(known[:, :1]), known[:, 1:]], 1)
+    valid, inside = known.split(1, 2)
+    return Composite(aligned, valid, inside, rearrange(flow, "b f h w two -> b f two h w"), owner)
 
 
 def positions(h: int, w: int, device: torch.device, dtype: torch.dtype) -> Tensor:

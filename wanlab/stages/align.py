@@ -39,7 +39,7 @@ class Aligned(NamedTuple):
     """What an align stage gives."""
 
     frames: Tensor     # b f 3 h w     the first frame, carried into every frame
-    valid: Tensor      # b f 1 h w     1 where it was seen, 0 where it is a guess
+    valid: Tensor      # b f 1 h w     1 where it was carried over, 0 where the UNet is to paint
     masks: Tensor      # b m h w       the layers that were moved, sums to 1
     scope: Tensor      # b f           1 for frames in which `motion` may be trusted by later stages
 
@@ -108,7 +108,8 @@ class FlowWarp(_Align):
         self._read("flow", composite.flow)
         self._read("owner", composite.owner)
         scope = repeat(image.present, "b -> b f", f=motion.shape[1])
-        valid = composite.valid * image.present[:, None, None, None, None]
+        # What an object hid in the first frame is filled from around it: the UNet would paint the object's ghost there.
+        valid = composite.inside * image.present[:, None, None, None, None]
         return self._emit(Aligned(composite.aligned, valid, masks, scope), image)
 
 
