@@ -19,12 +19,12 @@ from wanlab.measure import Batch, resolve
 Corruption = Callable[[Tensor], Tensor]
 
 
-def shuffled(pairs: int) -> Corruption:
-    """Exchanges that many pairs of frames, the same for every clip."""
-    order = list(range(8))
-    for a, b in ((2, 5), (1, 6), (0, 7))[:pairs]:
-        order[a], order[b] = order[b], order[a]
-    return lambda video: video[:, order]
+ORDERS = ([0, 1, 2, 4, 3, 5, 6, 7], [0, 2, 1, 4, 3, 6, 5, 7], [4, 1, 6, 3, 0, 7, 2, 5])
+
+
+def shuffled(degree: int) -> Corruption:
+    """Exchanges one pair of neighbours, three pairs, or frames far apart; the same for every clip."""
+    return lambda video: video[:, ORDERS[degree]]
 
 
 def frozen(frames: int) -> Corruption:
@@ -58,7 +58,7 @@ def backwards(share: float) -> Corruption:
 
 
 SERIES: dict[str, list[Corruption]] = {
-    "shuffle": [shuffled(k) for k in (1, 2, 3)],
+    "shuffle": [shuffled(k) for k in (0, 1, 2)],
     "freeze": [frozen(k) for k in (2, 4, 7)],
     "reverse": [backwards(s) for s in (0.25, 0.5, 1.0)],
     "blur": [blurred(k) for k in (1, 3, 6)],
@@ -71,13 +71,13 @@ def clips(split: str, n: int, seed: int) -> Tensor:
     return World(size=64, split=split, seed=seed).batch(range(n)).video
 
 
-def orders(network: MotionNet, n: int) -> dict[str, list[float]]:
-    """Frechet distances of clips to `n` others: clean first, then each severity."""
-    reference = network.features(clips("train", n, 1))
+def orders(network: MotionNet, n: int, degrees: tuple[int, ...] = (0, 1, 2)) -> dict[str, list[float]]:
+    """Frechet distances of `n` clips to half as many more others: clean first, then the given severities."""
+    reference = network.features(clips("train", 3 * n // 2, 1))
     video = clips("test", n, 2)
     clean = float(frechet_distance(network.features(video), reference))
     return {
-        name: [clean, *(float(frechet_distance(network.features(harm(video)), reference)) for harm in series)]
+        name: [clean, *(float(frechet_distance(network.features(series[k](video)), reference)) for k in degrees)]
         for name, series in SERIES.items()
     }
 
@@ -92,19 +92,18 @@ def rising(values: list[float]) -> bool:
     return all(a < b for a, b in pairwise(values))
 
 
-def test_fvd_orders_corruptions() -> None:
-    found = orders(shipped(), 128)
+def test_fvd_sees_every_kind_of_corruption() -> None:
+    found = orders(shipped(), 48, degrees=(2,))
     assert {name for name, values in found.items() if not rising(values)} == set(), found
 
 
 @pytest.mark.slow
-def test_fvd_orders_corruptions_on_many_clips_and_a_random_network_does_not() -> None:
-    found = orders(shipped(), 384)
+def test_fvd_orders_corruptions_by_severity_and_a_random_network_does_not() -> None:
+    found = orders(shipped(), 128)
     assert {name for name, values in found.items() if not rising(values)} == set(), found
     torch.manual_seed(0)
-    random = MotionNet(len(COLOURS), len(SHAPES), len(MOTIONS)).eval()
-    blind = orders(random, 128)
-    assert not all(rising(blind[name]) for name in ("shuffle", "freeze", "reverse")), blind
+    blind = orders(MotionNet(len(COLOURS), len(SHAPES), len(MOTIONS)).eval(), 128)
+    assert not rising(blind["reverse"]), blind
 
 
 def test_lpips_orders_corruptions_and_is_zero_for_a_copy() -> None:
