@@ -103,7 +103,7 @@ def test_fvd_orders_corruptions_by_severity_and_a_random_network_does_not() -> N
     assert {name for name, values in found.items() if not rising(values)} == set(), found
     torch.manual_seed(0)
     blind = orders(MotionNet(len(COLOURS), len(SHAPES), len(MOTIONS)).eval(), 128)
-    assert not rising(blind["reverse"]), blind
+    assert found["reverse"][-1] > 1.5 * found["reverse"][0] and blind["reverse"][-1] < 1.01 * blind["reverse"][0]
 
 
 def test_lpips_orders_corruptions_and_is_zero_for_a_copy() -> None:
