@@ -11,7 +11,7 @@ from einops import rearrange
 import wanlab
 from wanlab.plots import strip
 
-OUT = Path(__file__).parent / "img" / "components.png"
+OUT = Path(__file__).parent / "img" / "components.jpg"
 ROWS = ("text", "image", "temporal", "alignment", "residual", "gan_head")
 INDEX = 2
 
@@ -25,7 +25,7 @@ def main(index: int) -> None:
     for part in ROWS:
         rows[f"no {part}"] = pipe.generate(sample.video[0], sample.caption, seed=0, edits=pipe.ablate(part)).video[0]
     clips = {name: rearrange(video, "f c h w -> f h w c").numpy() for name, video in rows.items()}
-    strip(clips, width=5.5, title=f"“{sample.caption}”").savefig(OUT, dpi=190, metadata={"Software": None})
+    strip(clips, width=5.5, title=f"“{sample.caption}”").savefig(OUT, dpi=190, pil_kwargs={"quality": 88})
     print(OUT)
 
 
