@@ -13,7 +13,7 @@ from wanlab.data.shapes import COLOURS, EXTENT, SHAPES
 from wanlab.data.waves import Waves
 
 SPEEDS = (0.7, 1.4)
-DRIFT = 0.10  # most that the camera moves over a clip, fraction of the width
+DRIFT = 0.04  # most that the camera moves over a clip, fraction of the width
 _TWO = 0.30  # share of clips with two objects
 _RADII = {1: (0.16, 0.24), 2: (0.13, 0.18)}
 _STAYS = 0.265  # a disc whose centre lies this many radii inside the frame has two thirds of its area inside

@@ -1,7 +1,7 @@
 """Discriminator stage: how real each patch of a video looks, frame by frame and in its changes.
 
 Two sides give one logit per patch (Isola et al. 2017): small convolutions on the activations of the frozen content
-network (a VGG layout, as the article has it), and a 3D branch on the frames and their differences.
+network (a VGG layout, as the article has it), and a 3D branch on the differences of neighbouring frames.
 """
 
 from __future__ import annotations
@@ -50,9 +50,11 @@ class Discriminator(Hookable):
         }
         width = config.width
         self.reads = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1) for c in config.taps)
-        self.judge = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 1))
+        self.judge = nn.Sequential(
+            nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 1)
+        )
         self.motion = nn.Sequential(
-            nn.Conv3d(6, width, 3, stride=(1, 2, 2), padding=1),
+            nn.Conv3d(3, width, 3, stride=(1, 2, 2), padding=1),
             nn.LeakyReLU(0.2),
             nn.Conv3d(width, width, 3, stride=(1, 2, 2), padding=1),
             nn.LeakyReLU(0.2),
@@ -76,12 +78,13 @@ class Discriminator(Hookable):
         """
         f, _, h, w = video.shape[1:]
         if len(taps) < len(self.reads) or h % 4 or w % 4:
-            raise ValueError(f"needs {len(self.reads)} taps and sides divisible by 4, got {len(taps)} taps of a {h}x{w} video")
+            raise ValueError(
+                f"needs {len(self.reads)} taps and sides divisible by 4, got {len(taps)} taps of a {h}x{w} video"
+            )
         spatial = self._spatial(taps, f, (h // 4, w // 4))
         steps = video[:, 1:] - video[:, :-1] if f > 1 else torch.zeros_like(video)
         steps = torch.cat([steps[:, :1], steps], 1) if f > 1 else steps  # as many differences as frames
-        shown = rearrange(torch.cat([video, steps], 2), "b f c h w -> b c f h w")
-        temporal = rearrange(self.motion(shown), "b c f h w -> b f c h w")
+        temporal = rearrange(self.motion(rearrange(steps, "b f c h w -> b c f h w")), "b c f h w -> b f c h w")
         temporal = self.site("temporal", temporal, identity=lambda: torch.zeros_like(temporal))
         return self.site("realness", spatial + temporal)
 
@@ -91,6 +94,6 @@ class Discriminator(Hookable):
             tap = self.site(f"features.{i}", rearrange(tap, "(b f) c h w -> b f c h w", f=frames))
             tap = rearrange(tap, "b f c h w -> (b f) c h w")
             tap = tap / tap.square().mean(1, keepdim=True).add(1e-4).sqrt()  # looks at what, not at how much
-            seen.append(F.adaptive_avg_pool2d(F.leaky_relu(read(tap), 0.2), size))  # bent first: fine grids survive
+            seen.append(F.adaptive_avg_pool2d(read(tap), size))
         y = rearrange(self.judge(torch.stack(seen).sum(0)), "(b f) c h w -> b f c h w", f=frames)
         return self.site("spatial", y, identity=lambda: torch.zeros_like(y))
