@@ -121,19 +121,23 @@ class Cascade(Pipeline):
         return {"video": state["video"], "motion": torch.cat([motion, depth], -1), "masks": aligned.masks, "scope": aligned.scope}
 
     def _reference(self, denoised: Outputs, image: Outputs, node: str) -> tuple[Tensor, Tensor]:
-        """The first frame, moved, at the size that `node` makes: (b f 3 h w, b f 1 h w where seen); 0 beyond the scope."""
+        """The first frame, moved, at the size that `node` makes: (b f 3 h w, b f 1 h w where seen). Nothing without an image.
+
+        Removing alignment (scope 0) leaves the frame where it stood; a variant that has no layers to move gives frame 0 alone.
+        """
         level = len(self.upsample) - 1 if node == "detail" else int(node.split(".")[1])
         side = denoised["video"].shape[-1] * 2 ** (level + 1)
         first = F.interpolate(image["reference"], (side, side), mode="area")
-        if denoised["masks"].shape[1]:
-            masks = F.interpolate(denoised["masks"], (side, side), mode="bilinear", align_corners=False)
-            moved = compose(first, masks, denoised["motion"])
-            reference, valid = moved.aligned, moved.valid
-        else:                                                            # no alignment: frame 0 alone is known
-            reference = first[:, None].expand(-1, denoised["video"].shape[1], -1, -1, -1)
-            valid = torch.ones_like(reference[:, :, :1])
-        trusted = (denoised["scope"] * image["present"][:, None])[..., None, None, None]
-        return reference * trusted, valid * trusted
+        scope = denoised["scope"][..., None, None, None]
+        present = image["present"][:, None, None, None, None]
+        if not denoised["masks"].shape[1]:
+            known = (scope > 0).to(first.dtype) * present
+            return first[:, None] * known, torch.ones_like(first[:, None, :1]) * known
+        masks = F.interpolate(denoised["masks"], (side, side), mode="bilinear", align_corners=False)
+        moved = compose(first, masks, denoised["motion"])
+        reference = torch.where(scope > 0, moved.aligned, first[:, None])
+        valid = torch.where(scope > 0, moved.valid, torch.ones_like(moved.valid))
+        return reference * present, valid * present
 
     def tokens_of(self, request: Request, word: str, row: int) -> list[int]:
         """Positions of `word` among the text tokens of a row."""

@@ -41,7 +41,7 @@ class Aligned(NamedTuple):
     frames: Tensor     # b f 3 h w     the first frame, carried into every frame
     valid: Tensor      # b f 1 h w     1 where it was carried over, 0 where the UNet is to paint
     masks: Tensor      # b m h w       the layers that were moved, sums to 1
-    scope: Tensor      # b f           1 for frames in which `motion` may be trusted by later stages
+    scope: Tensor      # b f           1 where later stages guide themselves by the moved first frame, 0 by the unmoved
 
 
 SITES = {"out": "b f c h w", "valid": "b f c h w", "scope": "b f"}
