@@ -106,6 +106,7 @@ def take_over(base: Base, path: Path) -> None:
 
 def _ship(base: Base, recipe: Recipe, out: Path, descent: Descent, figures: dict[str, float]) -> None:
     """Write the trained stages, each under the variant's name that the recipe gives it."""
+    told = asdict(recipe) | {"start": recipe.start and "/".join(Path(recipe.start).parts[-2:])}     # files, not folders
     for stage, variant in recipe.ships.items():
         facts: dict[str, Any] = {"steps": recipe.steps, "seconds": descent.seconds, "metrics": figures}
-        ship(base[stage], stage, variant, out, seed=recipe.seed, recipe=asdict(recipe), config={}, **facts)
+        ship(base[stage], stage, variant, out, seed=recipe.seed, recipe=told, config={}, **facts)
