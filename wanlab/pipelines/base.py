@@ -232,7 +232,7 @@ class Pipeline(nn.Module):
             digest.update(f"{stage}:{type(module).__name__}:{configs}".encode())
             for name, value in sorted(module.state_dict().items()):
                 digest.update(f"{name}:{tuple(value.shape)}:{value.dtype}".encode())
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     @property
