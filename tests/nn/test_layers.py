@@ -164,3 +164,16 @@ def test_what_does_not_fit_together_is_told() -> None:
         compose(frame(), torch.ones(1, 2, 8, 16), motion())
     with pytest.raises(ValueError, match="motion must be b f 2 5"):
         compose(frame(), square(4), motion(3))
+
+
+def test_what_an_object_hid_is_inside_but_not_valid_and_beyond_the_border_is_neither() -> None:
+    frame, masks = torch.rand(1, 3, 16, 16), torch.zeros(1, 2, 16, 16)
+    masks[:, 1, 6:9, 6:9] = 1
+    masks[:, 0] = 1 - masks[:, 1]
+    motion = torch.zeros(1, 2, 2, 5)
+    motion[:, 1, 0, 0] = 0.25                                                # the ground moves right by 4 pixels
+    motion[:, 1, 1, 0] = 0.5                                                 # the object farther
+    out = compose(frame, masks, motion)
+    assert out.valid[0, 1, 0, 7, 11] == 0 and out.inside[0, 1, 0, 7, 11] == 1   # where the object stood, carried along
+    assert out.valid[0, 1, 0, 2, 1] == 0 and out.inside[0, 1, 0, 2, 1] == 0     # what the ground's motion revealed
+    assert (out.inside >= out.valid - 1e-6).all()

@@ -80,7 +80,7 @@ def test_flow_warp_moves_the_layers_that_it_segments(flow_warp) -> None:
     out = flow_warp(*args)
     moved = compose(args[0].frame, out.masks, args[3])
     assert torch.allclose(out.masks.sum(1), torch.ones(()), atol=1e-5)
-    assert torch.equal(out.frames, moved.aligned) and torch.equal(out.valid[0], moved.valid[0])
+    assert torch.equal(out.frames, moved.aligned) and torch.equal(out.valid[0], moved.inside[0])
     assert out.scope[0].tolist() == [1] * F
 
 
