@@ -249,6 +249,18 @@ def test_latents_fill_their_ranges() -> None:
     assert all(s.things[0].colour != s.things[-1].colour for s in drawn if len(s.things) == 2)
 
 
+def test_the_first_frame_shows_where_the_wind_blows() -> None:
+    clips = World(size=32, seed=13).batch(range(96))
+    warmth = (clips.first[:, 0] - clips.first[:, 2]).numpy()
+    bare = clips.first_masks[:, 0].numpy() > 0.99
+    y, x = np.mgrid[-0.5:0.5:32j, -0.5:0.5:32j]
+    plane = np.stack([np.ones_like(x), x, y], -1)
+    slopes = np.stack([np.linalg.lstsq(plane[b], w[b], rcond=None)[0][1:] for w, b in zip(warmth, bare, strict=True)])
+    drifts = np.array([row["drift"] for row in clips.factors])
+    scale = (slopes * drifts).sum() / (slopes**2).sum()
+    assert ((scale * slopes - drifts) ** 2).sum() < 0.01 * (drifts**2).sum()
+
+
 def test_every_object_moves() -> None:
     for scene in scenes(World(seed=15), 200):
         motion = scene.motion(8)

@@ -1,7 +1,7 @@
 """What the captions can say: a small grammar with paraphrases, in lower-case words.
 
 A caption names shape, colour and motion of every object, in slot order; never its size, place, speed, phase, direction
-of turning, or the drift of the camera: those are latent, and all frames have to agree on them.
+of turning, or the wind: those are latent, and all frames have to agree on them.
 """
 
 from __future__ import annotations

@@ -13,7 +13,10 @@ from wanlab.data.shapes import COLOURS, EXTENT, SHAPES
 from wanlab.data.waves import Waves
 
 SPEEDS = (0.7, 1.4)
-DRIFT = 0.04  # most that the camera moves over a clip, fraction of the width
+DRIFT = 0.15  # most that the wind carries the background over a clip, fraction of the width
+_WARMTH = 0.035  # red minus blue, halved, at the warm end of the glow of the strongest wind
+_GLOW = 0.35  # cycles per width: the glow rises from one side of the frame to the other
+_SLOW = 3  # waves about as long as the frame
 _TWO = 0.30  # share of clips with two objects
 _RADII = {1: (0.16, 0.24), 2: (0.13, 0.18)}
 _STAYS = 0.265  # a disc whose centre lies this many radii inside the frame has two thirds of its area inside
@@ -74,8 +77,17 @@ def _thing(rng: np.random.Generator, key: tuple[str, str, str], radius: float, s
     )
 
 
-def _backdrop(rng: np.random.Generator) -> tuple[NDArray[np.float64], Waves]:
-    """A low-chroma pattern without end: slow waves, one or two families of stripes, grain at four scales.
+def _glow(drift: NDArray) -> Waves:
+    """What the first frame shows of the wind: a warmer background on the side that it blows to, the stronger the more."""
+    length = float(np.linalg.norm(drift))
+    frequency = _GLOW * drift / max(length, 1e-9)
+    phase = -2 * math.pi * frequency.sum() / 2  # neutral in the middle of frame 0
+    warmth = _WARMTH * length / DRIFT
+    return Waves(frequency[None], np.asarray([phase]), warmth * np.asarray([[1.0, 0.0, -1.0]]))
+
+
+def _backdrop(rng: np.random.Generator, drift: NDArray) -> tuple[NDArray[np.float64], Waves]:
+    """A low-chroma pattern without end: the glow, slow waves, one or two families of stripes, grain at four scales.
 
     The finest grain shows at 128 pixels and is gone at 32.
     """
@@ -84,7 +96,7 @@ def _backdrop(rng: np.random.Generator) -> tuple[NDArray[np.float64], Waves]:
     def add(cycles: float, towards: float, offset: float, size: float) -> None:
         frequency.append(cycles), angle.append(towards), phase.append(offset), amplitude.append(size)
 
-    for _ in range(3):
+    for _ in range(_SLOW):
         add(rng.uniform(0.5, 2.2), rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi), rng.uniform(0.05, 0.10))
     for _ in range(rng.integers(1, 3)):
         cycles, towards, offset, size = rng.uniform(3.5, 10), *rng.uniform(0, 2 * math.pi, 2), rng.uniform(0.05, 0.09)
@@ -95,9 +107,10 @@ def _backdrop(rng: np.random.Generator) -> tuple[NDArray[np.float64], Waves]:
             add(octave * rng.uniform(1, 1.6), rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi), size)
     cycles, towards = np.asarray(frequency), np.asarray(angle)
     tint = 1 + rng.uniform(-0.12, 0.12, (len(cycles), 3))
+    tint[:_SLOW] = 1  # grey, so that nothing but the glow tints one side of the frame
     vectors = np.stack([cycles * np.cos(towards), cycles * np.sin(towards)], -1)
-    base = rng.uniform(0.38, 0.62) + rng.uniform(-0.035, 0.035, 3)
-    return base, Waves(vectors, np.asarray(phase), np.asarray(amplitude)[:, None] * tint)
+    base = rng.uniform(0.38, 0.62) + rng.uniform(-0.02, 0.02, 3)
+    return base, Waves(vectors, np.asarray(phase), np.asarray(amplitude)[:, None] * tint) + _glow(drift)
 
 
 def draw_scene(rng: np.random.Generator, *, max_objects: int = 2, unseen: bool = False) -> Scene:
@@ -108,5 +121,6 @@ def draw_scene(rng: np.random.Generator, *, max_objects: int = 2, unseen: bool =
     depths = rng.permutation(count) + 1
     things = tuple(_thing(rng, *row) for row in zip(keys, radii, starts, (int(d) for d in depths), strict=True))
     length, towards = rng.uniform(0, DRIFT), rng.uniform(0, 2 * math.pi)
-    base, backdrop = _backdrop(rng)
-    return Scene(things, (length * math.cos(towards), length * math.sin(towards)), speed, base, backdrop)
+    drift = length * np.asarray([math.cos(towards), math.sin(towards)])
+    base, backdrop = _backdrop(rng, drift)
+    return Scene(things, (float(drift[0]), float(drift[1])), speed, base, backdrop)

@@ -4,8 +4,9 @@
     sample = world[17]              # Sample: video, caption, factors, masks, tracks, motion, flow, ...
     clips = world.batch(range(8))   # Clips: the same, stacked
 
-A caption names shapes, colours and motions. What it leaves open (speed, orbits, senses of turning, the drift of the
-camera, depth order) is shared by all frames of a clip, so whatever draws the clip has to make its frames agree.
+A caption names shapes, colours and motions. What it leaves open (speed, orbits, senses of turning, the wind that
+carries the background, depth order) is shared by all frames of a clip, so whatever draws the clip has to make its
+frames agree. Of the wind alone the first frame tells: the background glows warmer on the side that it blows to.
 """
 
 from __future__ import annotations

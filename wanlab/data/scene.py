@@ -38,7 +38,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects in slot order, the camera's drift over the clip, the pace that all objects share, and the background."""
+    """Objects in slot order, the drift of the background over the clip, the pace that all objects share, and the background."""
 
     things: tuple[Thing, ...]
     drift: tuple[float, float]

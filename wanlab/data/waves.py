@@ -24,6 +24,11 @@ class Waves:
     phase: NDArray[np.floating]
     colour: NDArray[np.floating]
 
+    def __add__(self, other: Waves) -> Waves:
+        """Both textures, one over the other."""
+        pairs = zip((self.frequency, self.phase, self.colour), (other.frequency, other.phase, other.colour), strict=True)
+        return Waves(*(np.concatenate(pair) for pair in pairs))
+
     def moved(self, shift: NDArray, scale: NDArray, angle: NDArray) -> Waves:
         """The same texture carried by similarity transforms x -> shift + scale R(angle) x, one per leading index.
 
