@@ -31,7 +31,20 @@ def test_removing_the_head_leaves_the_content_branch(stage, inputs) -> None:
         without = stage(*inputs)
     assert torch.allclose(without, inputs[0] + stage.sharpen(*inputs), atol=1e-6)
     with trace(stage, edits=[Zero("content")]):
-        assert torch.allclose(stage(*inputs), inputs[0] + stage.texture(*inputs), atol=1e-6)
+        record = stage(*inputs)
+    with trace(stage, capture=["noise"]) as seen:
+        stage(*inputs)
+    assert torch.allclose(record, inputs[0] + stage.texture(*inputs, seen.record["noise"].tensor), atol=1e-6)
+
+
+def test_texture_of_a_smooth_video_is_no_grid(stage) -> None:
+    grey, nothing = torch.zeros(1, 2, 3, 96, 96), torch.zeros(1, 2, 1, 96, 96)
+    inner = (..., slice(16, 80), slice(16, 80))  # away from the padding
+    texture = stage.texture(grey, grey, nothing, stage._noise(grey))[inner]
+    without = stage.texture(grey, grey, nothing, torch.zeros_like(nothing))[inner]
+    assert torch.allclose(without[..., 2:, 2:], without[..., :-2, :-2], atol=1e-5)  # all it can do: a grid
+    assert (texture[..., 2:, 2:] - texture[..., :-2, :-2]).abs().mean() > 0.1 * texture.std()
+    assert torch.equal(texture[:, 0], texture[:, 1])  # it does not flicker
 
 
 def test_removing_the_stage_leaves_its_input(stage, inputs) -> None:

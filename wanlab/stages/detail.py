@@ -2,6 +2,9 @@
 
 `content` is trained without an opponent. `gan` is a texture residual of its own, trained against a discriminator with
 all else frozen, so that removing it leaves exactly the model without it. Both work at half the size.
+
+The texture head is given noise (Karras et al. 2019, "A Style-Based Generator Architecture", section 3.2): where its
+other inputs are smooth, a convolution can add no texture but a grid of its own stride.
 """
 
 from __future__ import annotations
@@ -10,11 +13,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 
 from wanlab.core import Hookable
 from wanlab.nn.residual import VIDEO, ResBlock, framewise, shuffle, unshuffle
 from wanlab.stages.upsample import check
+
+
+TILE = 64  # pixels
 
 
 @dataclass(frozen=True)
@@ -28,33 +35,40 @@ class Config:
 
 
 class Branch(Hookable):
-    """Convolutions at half size: a video, its reference and what of that is valid -> what to add. Starts as zero."""
+    """Convolutions at half size: a video, its reference and what of that is valid -> what to add. Starts as zero.
 
-    def __init__(self, width: int, blocks: int) -> None:
+    extra: channels of whatever else it is given.
+    """
+
+    def __init__(self, width: int, blocks: int, extra: int = 0) -> None:
         super().__init__()
-        self.inlet = nn.Conv2d(4 * (3 + 3 + 1), width, 3, padding=1)
+        self.inlet = nn.Conv2d(4 * (3 + 3 + 1 + extra), width, 3, padding=1)
         self.blocks = nn.ModuleList(ResBlock(width) for _ in range(blocks))
         self.outlet = nn.Conv2d(width, 4 * 3, 3, padding=1)
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
-        y = framewise(self.inlet, unshuffle(torch.cat([x, valid * (reference - x), valid], 2)))  # b f c h/2 w/2
+    def forward(self, x: Tensor, reference: Tensor, valid: Tensor, *extra: Tensor) -> Tensor:
+        seen = torch.cat([x, valid * (reference - x), valid, *extra], 2)
+        y = framewise(self.inlet, unshuffle(seen))  # b f c h/2 w/2
         for block in self.blocks:
             y = block(y)
         return shuffle(framewise(self.outlet, y))
 
 
 class Detail(Hookable):
-    """Sites: `content` and `gan` (what each adds; bypass: nothing), `out` (bypass: the stage is not there)."""
+    """Sites: `content` and `gan` (what each adds; bypass: nothing), `out` (bypass: the stage is not there), `noise` (what
+    the head is given to make texture of; the same in every frame and sample; bypass: none)."""
 
-    SITES = {"content": VIDEO, "gan": VIDEO, "out": VIDEO}
+    SITES = {"content": VIDEO, "noise": VIDEO, "gan": VIDEO, "out": VIDEO}
+    grain: Tensor  # h w, a tile of normal noise, kept with the weights
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.sharpen = Branch(config.width, config.blocks)
-        self.texture = Branch(config.gan_width, config.gan_blocks)
+        self.texture = Branch(config.gan_width, config.gan_blocks, extra=1)
+        self.register_buffer("grain", torch.randn(TILE, TILE, generator=torch.Generator().manual_seed(0)))
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Detail:
@@ -73,6 +87,14 @@ class Detail(Hookable):
         check(x, reference, valid, 1)
         content = self.sharpen(x, reference, valid)
         content = self.site("content", content, identity=lambda: torch.zeros_like(x))
-        gan = self.texture(x, reference, valid)
+        noise = self._noise(x)
+        noise = self.site("noise", noise, identity=lambda: torch.zeros_like(noise))
+        gan = self.texture(x, reference, valid, noise)
         gan = self.site("gan", gan, identity=lambda: torch.zeros_like(x))
         return self.site("out", x + content + gan, identity=x)
+
+    def _noise(self, x: Tensor) -> Tensor:
+        """The tile, laid out over the frame: b f 1 h w."""
+        b, f, _, h, w = x.shape
+        tiles = self.grain.repeat(-(-h // TILE), -(-w // TILE))[:h, :w]
+        return repeat(tiles.to(x.dtype), "h w -> b f 1 h w", b=b, f=f)
