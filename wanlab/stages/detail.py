@@ -20,7 +20,6 @@ from wanlab.core import Hookable
 from wanlab.nn.residual import VIDEO, ResBlock, framewise, shuffle, unshuffle
 from wanlab.stages.upsample import check
 
-
 TILE = 64  # pixels
 
 
