@@ -68,7 +68,9 @@ class ProceduralSource:
 
         self.n, self._data = data.n, data
         self.notes: list[str] = []
-        self._world = World(size=size, frames=frames, seed=data.seed, split=data.split)
+        self._world = World(
+            size=size, frames=frames, seed=data.seed, split=data.split, max_objects=data.max_objects
+        )
         self._code = source_digest([Path(wanlab.data.__file__).parent])
 
     def prompts(self, indices: Sequence[int]) -> list[str]:

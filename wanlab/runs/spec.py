@@ -42,6 +42,7 @@ class Procedural(Part):
     split: Literal["train", "val", "test"] = "test"
     n: int = Field(48, ge=1, description="samples")
     seed: int = Field(0, ge=0, description="seed of the world")
+    max_objects: Literal[1, 2] = Field(2, description="1: only clips of one object")
 
 
 class Folder(Part):
