@@ -37,9 +37,9 @@ def test_the_same_recipe_gives_the_same_bytes_and_a_finished_one_is_not_repeated
     name = "upsample.residual.safetensors"
     train_upsampling(dict(SMALL), tmp_path)
     assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
-    log = (tmp_path / "level0.jsonl").read_text()
+    log = (tmp_path / "residual.level0.jsonl").read_text()
     train_upsampling(dict(SMALL), tmp_path)
-    assert (tmp_path / "level0.jsonl").read_text() == log
+    assert (tmp_path / "residual.level0.jsonl").read_text() == log
 
 
 def test_the_batch_of_a_step_depends_on_nothing_else() -> None:

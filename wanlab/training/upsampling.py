@@ -104,7 +104,7 @@ def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.M
     torch.manual_seed(recipe.seed * len(LEVELS) + level)
     module = Upsample(replace(LEVELS[level], link=VARIANTS[recipe.variant]))
     descent = Descent(
-        module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"level{level}.pt", recipe=recipe.of(level)
+        module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"{recipe.variant}.level{level}.pt", recipe=recipe.of(level)
     )
     criterion = objective(recipe.content)
     for step in descent:
