@@ -23,12 +23,14 @@ SMALL = {
             "ships": {"generator": "no_align"},
         },
     },
-    "upsample": dict.fromkeys(
-        ("residual", "no_residual"), {"clips": 2, "held": 1, "steps": [1, 1], "batch": [1, 1], "crop": [8, 8]}
-    ),
-    "detail": dict.fromkeys(
-        ("gan", "no_gan"), {"clips": 2, "held": 1, "content_steps": 1, "gan_steps": 1, "batch": 1, "crop": 16}
-    ),
+    "upsample": {
+        name: {"clips": 2, "held": 1, "steps": [1, 1], "batch": [1, 1], "crop": [8, 8]}
+        for name in ("residual", "no_residual")
+    },
+    "detail": {
+        name: {"clips": 2, "held": 1, "content_steps": 1, "gan_steps": 1, "batch": 1, "crop": 16}
+        for name in ("gan", "no_gan")
+    },
 }  # fmt: skip
 
 
