@@ -39,6 +39,8 @@ class Tap(Protocol):
 
     def listens(self, module: Hookable, name: str) -> bool: ...
 
+    def wants(self, module: Hookable, name: str) -> bool: ...
+
 
 class Hookable(nn.Module):
     """An nn.Module with sites. `SITES` maps local names to axes, one letter for each dimension: {"z": "b k n d"}."""
@@ -57,6 +59,9 @@ class Hookable(nn.Module):
         if self._taps is None:
             return False
         return any(tap.listens(self, name) for tap in self._taps)
+
+    def _tapped(self) -> None:
+        """Called when a tap was hung on this module or taken off; a module whose sites lie elsewhere acts on it."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles of a module are taken without its taps."""

@@ -35,6 +35,7 @@ class BaseTap:
             for module in modules:
                 self._hung.append(module)
                 object.__setattr__(module, "_taps", (*(module._taps or ()), self))
+                module._tapped()
         _open.set((*(tap for tap in _open.get() if tap._hung), self))
 
     def _take_off(self) -> None:
@@ -45,9 +46,14 @@ class BaseTap:
                     object.__setattr__(module, "_taps", left)
                 else:
                     module.__dict__.pop("_taps", None)
+                module._tapped()
             self._hung = []
             _compiled(self)
         _open.set(tuple(tap for tap in _open.get() if tap is not self))
+
+    def wants(self, module: Hookable, name: str) -> bool:
+        """Whether this tap may act at a site at any time while it hangs."""
+        return True
 
     @property
     def _here(self) -> bool:

@@ -31,7 +31,11 @@ from wanlab.core.tap import BaseTap
 
 
 class NonFiniteError(ArithmeticError):
-    """A tensor with NaN or infinity, at the first site where one passed."""
+    """A tensor with NaN or infinity, at the first site where one passed: `site` and `tick` say where and when."""
+
+    def __init__(self, message: str, site: Site, tick: Tick) -> None:
+        super().__init__(message)
+        self.site, self.tick = site, tick
 
 
 class Stopped(BaseException):
@@ -163,6 +167,10 @@ class Trace(BaseTap):
 
     # ------------------------------------------------------------------------------------------------ during the run
 
+    def wants(self, module: Hookable, name: str) -> bool:
+        """Whether something may act at this site at some time."""
+        return (id(module), name) in self._places
+
     def listens(self, module: Hookable, name: str) -> bool:
         """Whether something will act at this site now."""
         place = self._places.get((id(module), name))
@@ -270,6 +278,7 @@ def _labels(select: Select, site: Site, x: Tensor) -> dict[str, Any]:
 def _finite(x: Tensor, site: Site, tick: Tick, when: str) -> None:
     if x.is_floating_point() and not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x)).sum())
-        raise NonFiniteError(f"{bad} of {x.numel()} values are NaN or infinite at {site.name}{when} ({tick})")
+        raise NonFiniteError(f"{bad} of {x.numel()} values are NaN or infinite at {site.name}{when} ({tick})",
+                             site, tick)
 
 
