@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 
 @dataclass(frozen=True)
@@ -42,32 +43,42 @@ class Plan:
     text_sites: str | None = None                                   # glob of the sites whose tokens are the prompt's
 
 
+T = TypeVar("T", Tick, Plan)
+
+
+class _Within(Generic[T]):
+    """A block that set a clock. It may end in another context than it began in (a generator that is closed by the garbage
+    collector, in any thread), which cannot set this one's variable back: so it says that it is over, and is passed by."""
+
+    __slots__ = ("outer", "over", "value")
+
+    def __init__(self, value: T, outer: _Within[T] | None) -> None:
+        self.value, self.outer, self.over = value, outer, False
+
+
 _NOWHERE, _UNPLANNED = Tick(), Plan()
-_tick: ContextVar[Tick | None] = ContextVar("wanlab_tick", default=None)
-_plan: ContextVar[Plan | None] = ContextVar("wanlab_plan", default=None)
+_tick: ContextVar[_Within[Tick] | None] = ContextVar("wanlab_tick", default=None)
+_plan: ContextVar[_Within[Plan] | None] = ContextVar("wanlab_plan", default=None)
 
 
 def now() -> Tick:
     """Where the run is in this thread."""
-    return _tick.get() or _NOWHERE
+    block = _innermost(_tick)
+    return _NOWHERE if block is None else block.value
 
 
 def plan() -> Plan:
     """What the run in this thread has announced."""
-    return _plan.get() or _UNPLANNED
+    block = _innermost(_plan)
+    return _UNPLANNED if block is None else block.value
 
 
 @contextmanager
 def at(*, step: int | None = None, sigma: float | None = None, branch: str | None = None) -> Iterator[Tick]:
     """Move the clock within the block; what is not given stays as it is."""
     moved = {k: v for k, v in (("step", step), ("sigma", sigma), ("branch", branch)) if v is not None}
-    before = _tick.get()
-    tick = replace(now(), **moved)
-    _tick.set(tick)
-    try:
+    with _set(_tick, replace(now(), **moved)) as tick:
         yield tick
-    finally:
-        _tick.set(before)       # set, not reset: a generator may be closed from another context than it was opened in
 
 
 @contextmanager
@@ -79,15 +90,29 @@ def announce(*, steps: int | None = None, start: int | None = None, branches: Se
     `tokens_of(word, row)` gives the tokens of a word in a row's prompt, and raises LookupError with the prompt's words;
     `text_sites` is a glob of the sites whose axis j (else n) begins with those tokens: `words=` is for those.
     """
-    before = _plan.get()
     told = {
         "steps": steps, "start": start, "tokens_of": tokens_of, "text_sites": text_sites,
         "branches": None if branches is None else tuple(branches),
         "seeds": None if seeds is None else tuple(seeds),
     }
-    announced = replace(plan(), **{k: v for k, v in told.items() if v is not None})
-    _plan.set(announced)
-    try:
+    with _set(_plan, replace(plan(), **{k: v for k, v in told.items() if v is not None})) as announced:
         yield announced
+
+
+@contextmanager
+def _set(variable: ContextVar[_Within[T] | None], value: T) -> Iterator[T]:
+    block = _Within(value, _innermost(variable))
+    variable.set(block)
+    try:
+        yield value
     finally:
-        _plan.set(before)
+        block.over = True
+        if variable.get() is block:
+            variable.set(block.outer)
+
+
+def _innermost(variable: ContextVar[_Within[T] | None]) -> _Within[T] | None:
+    block = variable.get()
+    while block is not None and block.over:
+        block = block.outer
+    return block
