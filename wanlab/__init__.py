@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _FACE = {
     "load": "wanlab.pipelines.load",
     "trace": "wanlab.core",
+    **dict.fromkeys(("adapt", "Place"), "wanlab.core"),
     **dict.fromkeys(("Capture", "Select", "Record", "Ledger", "Sites", "Edit", "edit_from_dict"), "wanlab.core"),
     **dict.fromkeys(("Identity", "Zero", "Mean", "Resample", "Noise", "Scale", "Steer", "Patch", "Bypass", "Replace",
                      "FreezeFrame", "ShuffleFrames", "ReverseFrames", "LowPassFrames"), "wanlab.core"),

@@ -1,14 +1,18 @@
 """Floor 0: sites, the clock, selections, edits, records, ledgers and traces."""
 
 from wanlab.core import clock
+from wanlab.core.adapt import adapt
+from wanlab.core.adapted import Adapted
 from wanlab.core.capture import Capture
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.edit import KINDS, Edit, EditError, Event, NotSerialisable, edit_from_dict
 from wanlab.core.frames import CutFrames, FreezeFrame, LowPassFrames, ReverseFrames, ShuffleFrames
 from wanlab.core.index import PositionError
+from wanlab.core.item import AdaptError
 from wanlab.core.ledger import Ledger, LedgerError
 from wanlab.core.nearest import nearest, suggestion
 from wanlab.core.pattern import PatternError
+from wanlab.core.place import Place
 from wanlab.core.record import GIB, BudgetError, Entry, Record, RecordError
 from wanlab.core.select import Select, SelectionError
 from wanlab.core.site import Hookable, Site, Sites, UnknownSite, sites_of
@@ -19,6 +23,7 @@ from wanlab.core.values import Bypass, Identity, Mean, Noise, Patch, Replace, Re
 
 __all__ = [
     "Hookable", "Site", "Sites", "UnknownSite", "sites_of", "Probe",
+    "adapt", "Adapted", "Place", "AdaptError",
     "clock", "Tick", "Plan",
     "Select", "SelectionError", "PatternError", "PositionError", "nearest", "suggestion",
     "Edit", "EditError", "NotSerialisable", "Event", "KINDS", "edit_from_dict",
