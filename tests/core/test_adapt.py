@@ -1,101 +1,27 @@
-"""Adapters: modules of other libraries get sites from a table, and are as they were after any exit."""
+"""Adapters: models of other libraries get sites from a table, and are as they were after any exit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import copy
+import pickle
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from wanlab.core import Bypass, Identity, LedgerError, Mean, Place, Probe, Scale, UnknownSite, Zero, adapt, clock, trace
-
-HEADS = {"reshape": "b n (k d) -> b k n d", "sizes": {"k": "n_heads"}}
-T5 = {
-    "embed": Place("encoder.embed_tokens", "b n c"),
-    "blocks.{i}.resid": Place("encoder.block.{i}", "b n c", side="input", item="hidden_states"),
-    **{f"blocks.{{i}}.attn.{one}": Place(f"encoder.block.{{i}}.layer.0.SelfAttention.{one}", **HEADS) for one in "qkv"},
-    "blocks.{i}.attn.z": Place("encoder.block.{i}.layer.0.SelfAttention.o", side="input", **HEADS),
-    "blocks.{i}.attn.out": Place("encoder.block.{i}.layer.0.SelfAttention", "b n c", item=0, identity="zeros"),
-    "blocks.{i}.mlp": Place("encoder.block.{i}.layer.1.DenseReluDense", "b n c", identity="zeros"),
-    "blocks.{i}.out": Place("encoder.block.{i}", "b n c", item=0),
-    "out": Place("", "b n c", item="last_hidden_state"),
-}
-BLOCK = "{part}_blocks.{i}.attentions.{j}.transformer_blocks.0"
-CROSS = {"reshape": "b n (k d) -> b k n d", "sizes": {"k": "heads"}}
-UNET = {
-    **{f"{{part}}.{{i}}.{{j}}.attn{{m}}.{one}": Place(f"{BLOCK}.attn{{m}}.to_{one}", **CROSS) for one in "qkv"},
-    "{part}.{i}.{j}.attn{m}.z": Place(f"{BLOCK}.attn{{m}}.to_out.0", side="input", **CROSS),
-    "{part}.{i}.resnet.{j}": Place("{part}_blocks.{i}.resnets.{j}", "b c h w"),
-    "down.{i}.out": Place("down_blocks.{i}", "b c h w", item=0),
-    "down.{i}.skip": Place("down_blocks.{i}", "b c h w", item=(1, 0)),
-    "mid.context": Place("mid_block", "b j c", side="input", item="encoder_hidden_states"),
-    "time": Place("time_embedding", "b c", identity=None),
-    "prediction": Place("", "b c h w", item="sample"),
-}
+from tests.core.foreign import T5, UNET, denoise, hooks, tiny_t5, tiny_unet, with_hook, without, words
+from tests.core.models import Denoiser, start
+from wanlab.core import Bypass, Identity, Mean, Place, Probe, Replace, Scale, UnknownSite, Zero, adapt, clock, trace
 
 
 @pytest.fixture(scope="module")
 def t5() -> nn.Module:
-    from transformers import T5Config, T5EncoderModel
-
-    torch.manual_seed(0)
-    config = T5Config(vocab_size=40, d_model=32, d_kv=6, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0,
-                      feed_forward_proj="gated-gelu")
-    return _perturbed(T5EncoderModel(config))
+    return tiny_t5()
 
 
 @pytest.fixture(scope="module")
 def unet() -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(0)
-    return _perturbed(UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
-        cross_attention_dim=12, attention_head_dim=(2, 4), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")))
-
-
-def _perturbed(model: nn.Module) -> nn.Module:
-    """Without the zeros and ones of a fresh model, which would hide what lies before them."""
-    for parameter in model.parameters():
-        parameter.data += 0.05 * torch.randn(parameter.shape)
-    return model.eval().requires_grad_(False)
-
-
-def words(rows: int = 3) -> Tensor:
-    return torch.arange(rows * 7).reshape(rows, 7) % 37 + 1
-
-
-def denoise(unet: nn.Module, rows: int = 2) -> Tensor:
-    draw = torch.Generator().manual_seed(1)
-    x, context = torch.randn(rows, 4, 8, 8, generator=draw), torch.randn(rows, 5, 12, generator=draw)
-    return unet(x, torch.tensor(3), encoder_hidden_states=context).sample
-
-
-def hooks(model: nn.Module) -> list[tuple[int, ...]]:
-    kept = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
-            "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks")
-    return [tuple(len(getattr(module, one)) for one in kept) for module in model.modules()]
-
-
-def with_hook(module: nn.Module, change: Callable[[Tensor], Tensor], run: Callable[[], Tensor], before: bool = False) -> Tensor:
-    """The reference: a plain forward hook of torch that changes the first input or the output."""
-    handle = module.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:])) if before else \
-        module.register_forward_hook(lambda _, args, out: change(out))
-    try:
-        return run()
-    finally:
-        handle.remove()
-
-
-def without(start: int, stop: int) -> Callable[[Tensor], Tensor]:
-    def change(x: Tensor) -> Tensor:
-        x = x.clone()
-        x[..., start:stop] = 0
-        return x
-    return change
+    return tiny_unet()
 
 
 # ------------------------------------------------------------------------------------------------ the models of others
@@ -198,9 +124,7 @@ def test_a_row_edited_in_a_batch_is_the_row_alone(t5: nn.Module) -> None:
 
 
 def test_bfloat16_stays_bfloat16(t5: nn.Module) -> None:
-    from copy import deepcopy
-
-    inner = deepcopy(t5).bfloat16()
+    inner = copy.deepcopy(t5).bfloat16()
     model, plain = adapt(inner, T5), inner(words()).last_hidden_state
     with trace(model, [Identity("**"), Scale("blocks.0.attn.v", 0.5, heads=1)], "blocks.0.attn.v"):
         out = model(words()).last_hidden_state
@@ -240,142 +164,6 @@ def test_what_cannot_be_bypassed_says_so(block: nn.Module, message: str) -> None
             none(torch.ones(2, 4))
 
 
-# ------------------------------------------------------------------------------------------------ shapes of calls
-
-class Shared(nn.Module):
-    """One layer at two paths, run three times, and containers of all kinds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = self.b = nn.Linear(4, 4)
-        self.wrap, self.qkv = Wrap(), nn.Linear(4, 12)
-
-    def forward(self, x: Tensor) -> Any:
-        for _ in range(2):
-            x = self.a(x)
-        return self.qkv(self.b(self.wrap(1.0, inner={"x": [x, None]})["kept"][0].value))
-
-
-class Holder:
-    def __init__(self, value: Tensor) -> None:
-        self.value = value
-
-
-class Wrap(nn.Module):
-    def forward(self, factor: float, inner: dict[str, Any], more: Tensor | None = None) -> dict[str, Any]:
-        return {"kept": [Holder(inner["x"][0] * factor)]}
-
-
-SHARED = {
-    "a": Place("a", "b c"), "b": Place("b", "b c"), "any": Place("{a,b}", "b c"),
-    "given": Place("wrap", "b c", side="input", item=["inner", "x", 0]),
-    "made": Place("wrap", "b c", item=("kept", 0, "value"), identity=None),
-    "k": Place("qkv", reshape="b (k d) -> b k d", sizes={"k": 2}, part=(1, 3, -1)),
-}
-
-
-def test_a_module_that_runs_three_times_fires_three_times_and_a_shared_one_stands_once() -> None:
-    inner, x = Shared(), torch.randn(2, 4)
-    model = adapt(inner, SHARED)
-    with trace(model, [Scale("a", 2.0)], ["a", "b", "any"]) as t:
-        out = model(x)
-    assert torch.allclose(out, inner.qkv(2 * inner.a(2 * inner.a(2 * inner.a(x)))))
-    assert [sum(line.seen.values()) for line in t.ledger] == [3, 3, 3, 3] and len(t.record.firings) == 9
-    assert torch.equal(t.record["a"].tensor[1], 2 * inner.a(2 * inner.a(x)))
-    assert model.sites().names == ["a", "b", "any", "given", "made", "k"]
-
-
-def test_containers_are_reached_into_and_never_written_to() -> None:
-    inner, x = Shared(), torch.randn(2, 4)
-    model, given = adapt(inner, SHARED), []
-    handle = inner.wrap.register_forward_hook(lambda _, args, kwargs, out: given.append((kwargs, out)), with_kwargs=True)
-    plain = inner(x)
-    for site in ("given", "made"):
-        with trace(model, Scale(site, 3.0)):
-            assert torch.equal(model(x), inner.qkv(inner.b(3.0 * inner.a(inner.a(x)))))
-    handle.remove()
-    twice = inner.a(inner.a(x))
-    assert torch.equal(given[1][0]["inner"]["x"][0], 3 * twice) and torch.equal(given[2][1]["kept"][0].value, twice)
-    with trace(model, Zero("k", heads=1)):
-        out = model(x)
-    assert not out[:, 6:8].any() and torch.equal(out[:, :6], plain[:, :6]) and torch.equal(out[:, 8:], plain[:, 8:])
-
-
-@pytest.mark.parametrize(("place", "message"), [
-    (Place("wrap", "b c"), r"s: the output of wrap: it is dict of kept, where only a tensor can be seen; item= says which part"),
-    (Place("wrap", "b c", item=("kept", 3)), r"item \['kept'\] is list of Holder, which has no 3"),
-    (Place("wrap", "b c", side="input", item="more"), r"s: wrap is called without its input 'more'; it is given factor, inner"),
-    (Place("wrap", "b c", side="input"), "s: the input of wrap: it is float"),
-    (Place("qkv", reshape="b (k d) -> b k d", sizes={"k": 5}),
-     r"s: 'b \(k d\) -> b k d' with k=5 does not fit a dimension of 12; the tensor at qkv has shape \(2, 12\)"),
-    (Place("qkv", reshape="b n c -> n b c"), r"s: 'b n c -> n b c' is for 3 dimensions; the tensor at qkv has shape \(2, 12\)"),
-    (Place("qkv", "b c", part=(0, 5, 1)), r"s: a tensor of shape \(2, 12\) has no 5 equal parts along dimension 1"),
-])
-def test_what_a_module_does_not_give_is_told_by_site_and_shape(place: Place, message: str) -> None:
-    model = adapt(Shared(), {"s": place})
-    with pytest.raises(ValueError, match=message), trace(model, Zero("s")):
-        model(torch.randn(2, 4))
-    assert hooks(model) == hooks(adapt(Shared(), {}))
-
-
-# ------------------------------------------------------------------------------------------------ nothing is silent
-
-@pytest.mark.parametrize(("table", "message"), [
-    ({"s": Place("encoder.blok.0", "b n c")}, r"s: no module at 'encoder.blok.0' of T5EncoderModel; nearest: encoder.block.0, "),
-    ({"s": Place("encoder.block.{i}", "b n c")}, r"'s' would stand at two modules, 'encoder.block.0' and 'encoder.block.1'"),
-    ({"{j}.s": Place("encoder.block.{i}", "b n c")}, r"\{j\} is no capture of the path 'encoder.block.\{i\}'; nearest: i"),
-    ({"s": Place("encoder.block", "b n c")}, "'encoder.block' is a ModuleList, which is never called"),
-    ({"s": Place("encoder.block.0", "b n c", side="input", item="hiden_states")}, "no input 'hiden_states'|hiden_states"),
-    ({"s": Place("encoder.final_layer_norm", "b n c", side="input", item="x")}, "has no input 'x'; nearest: hidden_states"),
-    ({"s": Place("encoder.block.0.layer.0.SelfAttention.q", reshape="b n (k d) -> b k n d")}, "needs the size of k or d"),
-    ({"s": Place("encoder.block.0.layer.0.SelfAttention.q", reshape="b n (k d) -> b k n d", sizes={"k": "heads"})},
-     "s: neither 'encoder.block.0.layer.0.SelfAttention.q' nor any module around it has a number 'heads'; nearest: n_heads"),
-    ({"s[0]": Place("encoder.final_layer_norm", "b n c")}, "is no name for a site"),
-    ({"s": "encoder"}, "is no place"), ({"s": {"path": "encoder", "axis": "b"}}, "a place has no 'axis'; nearest: axes"),
-])
-def test_a_table_that_does_not_fit_raises_when_it_is_adapted(t5: nn.Module, table: dict[str, Any], message: str) -> None:
-    if "hiden_states" in str(table):
-        model = adapt(t5, table)                # its module takes any keyword, so only a call can tell
-        with pytest.raises(ValueError, match=message), trace(model, Zero("s")):
-            model(words())
-        return
-    with pytest.raises(ValueError, match=message):
-        adapt(t5, table)
-
-
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"side": "inputs"}, "side 'inputs'; nearest: input"), ({"axes": None}, "give axes="),
-    ({"axes": None, "reshape": "b n c"}, "expected two sides"),
-    ({"axes": None, "reshape": "b n -> b c"}, "same names on both sides"), ({"reshape": "b (n -> n b"}, r"cannot read '\(n'"),
-    ({"axes": "b c n", "reshape": "b n c -> b n c"}, "not those of the"),
-    ({"axes": None, "reshape": "b n c -> b (n c)"}, "has groups: name the site's axes"), ({"sizes": {"k": 2}}, "sizes of k"),
-    ({"part": (3, 3, -1)}, "no part 3 of 3"),
-])
-def test_a_place_that_cannot_be_meant_raises_when_it_is_written(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Place(**{"path": "a", "axes": "b n c", **fields})
-
-
-def test_sizes_for_the_whole_table_and_groups_on_the_right() -> None:
-    inner, x = nn.Linear(5, 5), torch.randn(6, 4, 5)
-    model = adapt(inner, {"frames": {"path": "", "axes": "b f n c", "reshape": "(b f) n c -> b f n c"},
-                          "flat": Place("", "b n c", reshape="(b f) n c -> b (f n) c")}, sizes={"f": 3})
-    sites = model.sites(run=lambda: model(x))
-    assert sites["frames"].shape == (2, 3, 4, 5) and sites["flat"].shape == (2, 12, 5)
-    with trace(model, Zero("frames", frames=1, rows=0)):
-        out = model(x)
-    expected = inner(x)
-    expected[1] = 0
-    assert torch.equal(out, expected)
-
-
-def test_a_module_that_other_code_passes_by_is_in_the_ledger() -> None:
-    inner = nn.Sequential(nn.Linear(4, 4))
-    model = adapt(inner, {"out": Place("0", "b c")})
-    with pytest.raises(LedgerError, match="the site never fired"), trace(model, Zero("out")):
-        nn.functional.linear(torch.ones(2, 4), inner[0].weight)
-
-
 # ------------------------------------------------------------------------------------------------ nothing stays behind
 
 def test_exceptions_at_any_site_leave_no_hook_and_those_of_others_stand(t5: nn.Module) -> None:
@@ -387,7 +175,6 @@ def test_exceptions_at_any_site_leave_no_hook_and_those_of_others_stand(t5: nn.M
     def fail(x: Tensor) -> Tensor:
         raise error
 
-    from wanlab.core import Replace
     for site in model.sites().names:
         for error in (ValueError(), KeyboardInterrupt(), GeneratorExit()):
             with pytest.raises(type(error)), trace(model, Zero("blocks.0.attn.q")), trace(model, Replace(site, fail), "**"):
@@ -418,9 +205,6 @@ def test_only_the_modules_of_wanted_sites_carry_hooks_and_traces_nest(t5: nn.Mod
 
 
 def test_copies_and_pickles_taken_in_a_trace_have_no_hooks_and_sites_of_their_own(t5: nn.Module) -> None:
-    import copy
-    import pickle
-
     model, plain = adapt(t5, T5), t5(words()).last_hidden_state
     idle = hooks(model)
     with trace(model, Zero("blocks.0.attn.out"), strict=False):
@@ -456,8 +240,6 @@ def test_it_compiles_without_a_break_and_traces_afterwards() -> None:
 
 
 def test_an_adapted_stage_has_its_sites_under_its_name() -> None:
-    from tests.core.models import Denoiser, start
-
     model = Denoiser()
     model.ends["head"] = adapt(model.ends["head"], {"out": Place("", "b f n c")})
     with Probe(model) as probe:
