@@ -150,3 +150,17 @@ def test_noise_depends_on_the_seed_alone() -> None:
 def test_noise_is_of_unit_size() -> None:
     drawn = draw_noise(range(40), {"video": (8, 3, 8, 8)})["video"]
     assert abs(drawn.mean()) < 0.02 and abs(drawn.std() - 1) < 0.02
+
+
+def test_the_guided_prediction_can_be_read_and_changed_as_x0(sampler: Sampler) -> None:
+    """x0 = x - sigma v; what an edit puts there is where the last step ends."""
+    predict, target = truth(scale=0.5)
+    with trace(sampler, capture=["video.guided_x0", "video.x0", "video.noise"]) as t:
+        plain = sampler(noise(0, 1), predict, 2, 3.0)
+    cond, uncond = (t.record["video.x0", 0, branch].tensor for branch in (COND, UNCOND))
+    assert torch.allclose(t.record["video.guided_x0", 0].tensor, uncond + 3 * (cond - uncond), atol=1e-5)
+    assert torch.equal(t.record["video.noise"].tensor, noise(0, 1)["video"])
+    with trace(sampler, Zero("video.guided_x0", rows=1, steps="last"), steps=2):
+        edited = sampler(noise(0, 1), predict, 2, 3.0)
+    assert torch.allclose(edited["video"][1], torch.zeros_like(target["video"][1]), atol=1e-5)
+    assert torch.equal(edited["video"][0], plain["video"][0]) and torch.equal(edited["motion"], plain["motion"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from wanlab.core import Bypass, sites_of, trace
+from wanlab.core import Bypass, Zero, sites_of, trace
 from wanlab.nn.vgg import Vgg
 from wanlab.stages.discriminator import Config, Discriminator
 
@@ -34,11 +34,25 @@ def test_it_judges_every_patch_of_every_frame(network, video) -> None:
 
 def test_activations_and_both_sides_are_sites(network, video) -> None:
     judge = Discriminator(Config())
-    names = ["features.0", "features.1", "features.2", "realness", "spatial", "temporal"]
-    assert sorted(sites_of(judge).names) == names
-    with trace(judge, capture=["features.*", "realness"]) as seen:
+    layers = [f"{side}.{i}" for side, count in (("read", 3), ("judge", 4), ("change", 5)) for i in range(count)]
+    names = ["features.0", "features.1", "features.2", *layers, "realness", "spatial", "temporal"]
+    assert sorted(sites_of(judge).names) == sorted(names)
+    with trace(judge, capture="**") as seen:
+        logits = judge(video, taps(network, video))
+    value = {name: seen.record[name].tensor for name in names}
+    assert value["features.1"].shape == (2, 4, 32, 16, 12)
+    assert torch.equal(value["judge.3"], value["spatial"]) and torch.equal(value["spatial"] + value["temporal"], logits)
+    assert torch.equal(rearrange(value["change.4"], "b c f h w -> b f c h w"), value["temporal"])
+
+
+def test_a_layer_changes_what_comes_after_it_alone(network, video) -> None:
+    judge = Discriminator(Config())
+    with trace(judge, capture="**") as plain:
         judge(video, taps(network, video))
-    assert seen.record["features.1"].to_numpy().shape == (2, 4, 32, 16, 12)
+    with trace(judge, Zero("judge.1"), capture="**") as edited:
+        judge(video, taps(network, video))
+    moved = {name for name in plain.record if not torch.equal(plain.record[name].tensor, edited.record[name].tensor)}
+    assert moved == {"judge.1", "judge.2", "judge.3", "spatial", "realness"}
 
 
 def test_the_temporal_side_sees_the_order_of_frames_and_the_spatial_does_not(network, video) -> None:

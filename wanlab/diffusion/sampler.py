@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from wanlab.core import Hookable, clock
+from wanlab.core.gradient import rejoin
 
 State = dict[str, Tensor]
 Predict = Callable[[State, Tensor, str], State]      # noisy state, sigma (b), branch -> clean state
 
 COND, UNCOND = "cond", "uncond"
+SITES = ("noise", "x0", "velocity", "guided", "guided_x0", "latent")
 
 
 class Sampler(Hookable):
@@ -25,19 +27,20 @@ class Sampler(Hookable):
 
     Guidance as in Ho & Salimans (2022).
 
-    `axes` maps each part of the state to its axes. Sites of a part, all inside the loop: `velocity` and `x0` in each branch,
-    `guided` once a step, and `latent` after the step. With guidance 1 there is no `uncond` branch.
+    `axes` maps each part of the state to its axes. Sites of a part: `noise`, where the loop begins; then, inside the loop, the
+    prediction of each branch as `x0` and as `velocity`, the guided one once a step as `guided` (a velocity) and `guided_x0`, and
+    `latent` after the step. With guidance 1 there is no `uncond` branch.
     """
 
     def __init__(self, axes: Mapping[str, str]) -> None:
         super().__init__()
-        self.SITES = {f"{part}.{name}": a for part, a in axes.items() for name in ("x0", "velocity", "guided", "latent")}
+        self.SITES = {f"{part}.{name}": a for part, a in axes.items() for name in SITES}
 
     def forward(self, noise: State, predict: Predict, steps: int, guidance: float,
                 on_step: Callable[[int, int], None] | None = None) -> State:
         """Denoise `noise` in `steps` steps; `on_step(done, steps)` is called after each."""
         schedulers = {part: scheduler(steps) for part in noise}
-        state = dict(noise)
+        state = {part: self.site(f"{part}.noise", x) for part, x in noise.items()}
         sigmas = next(iter(schedulers.values())).sigmas[:steps].tolist()
         for step, sigma in enumerate(sigmas):
             with clock.at(step=step, sigma=sigma):
@@ -52,10 +55,18 @@ class Sampler(Hookable):
     def _guided(self, state: State, predict: Predict, sigma: float, guidance: float) -> State:
         velocity = {branch: self._velocity(state, predict, sigma, branch) for branch in branches(guidance)}
         cond = velocity[COND]
-        if UNCOND not in velocity:
-            return {part: self.site(f"{part}.guided", v, identity=v) for part, v in cond.items()}
-        return {part: self.site(f"{part}.guided", torch.lerp(velocity[UNCOND][part], v, guidance), identity=v)
-                for part, v in cond.items()}
+        pushed = cond if UNCOND not in velocity else {
+            part: torch.lerp(velocity[UNCOND][part], v, guidance) for part, v in cond.items()}
+        guided = {part: self.site(f"{part}.guided", v, identity=cond[part]) for part, v in pushed.items()}
+        return {part: self._through_x0(part, state[part], v, sigma) for part, v in guided.items()}
+
+    def _through_x0(self, part: str, x: Tensor, velocity: Tensor, sigma: float) -> Tensor:
+        """The guided prediction as x0, computed only while somebody listens; what an edit left keeps its velocity's bytes."""
+        if not self.listening(f"{part}.guided_x0"):
+            return velocity
+        x0 = x - sigma * velocity
+        edited = self.site(f"{part}.guided_x0", x0)
+        return velocity if edited is x0 else rejoin(velocity, (x - edited) / sigma, edited != x0)
 
     def _velocity(self, state: State, predict: Predict, sigma: float, branch: str) -> State:
         with clock.at(branch=branch):

@@ -58,7 +58,12 @@ class TemporalMix(Hookable):
 
 
 class ResBlock(Residual):
-    """x + conv(silu(mix(conv(x)))): two 3x3 convolutions per frame, not normalised (Lim et al. 2017), frames mixed."""
+    """x + conv(silu(mix(conv(x)))): two 3x3 convolutions per frame, not normalised (Lim et al. 2017), frames mixed.
+
+    Sites, beside those of the link: `pre` and `post`, the hidden units before and after the activation.
+    """
+
+    SITES = {"pre": VIDEO, "post": VIDEO, **Residual.SITES}
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -68,8 +73,8 @@ class ResBlock(Residual):
             self.conv2.weight.mul_(0.1)  # blocks start near the identity
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        y = self.temporal(framewise(self.conv1, x))
-        return super().forward(x, framewise(self.conv2, F.silu(y)))
+        pre = self.site("pre", self.temporal(framewise(self.conv1, x)))
+        return super().forward(x, framewise(self.conv2, self.site("post", F.silu(pre))))
 
 
 def framewise(layer: nn.Module, video: Tensor) -> Tensor:

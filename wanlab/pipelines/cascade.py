@@ -28,7 +28,7 @@ STAGES = ("text", "image", "fusion", "generator", "align", "upsample", "detail",
 class Cascade(Pipeline):
     """`stages` maps each of STAGES to its module; `config` is the preset's: name, size, frames, slots, sampler, variants."""
 
-    text_sites = "{text.**,fusion.attn.{k,v,pattern},generator.**.cross.attn.{k,v,pattern}}"
+    text_sites = "{text.**,fusion.{attn.{k,v,pattern},norm_text.scale,context},generator.**.cross.attn.{k,v,pattern}}"
 
     def __init__(self, stages: Mapping[str, nn.Module], config: dict[str, Any], folder: Any = None) -> None:
         super().__init__()
@@ -139,10 +139,22 @@ class Cascade(Pipeline):
         valid = torch.where(scope > 0, moved.valid, torch.ones_like(moved.valid))
         return reference * present, valid * present
 
+    def _dry_run(self) -> None:
+        """A run of one step, and of the discriminator too, which generating leaves out."""
+        super()._dry_run()
+        f, side = self.config["frames"], self.config["size"]
+        video = torch.zeros(1, f, 3, side, side, device=self.device)
+        sizes = enumerate(self.discriminator.config.taps)
+        self.discriminator(video, [video.new_zeros(f, c, side >> level, side >> level) for level, c in sizes])
+
+    def words_of(self, request: Request, row: int) -> list[str]:
+        """The words of a row's prompt; one token each, as many as the text stage takes in."""
+        return self.text.tokenizer.split(request.prompts[row])[: self.text.config.length - 1]
+
     def tokens_of(self, request: Request, word: str, row: int) -> list[int]:
         """Positions of `word` among the text tokens of a row."""
         words = self.text.tokenizer.split(request.prompts[row])
-        found = [i for i, w in enumerate(words[: self.text.config.length - 1]) if w == word.lower()]
+        found = [i for i, w in enumerate(self.words_of(request, row)) if w == word.lower()]
         if not found:
             raise LookupError(f"the prompt has no word {word!r}{suggestion(word, words)}; it has: {' '.join(words)}")
         return found

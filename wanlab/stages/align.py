@@ -72,9 +72,14 @@ class _Align(Hookable):
 
 
 class FlowWarp(_Align):
-    """Segments the first frame into the slots' layers and moves them by the slots' motion."""
+    """Segments the first frame into the slots' layers and moves them by the slots' motion.
 
-    SITES = {**SITES, "logits": "b m h w", "masks": "b m h w", "motion": "b f m d", "flow": "b f c h w", "owner": "b f m h w"}
+    Sites of the segmentation: `pixels`, what is added to them (`ground` from the fused tokens, `mixed` from around), `query`
+    of each slot, `logits`, `masks`. Of the motion: `motion`, and `flow` and `owner`, which can only be recorded.
+    """
+
+    SITES = {**SITES, "pixels": "b c h w", "ground": "b c h w", "mixed": "b c h w", "query": "b m c", "logits": "b m h w",
+             "masks": "b m h w", "motion": "b f m d", "flow": "b f c h w", "owner": "b f m h w"}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -90,11 +95,14 @@ class FlowWarp(_Align):
 
     def segment(self, image: Image, condition: Condition) -> Tensor:
         """Logits (b m h w) of which slot owns each pixel of the first frame."""
-        pixels = self.pixels(image.frame)
+        pixels = self.site("pixels", self.pixels(image.frame))
         ground = rearrange(self.ground(condition.grounded), "b (h w) c -> b c h w", h=self.side)
-        pixels = pixels + F.interpolate(ground, pixels.shape[-2:], mode="bilinear", align_corners=False)
-        pixels = pixels + self.mix(pixels)
-        return self.site("logits", self.scale * torch.einsum("bmc,bchw->bmhw", self.query(condition.slots), pixels))
+        ground = F.interpolate(ground, pixels.shape[-2:], mode="bilinear", align_corners=False)
+        pixels = pixels + self.site("ground", ground, identity=lambda: torch.zeros_like(ground))
+        mixed = self.mix(pixels)
+        pixels = pixels + self.site("mixed", mixed, identity=lambda: torch.zeros_like(mixed))
+        query = self.site("query", self.query(condition.slots))
+        return self.site("logits", self.scale * torch.einsum("bmc,bchw->bmhw", query, pixels))
 
     def _read(self, name: str, value: Tensor) -> None:
         """A site that may be recorded but not edited, as nothing is computed from it."""
@@ -114,7 +122,12 @@ class FlowWarp(_Align):
 
 
 class AttentionAlign(_Align):
-    """Every patch of every frame attends to the patches of the first frame and takes over their pixels, softly."""
+    """Every patch of every frame attends to the patches of the first frame and takes over their pixels, softly.
+
+    Site of its own: `trust`, how far each patch is to be taken over.
+    """
+
+    SITES = {**SITES, "trust": "b f h w"}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -139,7 +152,8 @@ class AttentionAlign(_Align):
         first = (torch.arange(f, device=frames.device) == 0).to(frames.dtype)[:, None, None, None]
         frames = first * image.frame[:, None] + (1 - first) * frames
         trust = torch.sigmoid(self.trust(rearrange(draft.features, "b f c h w -> b f h w c")))
-        valid = repeat(trust, "b f h w 1 -> b f 1 (h p) (w q)", p=p, q=p) * image.present[:, None, None, None, None]
+        trust = self.site("trust", rearrange(trust, "b f h w 1 -> b f h w"))
+        valid = repeat(trust, "b f h w -> b f 1 (h p) (w q)", p=p, q=p) * image.present[:, None, None, None, None]
         without = still(image, f)                                       # later stages get no warped reference: there is no motion
         return self._emit(without._replace(frames=frames, valid=first * without.valid + (1 - first) * valid), image)
 

@@ -36,8 +36,10 @@ class Config:
 class Branch(Hookable):
     """Convolutions at half size: a video, its reference and what of that is valid -> what to add. Starts as zero.
 
-    extra: channels of whatever else it is given.
+    extra: channels of whatever else it is given. Site: `inlet`, what enters its blocks.
     """
+
+    SITES = {"inlet": VIDEO}
 
     def __init__(self, width: int, blocks: int, extra: int = 0) -> None:
         super().__init__()
@@ -49,17 +51,18 @@ class Branch(Hookable):
 
     def forward(self, x: Tensor, reference: Tensor, valid: Tensor, *extra: Tensor) -> Tensor:
         seen = torch.cat([x, valid * (reference - x), valid, *extra], 2)
-        y = framewise(self.inlet, unshuffle(seen))  # b f c h/2 w/2
+        y = self.site("inlet", framewise(self.inlet, unshuffle(seen)))  # b f c h/2 w/2
         for block in self.blocks:
             y = block(y)
         return shuffle(framewise(self.outlet, y))
 
 
 class Detail(Hookable):
-    """Sites: `content` and `gan` (what each adds; bypass: nothing), `out` (bypass: the stage is not there), `noise` (what
-    the head is given to make texture of; the same in every frame and sample; bypass: none)."""
+    """Sites: `reference` and `valid` (what guides it), `content` and `gan` (what each adds; bypass: nothing), `out` (bypass:
+    the stage is not there), `noise` (what the head is given to make texture of; the same in every frame and sample;
+    bypass: none)."""
 
-    SITES = {"content": VIDEO, "noise": VIDEO, "gan": VIDEO, "out": VIDEO}
+    SITES = {"reference": VIDEO, "valid": VIDEO, "content": VIDEO, "noise": VIDEO, "gan": VIDEO, "out": VIDEO}
     grain: Tensor  # h w, a tile of normal noise, kept with the weights
 
     def __init__(self, config: Config) -> None:
@@ -84,6 +87,7 @@ class Detail(Hookable):
         Raises ValueError where the sizes do not fit or are odd.
         """
         check(x, reference, valid, 1)
+        reference, valid = self.site("reference", reference), self.site("valid", valid)
         content = self.sharpen(x, reference, valid)
         content = self.site("content", content, identity=lambda: torch.zeros_like(x))
         noise = self._noise(x)

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wanlab.core import Hookable
-from wanlab.nn.residual import VIDEO
+from wanlab.nn.residual import VIDEO, framewise
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Config:
 
 
 class Discriminator(Hookable):
-    """Sites: `features.0` .. (activations looked at, b f c h w, each half the size of the one before), `spatial`,
-    `temporal`, `realness`.
+    """Sites: `features.0` .. (activations looked at, b f c h w, each half the size of the one before), what every layer of
+    the two sides makes of them (`read.0` .. of each activation, `judge.0` .. of their sum; `change.0` .. of the differences,
+    b c f h w), `spatial`, `temporal` (the logits of each side; bypass: nothing), `realness`.
 
     `realness` holds one logit per frame and patch of 4x4 pixels: positive where it takes the patch for real.
     """
@@ -42,12 +43,6 @@ class Discriminator(Hookable):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.SITES = {
-            **{f"features.{i}": VIDEO for i in range(len(config.taps))},
-            "spatial": VIDEO,
-            "temporal": VIDEO,
-            "realness": VIDEO,
-        }
         width = config.width
         self.reads = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1) for c in config.taps)
         self.judge = nn.Sequential(
@@ -60,6 +55,15 @@ class Discriminator(Hookable):
             nn.LeakyReLU(0.2),
             nn.Conv3d(width, 1, 1),
         )
+        self.SITES = {
+            **{f"features.{i}": VIDEO for i in range(len(config.taps))},
+            **{f"read.{i}": VIDEO for i in range(len(config.taps))},
+            **{f"judge.{i}": VIDEO for i in range(len(self.judge))},
+            "spatial": VIDEO,
+            **{f"change.{i}": "b c f h w" for i in range(len(self.motion))},
+            "temporal": VIDEO,
+            "realness": VIDEO,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Discriminator:
@@ -84,7 +88,10 @@ class Discriminator(Hookable):
         spatial = self._spatial(taps, f, (h // 4, w // 4))
         steps = video[:, 1:] - video[:, :-1] if f > 1 else torch.zeros_like(video)
         steps = torch.cat([steps[:, :1], steps], 1) if f > 1 else steps  # as many differences as frames
-        temporal = rearrange(self.motion(rearrange(steps, "b f c h w -> b c f h w")), "b c f h w -> b f c h w")
+        change = rearrange(steps, "b f c h w -> b c f h w")
+        for i, layer in enumerate(self.motion):
+            change = self.site(f"change.{i}", layer(change))
+        temporal = rearrange(change, "b c f h w -> b f c h w")
         temporal = self.site("temporal", temporal, identity=lambda: torch.zeros_like(temporal))
         return self.site("realness", spatial + temporal)
 
@@ -94,6 +101,9 @@ class Discriminator(Hookable):
             tap = self.site(f"features.{i}", rearrange(tap, "(b f) c h w -> b f c h w", f=frames))
             tap = rearrange(tap, "b f c h w -> (b f) c h w")
             tap = tap / tap.square().mean(1, keepdim=True).add(1e-4).sqrt()  # looks at what, not at how much
-            seen.append(F.adaptive_avg_pool2d(read(tap), size))
-        y = rearrange(self.judge(torch.stack(seen).sum(0)), "(b f) c h w -> b f c h w", f=frames)
+            tap = rearrange(F.adaptive_avg_pool2d(read(tap), size), "(b f) c h w -> b f c h w", f=frames)
+            seen.append(self.site(f"read.{i}", tap))
+        y = torch.stack(seen).sum(0)
+        for i, layer in enumerate(self.judge):
+            y = self.site(f"judge.{i}", framewise(layer, y))
         return self.site("spatial", y, identity=lambda: torch.zeros_like(y))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wanlab.core import Hookable
 from wanlab.nn.attention import Attention
 from wanlab.nn.embed import TimeEmbedding
+from wanlab.nn.norm import LayerNorm
 from wanlab.nn.spacetime import MLP
 from wanlab.stages.image import Image
 from wanlab.stages.text import Text
@@ -37,9 +38,15 @@ class Condition(NamedTuple):
 
 
 class CrossAttentionFusion(Hookable):
-    """One cross-attention from image tokens and slots to the text, one self-attention among them, each with an MLP."""
+    """One cross-attention from image tokens and slots to the text, one self-attention among them, each with an MLP.
 
-    SITES = {"time": "b c", "resid_pre": "b n c", "resid_mid": "b n c", "out": "b n c", "pooled": "b c"}
+    Sites: the residual stream before, between and after these four (`resid_*`); `out` (bypass: not fused); what conditions
+    the generator: `time` (the noise level), `said` (the mean of the text), `pooled` (both and the image), `context` (the
+    tokens that it reads: the text's, the image's, the slots').
+    """
+
+    SITES = {"time": "b c", "resid_pre": "b n c", "resid_attn": "b n c", "resid_mid": "b n c", "resid_mix": "b n c",
+             "resid_post": "b n c", "out": "b n c", "said": "b c", "pooled": "b c", "context": "b j c"}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -47,7 +54,8 @@ class CrossAttentionFusion(Hookable):
         self.config = config
         self.time = TimeEmbedding(width)
         self.slots = nn.Parameter(torch.randn(config.slots, width))
-        self.norm_attn, self.norm_text, self.norm_mix, self.norm_out = (nn.LayerNorm(width) for _ in range(4))
+        streams = ("b n c", "b j c", "b n c", "b n c")
+        self.norm_attn, self.norm_text, self.norm_mix, self.norm_out = (LayerNorm(width, axes) for axes in streams)
         self.attn = Attention(width, config.heads)
         self.mlp = MLP(width, 2 * width, "b n c")
         self.mix = Attention(width, config.heads)
@@ -61,13 +69,13 @@ class CrossAttentionFusion(Hookable):
         time = self.site("time", self.time(sigma))
         queries = torch.cat([image.tokens, repeat(self.slots, "m c -> b m c", b=b)], 1)
         x = self.site("resid_pre", queries + time[:, None])
-        x = x + self.attn(self.norm_attn(x), self.norm_text(text.tokens), bias[:, None, None])
-        x = x + self.mlp(x)
-        x = self.site("resid_mid", x)
-        x = x + self.mix(self.norm_mix(x))
-        x = x + self.mix_mlp(x)
-        x = self.site("out", self.norm_out(x), identity=lambda: self.norm_out(queries))
+        x = self.site("resid_attn", x + self.attn(self.norm_attn(x), self.norm_text(text.tokens), bias[:, None, None]))
+        x = self.site("resid_mid", x + self.mlp(x))
+        x = self.site("resid_mix", x + self.mix(self.norm_mix(x)))
+        x = self.site("resid_post", x + self.mix_mlp(x))
+        x = self.site("out", self.norm_out(x), identity=lambda: nn.LayerNorm.forward(self.norm_out, queries))
         said = (text.tokens * text.mask[..., None]).sum(1) / text.mask.sum(1, keepdim=True).clamp(min=1)
-        pooled = self.site("pooled", self.pool(torch.cat([time, image.pooled, said], -1)))
+        pooled = self.site("pooled", self.pool(torch.cat([time, image.pooled, self.site("said", said)], -1)))
         seen = torch.cat([bias, bias.new_zeros(b, x.shape[1])], 1)
-        return Condition(torch.cat([text.tokens, x], 1), seen, x[:, :n], x[:, n:], pooled)
+        context = self.site("context", torch.cat([text.tokens, x], 1))
+        return Condition(context, seen, x[:, :n], x[:, n:], pooled)

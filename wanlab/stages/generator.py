@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wanlab.core import Hookable
 from wanlab.nn.embed import sinusoid
 from wanlab.nn.layers import MOTION
+from wanlab.nn.norm import GroupNorm, LayerNorm
 from wanlab.nn.spacetime import Block
 from wanlab.stages.fusion import Condition
 
@@ -44,9 +45,14 @@ class Draft(NamedTuple):
 
 
 class Generator(Hookable):
-    """UNet with two levels: `down.0`, `down.1`, `mid`, `up.0`, `up.1`, each a `Block`, and skips between them."""
+    """UNet with two levels: `down.0`, `down.1`, `mid`, `up.0`, `up.1`, each a `Block`, and skips between them.
 
-    SITES = {"noisy": "b f c h w", "noisy_motion": "b f m d", "input": "b f c h w", "skip.0": "b f c h w", "skip.1": "b f c h w",
+    Sites: what it is given, the `input` of its first block, the skips (those of the grid by level, and that of the slots;
+    bypass: cut), the last `features`, and what it predicts.
+    """
+
+    SITES = {"noisy": "b f c h w", "noisy_motion": "b f m d", "input": "b f c h w",
+             "skip.0": "b f c h w", "skip.1": "b f c h w", "skip.slots": "b f m c",
              "features": "b f c h w", "paint": "b f c h w", "hint": "b f c h w", "motion": "b f m d"}
 
     def __init__(self, config: Config) -> None:
@@ -66,7 +72,7 @@ class Generator(Hookable):
         self.up = nn.ModuleList([block(c1, 2 * c1), block(c0, 2 * c0)])
         self.shrink, self.grow = nn.Conv2d(c0, c1, 3, 2, 1), nn.Conv2d(c1, c0, 3, padding=1)
         self.slots_down, self.slots_up = nn.Linear(c0, c1), nn.Linear(c1, c0)
-        self.norm_grid, self.norm_slots = nn.GroupNorm(8, c0), nn.LayerNorm(c0)
+        self.norm_grid, self.norm_slots = GroupNorm(8, c0), LayerNorm(c0, "b f m c")
         self.to_pixels = nn.Conv2d(c0, 4 * p * p, 3, padding=1)
         self.to_motion = nn.Linear(c0, len(MOTION))
         self.blend = Blend()
@@ -78,19 +84,23 @@ class Generator(Hookable):
         args = (condition.pooled, condition.context, condition.bias)
 
         grid, slots = self.down[0](grid, slots, *args)                                     # b f c0 8 8
-        skip0, slots0 = self.site("skip.0", grid), slots
+        skip0, slots0 = self._skip("0", grid), self._skip("slots", slots)
         grid, slots = self.down[1](_per_frame(self.shrink, grid), self.slots_down(slots), *args)
-        skip1 = self.site("skip.1", grid)                                                  # b f c1 4 4
+        skip1 = self._skip("1", grid)                                                      # b f c1 4 4
         grid, slots = self.mid(grid, slots, *args)
         grid, slots = self.up[0](torch.cat([grid, skip1], 2), slots, *args)
         grid = _per_frame(lambda x: self.grow(F.interpolate(x, scale_factor=2.0)), grid)
         grid, slots = self.up[1](torch.cat([grid, skip0], 2), slots0 + self.slots_up(slots), *args)
 
         features = self.site("features", grid)
-        pixels = _per_frame(lambda x: F.pixel_shuffle(self.to_pixels(F.silu(self.norm_grid(x))), self.config.patch), features)
+        normed = self.norm_grid(features)
+        pixels = _per_frame(lambda x: F.pixel_shuffle(self.to_pixels(F.silu(x)), self.config.patch), normed)
         paint, hint = pixels.split([3, 1], 2)
         motion = self.to_motion(self.norm_slots(slots))
         return Draft(self.site("paint", paint), self.site("hint", hint), self.site("motion", motion), features)
+
+    def _skip(self, name: str, x: Tensor) -> Tensor:
+        return self.site(f"skip.{name}", x, identity=lambda: torch.zeros_like(x))
 
     def _enter(self, noisy: Tensor, motion: Tensor, frame: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         f = noisy.shape[1]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wanlab.core import Hookable
 from wanlab.nn.attention import Attention
+from wanlab.nn.norm import LayerNorm
 
 
 @dataclass(frozen=True)
@@ -37,32 +38,40 @@ class Image(NamedTuple):
 
 
 class Block(Hookable):
-    """DiT block: attention and MLP whose norms, scales and gates come from the condition (adaLN-Zero)."""
+    """DiT block: attention and MLP whose norms, scales and gates come from the condition (adaLN-Zero).
 
-    SITES = {"resid_pre": "b n c", "attn_out": "b n c", "mlp_pre": "b n c", "mlp_post": "b n c", "resid_post": "b n c"}
+    Sites: `modulation` (shift, scale, gate of the attention, then of the MLP), the residual stream, and what is added to it.
+    """
+
+    SITES = {"modulation": "b c", "resid_pre": "b n c", "attn_out": "b n c", "resid_mid": "b n c",
+             "mlp_pre": "b n c", "mlp_post": "b n c", "mlp_out": "b n c", "resid_post": "b n c"}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         width = config.width
-        self.norm1, self.norm2 = (nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
+        self.norm1, self.norm2 = (LayerNorm(width, affine=False) for _ in range(2))
         self.attn = Attention(width, config.heads)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.modulate = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         x = self.site("resid_pre", x)
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(F.silu(condition))[:, None].chunk(6, -1)
+        modulation = self.site("modulation", self.modulate(F.silu(condition)))
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:, None].chunk(6, -1)
         y = self.attn(self.norm1(x) * (1 + scale1) + shift1)
-        x = x + self.site("attn_out", (1 + gate1) * y)
-        y = self.site("mlp_pre", self.up(self.norm2(x) * (1 + scale2) + shift2))
+        y = self.site("attn_out", (1 + gate1) * y, identity=lambda: torch.zeros_like(x))
+        mid = self.site("resid_mid", x + y)
+        y = self.site("mlp_pre", self.up(self.norm2(mid) * (1 + scale2) + shift2))
         y = self.down(self.site("mlp_post", F.gelu(y)))
-        return self.site("resid_post", x + (1 + gate2) * y)
+        y = self.site("mlp_out", (1 + gate2) * y, identity=lambda: torch.zeros_like(x))
+        return self.site("resid_post", mid + y, identity=x)
 
 
 class ImageEncoder(Hookable):
     """First frame (b 3 H W in [0, 1]) to tokens, a pooled vector and the frame at the two sizes that later stages need."""
 
-    SITES = {"tokens": "b n c", "pooled": "b c", "frame": "b c h w", "reference": "b c h w", "present": "b"}
+    SITES = {"embed": "b n c", "condition": "b c", "tokens": "b n c", "pooled": "b c", "frame": "b c h w",
+             "reference": "b c h w", "present": "b"}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -74,7 +83,7 @@ class ImageEncoder(Hookable):
         self.place = nn.Parameter(0.02 * torch.randn(n, config.width))
         self.level = nn.Parameter(torch.zeros(config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm, self.project = nn.LayerNorm(config.width), nn.Linear(config.width, config.width)
+        self.norm, self.project = LayerNorm(config.width), nn.Linear(config.width, config.width)
         self.null_tokens = nn.Parameter(0.02 * torch.randn(n, config.width))
         self.null_frame = nn.Parameter(torch.zeros(3, config.size, config.size))
 
@@ -107,8 +116,8 @@ class ImageEncoder(Hookable):
         return Image(tokens, tokens.mean(1), frame, tokens.new_zeros(b, 3, side, side), tokens.new_zeros(b))
 
     def _encode(self, frame: Tensor) -> Tensor:
-        x = rearrange(self.embed(frame), "b c h w -> b (h w) c") + self.place
-        condition = x.mean(1) + self.level
+        x = self.site("embed", rearrange(self.embed(frame), "b c h w -> b (h w) c") + self.place)
+        condition = self.site("condition", x.mean(1) + self.level)
         for block in self.blocks:
             x = block(x, condition)
         return self.project(self.norm(x))

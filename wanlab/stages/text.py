@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from wanlab.core import Hookable
 from wanlab.nn.attention import Attention
+from wanlab.nn.norm import RMSNorm
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+STREAM = "b j c"
 
 
 @dataclass(frozen=True)
@@ -68,36 +70,34 @@ class Tokenizer:
         return ids
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight, without mean and bias (Zhang & Sennrich 2019)."""
-
-    def __init__(self, width: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * x * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps).to(x.dtype)
-
-
 class Block(Hookable):
-    """T5 block: self-attention with relative bias, then a gated GELU network, both pre-normalised."""
+    """T5 block: self-attention with relative bias, then a gated GELU network, both pre-normalised.
 
-    SITES = {"attn_out": "b j c", "mlp_post": "b j c", "resid_mid": "b j c", "resid_post": "b j c"}
+    Sites: the residual stream, what is added to it, and the hidden units: `mlp_pre` before the GELU, `mlp_linear` what
+    gates it, `mlp_post` their product.
+    """
+
+    SITES = {"resid_pre": STREAM, "attn_out": STREAM, "resid_mid": STREAM, "mlp_pre": STREAM, "mlp_linear": STREAM,
+             "mlp_post": STREAM, "mlp_out": STREAM, "resid_post": STREAM}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         inner = config.heads * config.head_width
-        self.norm1, self.norm2 = RMSNorm(config.width), RMSNorm(config.width)
+        self.norm1, self.norm2 = RMSNorm(config.width, STREAM), RMSNorm(config.width, STREAM)
         self.attn = Attention(config.width, config.heads, "b n c", bias=False, scale=1.0, inner=inner)
         self.gate = nn.Linear(config.width, config.hidden, bias=False)
         self.up = nn.Linear(config.width, config.hidden, bias=False)
         self.down = nn.Linear(config.hidden, config.width, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = self.site("resid_mid", x + self.site("attn_out", self.attn(self.norm1(x), bias=bias)))
-        y = self.norm2(x)
-        y = self.site("mlp_post", F.gelu(self.gate(y), approximate="tanh") * self.up(y))
-        return self.site("resid_post", x + self.down(y))
+        x = self.site("resid_pre", x)
+        y = self.site("attn_out", self.attn(self.norm1(x), bias=bias), identity=lambda: torch.zeros_like(x))
+        mid = self.site("resid_mid", x + y)
+        y = self.norm2(mid)
+        pre, linear = self.site("mlp_pre", self.gate(y)), self.site("mlp_linear", self.up(y))
+        y = self.site("mlp_post", F.gelu(pre, approximate="tanh") * linear)
+        y = self.site("mlp_out", self.down(y), identity=lambda: torch.zeros_like(x))
+        return self.site("resid_post", mid + y, identity=x)
 
 
 class TextEncoder(Hookable):
@@ -111,7 +111,7 @@ class TextEncoder(Hookable):
         self.embed = nn.Embedding(len(self.tokenizer.words), config.width)
         self.distance = nn.Embedding(config.buckets, config.heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = RMSNorm(config.width)
+        self.norm = RMSNorm(config.width, STREAM)
         self.null = nn.Parameter(torch.zeros(config.width))
         self._init_distance()
 

@@ -43,10 +43,12 @@ LEVELS = (Config(width=48), Config(width=32))  # of the tiny cascade: 32 -> 64 -
 class Upsample(Hookable):
     """One level.
 
-    Sites: `reference`, `valid` (what guides it), `trust` (0: none .. 1: the reference itself), `out` (bypass: bicubic).
+    Sites: `reference`, `valid` (what guides it), `inlet` (what enters the blocks), `paint` and `carried` (the two parts of
+    the branch: made up, and taken from the reference; bypass: nothing), `trust` (0: none .. 1: the reference itself),
+    `out` (bypass: bicubic).
     """
 
-    SITES = {"reference": VIDEO, "valid": VIDEO, "trust": VIDEO, "out": VIDEO}
+    SITES = {"reference": VIDEO, "valid": VIDEO, "inlet": VIDEO, "paint": VIDEO, "trust": VIDEO, "carried": VIDEO, "out": VIDEO}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -76,12 +78,15 @@ class Upsample(Hookable):
         reference, valid = self.site("reference", reference), self.site("valid", valid)
         skip = enlarge(video)  # b f 3 2h 2w
         x = framewise(self.inlet, torch.cat([video, unshuffle(reference), unshuffle(valid)], 2))  # b f c h w
+        x = self.site("inlet", x)
         for block in self.blocks:
             x = block(x)
         paint, gate = shuffle(framewise(self.outlet, x)).split([3, 1], 2)  # b f 3 2h 2w, b f 1 2h 2w
+        paint = self.site("paint", paint, identity=lambda: torch.zeros_like(skip))
         trust = self.site("trust", torch.sigmoid(gate) * valid)
-        branch = paint + trust * (reference - self.config.link * skip)
-        return self.site("out", self.residual(skip, branch), identity=skip)
+        carried = trust * (reference - self.config.link * skip)
+        carried = self.site("carried", carried, identity=lambda: torch.zeros_like(skip))
+        return self.site("out", self.residual(skip, paint + carried), identity=skip)
 
 
 def check(video: Tensor, reference: Tensor, valid: Tensor, factor: int) -> None:
