@@ -84,9 +84,10 @@ def machine(device: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def fresh(code: str, *arguments: str) -> str:
+def fresh(code: str, *arguments: str, **variables: str) -> str:
     """Standard output of a fresh Python process that ran `code`; its error text in the exception if it failed."""
-    run = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=os.environ | variables, capture_output=True,
+                         text=True)
     if run.returncode:
         raise RuntimeError(f"a fresh process failed:\n{run.stderr}")
     return run.stdout

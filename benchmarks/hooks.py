@@ -1,31 +1,44 @@
 #!/usr/bin/env python3
-"""What sites cost: idle, tapped, captured, streamed.
+"""What sites cost: idle, tapped, captured beside TransformerLens and nnsight, streamed.
 
     .venv/bin/python benchmarks/hooks.py [--quick] [--device cpu|cuda] [--json FILE]
 
-Workload (fixed): calls on a tensor of 8 values, so that only Python is timed; a block of attention and MLP at width
-1536 over 1,560 tokens; mean and covariance of a site of 32 x 64 x 256 values, streamed over 5 and over 50 steps. Calls
-are timed in seconds of this process's CPU (other work on the machine does not count), the block on the wall.
+Workload (fixed): twelve sites in a row on a tensor of 8 values, so that only Python is timed; one block of self-attention
+and MLP of Wan2.1-1.3B's size (width 1536, 12 heads of 128, MLP 8960, 1,560 tokens, float32, one thread, no gradients); the
+same block small (width 64, 4 heads, MLP 256, 16 tokens); mean and covariance of a site of 1,560 x 1536, streamed over 5 and
+over 50 steps.
 
     what                                              --quick               full
-    a site nobody listens to, an identity module      15 rounds x 20,000    60 rounds x 100,000 calls, interleaved
+    idle sites, the same code without, a module       15 rounds x 2,000     60 rounds x 10,000 passes of 12
     a site with an edit, with a capture               15 rounds x 500       60 rounds x 2,000 calls
-    the block, and the share of its idle sites        3 rounds              10
+    the large block: idle sites, guards compiled out  5 rounds              20
+    the large block: 12 tensors captured, 6 ways      5 rounds              20
+    the small block: all of these                     25 rounds x 50        60 rounds x 100 forwards
     peak memory of streaming                          1 fresh process each  3
 
-A cost is that of a loop with the call less that of the loop without it, round by round; a target is met when the lower
-end of the 95 % interval of the median (bootstrap over rounds) is at or below it.
+All in one process but for the peak memory; in every round each subject has its turn, in an order drawn anew. Times are
+seconds of this process's CPU (other work on the machine does not count), on cuda of the wall between synchronisations. Rows
+are medians over rounds; ratios are taken within a round. A target is met when the lower end of the 95 % interval of the
+median (bootstrap over rounds) is at or below it.
+
+"Compiled out" is the same code without its sites, removed from the syntax tree (blocks.py). Captures are compared like with
+like: by reference (ours `-> graph`, run_with_cache, `.output`), which is wrong as soon as a later operation writes in
+place, and copied (ours `-> device`, a hook that clones, `.output.clone()`), which is not. Peak memory is that of a process
+above what it had before the run, with an allocator that returns what is freed; a row says what glibc's own caching adds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +46,18 @@ from demo import Row, fresh, machine, shown
 
 SITE_TARGET = 0.2       # microseconds for a site that nobody listens to
 BLOCK_TARGET = 1.01     # time of a block with idle sites over the time without
+PEER_TARGET = 1.0       # time of a block with captures over the same under a peer
 STREAM_TARGET = 1.05    # peak memory of 50 steps over that of 5
-WIDTH, TOKENS = 1536, 1560
+LARGE = {"width": 1536, "heads": 12, "hidden": 8960}, 1560
+SMALL = {"width": 64, "heads": 4, "hidden": 256}, 16
+PEERS = {"transformer-lens": "4.", "nnsight": "0.8."}     # and the versions that are meant
+STEPS = (5, 50)
+STATISTICS = "out -> mean,out -> covariance"
+HELD = {"MALLOC_MMAP_THRESHOLD_": "65536"}      # glibc then returns what is freed; left alone it keeps some of it, up to a bound
 
 STREAM = """
-import resource, sys, torch
+import resource, sys, tracemalloc
+import psutil, torch
 from wanlab.core import Hookable, clock, trace
 torch.set_num_threads(1)
 
@@ -45,12 +65,15 @@ class Stage(Hookable):
     SITES = {"out": "b n c"}
     def forward(self, x): return self.site("out", x)
 
-stage, steps = Stage(), int(sys.argv[1])
-with trace(stage, capture=["out -> mean", "out -> covariance"], steps=steps), clock.announce(steps=steps):
+stage, steps, capture = Stage(), int(sys.argv[1]), sys.argv[2].split(",")
+before = psutil.Process().memory_info().rss
+tracemalloc.start()
+with trace(stage, capture=capture, steps=steps), clock.announce(steps=steps):
     for step in range(steps):
         with clock.at(step=step):
-            stage(torch.randn(32, 64, 256))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            stage(torch.randn(1, 1560, 1536))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(peak - before, tracemalloc.get_traced_memory()[0])
 """
 
 
@@ -77,115 +100,191 @@ def measured(name: str, values: list[float], unit: str, target: float | None = N
     return Median(name, statistics.median(values), unit, target, met, interval=(low, high))
 
 
-def timed(action: Callable[[], None]) -> float:
-    """CPU seconds of one call."""
-    start = time.process_time()
-    action()
-    return time.process_time() - start
+def ratios(above: list[float], below: list[float]) -> list[float]:
+    """Round by round."""
+    return [a / b for a, b in zip(above, below, strict=True)]
 
 
-def subjects() -> tuple[Any, Any, Any]:
-    """A module with a site, its name for it, and a tensor."""
+def timed(action: Callable[[], Any], device: str = "cpu") -> float:
+    """Seconds of one call: of this process's CPU; on cuda of the wall, until the device is done."""
+    if not device.startswith("cuda"):
+        start = time.process_time()
+        action()
+        return time.process_time() - start
     import torch
 
-    from wanlab.core import Hookable
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
-    class Stage(Hookable):
-        SITES = {"out": "b c"}
 
-    return Stage(), torch.nn.Identity(), torch.zeros(1, 8)
+def interleaved(subjects: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of each subject in each round, after one turn each that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in subjects}
+    for turn in range(-1, rounds):
+        for name in random.Random(turn).sample(list(subjects), len(subjects)):
+            spent = timed(subjects[name], device)
+            if turn >= 0:
+                seconds[name].append(spent)
+    return seconds
+
+
+def repeated(action: Callable[[], Any], count: int) -> Callable[[], None]:
+    """The action as a loop."""
+    def loop() -> None:
+        for _ in range(count):
+            action()
+
+    return loop
 
 
 def calls(quick: bool) -> Iterator[Row]:
     """Microseconds of one call: idle site, identity module, edited site, captured site."""
+    import torch
+    from blocks import Chain, bare
+
     from wanlab.core import Scale, trace
 
-    stage, identity, x = subjects()
-    rounds, count, tapped = (15, 20_000, 500) if quick else (60, 100_000, 2_000)
+    rounds, passes, tapped = (15, 2_000, 500) if quick else (60, 10_000, 2_000)
+    chain, identity, x = Chain(), torch.nn.Identity(), torch.zeros(1, 8)
+    plain, sites = bare(chain), len(chain.SITES)
 
-    def empty(n: int) -> None:
-        for _ in range(n):
-            pass
+    def site() -> None:
+        for _ in range(tapped):
+            chain.site("a", x)
 
-    def site(n: int) -> None:
-        for _ in range(n):
-            stage.site("out", x)
+    def edited() -> None:
+        with trace(chain, Scale("a", 2.0)):
+            site()
 
-    def module(n: int) -> None:
-        for _ in range(n):
-            identity(x)
+    def captured() -> None:
+        with trace(chain, capture="a -> device"):
+            site()
 
-    costs: dict[str, list[float]] = {"site": [], "module": [], "edit": [], "capture": []}
-    for _ in range(rounds):
-        bare = timed(lambda: empty(count))
-        costs["site"].append(1e6 * (timed(lambda: site(count)) - bare) / count)
-        costs["module"].append(1e6 * (timed(lambda: module(count)) - bare) / count)
-        with trace(stage, Scale("out", 2.0)):
-            costs["edit"].append(1e6 * timed(lambda: site(tapped)) / tapped)
-        with trace(stage, capture="out -> device"):
-            costs["capture"].append(1e6 * timed(lambda: site(tapped)) / tapped)
-    yield measured("idle site", costs["site"], "us/call", SITE_TARGET)
-    yield measured("identity module", costs["module"], "us/call")
-    ratios = [a / b for a, b in zip(costs["site"], costs["module"], strict=True)]
-    yield measured("idle site / identity module", ratios, "ratio", 1.0)
-    yield measured("site under an edit (scale)", costs["edit"], "us/call")
-    yield measured("site under a capture (copy on the device)", costs["capture"], "us/call")
+    took = interleaved({
+        "site": repeated(lambda: chain.forward(x), passes), "none": repeated(lambda: plain.forward(x), passes),
+        "module": repeated(lambda: identity(x), passes), "empty": repeated(lambda: x, passes),
+        "edit": edited, "capture": captured}, rounds)     # fmt: skip
+    idle = [1e6 * (a - b) / (passes * sites) for a, b in zip(took["site"], took["none"], strict=True)]
+    module = [1e6 * (a - b) / passes for a, b in zip(took["module"], took["empty"], strict=True)]
+    yield measured("idle site", idle, "us/call", SITE_TARGET)
+    yield measured("identity module", module, "us/call")
+    yield measured("idle site / identity module", ratios(idle, module), "ratio", 1.0)
+    yield measured("site under an edit (scale)", [1e6 * t / tapped for t in took["edit"]], "us/call")
+    yield measured("site under a capture (copy on the device)", [1e6 * t / tapped for t in took["capture"]], "us/call")
 
 
-def block(quick: bool, device: str) -> Iterator[Row]:
-    """The share of idle sites in a large block: 1 + calls x cost / time of the block."""
+def sizes(quick: bool) -> Iterator[tuple[str, dict[str, int], int, int, int]]:
+    """The two blocks: name, sizes, tokens, rounds, forwards in a round."""
+    yield "large", *LARGE, 5 if quick else 20, 1
+    yield "small", *SMALL, *((25, 50) if quick else (60, 100))
+
+
+def guards(forward: Callable[[], Any]) -> int:
+    """How many guards one forward passes: calls of `site` and of `listening`."""
+    from wanlab.core import Hookable
+
+    wanted, calls = (Hookable.site.__code__, Hookable.listening.__code__), []
+    sys.setprofile(lambda frame, event, _: calls.append(0) if event == "call" and frame.f_code in wanted else None)
+    try:
+        forward()
+    finally:
+        sys.setprofile(None)
+    return len(calls)
+
+
+def blocks(quick: bool, device: str, cost: float) -> Iterator[Row]:
+    """Two blocks: with idle sites (of `cost` microseconds each) beside the twin without; with captures beside the peers'."""
     import torch
+    from captures import subjects
 
-    from wanlab.core import Probe
-    from wanlab.nn.spacetime import MLP, SpatialAttention
+    with torch.no_grad():
+        for kind, shape, tokens, rounds, count in sizes(quick):
+            block, plain, x, captures = subjects(shape, tokens, device)
+            passed = guards(partial(block, x))
+            ways = {"sites": partial(block, x), "none": partial(plain, x)}
+            ways |= {way: partial(run, x) for way, run in captures.items()}
+            took = interleaved({way: repeated(run, count) for way, run in ways.items()}, rounds, device)
+            seconds = {way: [t / count for t in each] for way, each in took.items()}
+            target = BLOCK_TARGET if kind == "large" else None
+            yield measured(f"{kind} block, sites idle", seconds["sites"], "s")
+            shares = [1 + 1e-6 * passed * cost / t for t in seconds["none"]]
+            yield measured(f"{kind} block, 1 + {passed} guards x cost / its time", shares, "ratio", target)
+            yield measured(f"{kind} block, sites idle / compiled out", ratios(seconds["sites"], seconds["none"]), "ratio", target)
+            yield from beside(seconds) if kind == "large" else apiece(seconds)
 
-    torch.manual_seed(0)
-    layers = torch.nn.ModuleList([SpatialAttention(WIDTH, 12), MLP(WIDTH)]).to(device).eval()
-    x = torch.randn(1, 1, TOKENS, WIDTH, device=device)
 
-    @torch.no_grad()
-    def forward() -> None:
-        y = x
-        for layer in layers:
-            y = y + layer(y)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
+def beside(seconds: Mapping[Any, list[float]]) -> Iterator[Row]:
+    """The large block with twelve tensors captured: the whole time of ours over that of each peer."""
+    from captures import HOW, LENS, OURS, SIGHT
 
-    with Probe(layers) as probe:
-        forward()
-    fired = sum(site.shape is not None and not site.name.endswith("pattern") for site in probe.sites)
-    stage, _, tensor = subjects()
-    seconds, shares = [], []
-    for _ in range(3 if quick else 10):
-        start = time.perf_counter()
-        forward()
-        seconds.append(time.perf_counter() - start)
-        cost = timed(lambda: [stage.site("out", tensor) for _ in range(20_000)]) / 20_000     # type: ignore[arg-type]
-        shares.append(1 + fired * cost / seconds[-1])
-    yield measured(f"block of width {WIDTH}, {TOKENS} tokens", seconds, "s")
-    yield measured(f"block with its {fired} idle sites / without", shares, "ratio", BLOCK_TARGET)
+    for how in HOW:
+        yield measured(f"large block, 12 tensors {how}", seconds[OURS, how], "s")
+        for other in (LENS, SIGHT):
+            both = ratios(seconds[OURS, how], seconds[other, how])
+            yield measured(f"large block, 12 tensors {how}, {OURS} / {other}", both, "ratio", PEER_TARGET)
+
+
+def apiece(seconds: Mapping[Any, list[float]]) -> Iterator[Row]:
+    """The small block, where the libraries show: what capturing one tensor adds, each trace opened for one forward."""
+    from captures import HOW, LENS, OURS, SIGHT
+
+    for how in HOW:
+        for library in (OURS, LENS, SIGHT):
+            each = [1e6 * (a - b) / 12 for a, b in zip(seconds[library, how], seconds["none"], strict=True)]
+            yield measured(f"small block, a tensor {how}, {library}", each, "us")
 
 
 def streaming(quick: bool) -> Iterator[Row]:
-    """Peak memory of streamed statistics does not grow with the number of steps."""
-    ratios = []
+    """Peak memory of streamed statistics does not grow with the number of steps; that of kept values shows that it would."""
+    ways = {"streamed": (STATISTICS, HELD), "kept": ("out", HELD), "cached": (STATISTICS, {})}
+    peaks: dict[tuple[str, int], list[float]] = {(way, steps): [] for way in ways for steps in STEPS}
+    objects: dict[int, list[float]] = {steps: [] for steps in STEPS}
     for _ in range(1 if quick else 3):
-        few, many = (float(fresh(STREAM, str(steps))) for steps in (5, 50))
-        ratios.append(many / few)
-    yield Row.of("peak memory, process streaming 50 steps", many, "MiB")
-    yield measured("peak memory, 50 steps / 5 steps", ratios, "ratio", STREAM_TARGET)
+        for way, steps in peaks:
+            capture, variables = ways[way]
+            peak, python = fresh(STREAM, str(steps), capture, **variables).split()
+            peaks[way, steps].append(float(peak) / 2**20)
+            if way == "streamed":
+                objects[steps].append(float(python) / 2**10)
+    few, many = STEPS
+    grown = {way: ratios(peaks[way, many], peaks[way, few]) for way in ways}
+    yield measured(f"streamed, peak memory of {many} steps", peaks["streamed", many], "MiB")
+    yield measured(f"streamed, peak memory, {many} steps / {few}", grown["streamed"], "ratio", STREAM_TARGET)
+    yield measured(f"streamed, the allocator caching, {many} steps / {few}", grown["cached"], "ratio")
+    yield measured(f"kept instead, peak memory, {many} steps / {few}", grown["kept"], "ratio")
+    extra = [a - b for a, b in zip(objects[many], objects[few], strict=True)]
+    yield measured(f"streamed, Python objects, {many} steps less {few}", extra, "KiB")
 
 
 def rows(quick: bool, device: str) -> Iterator[Row]:
-    """All rows; where there is no such device, the block is skipped with the reason."""
+    """All rows; where there is no such device, the blocks are skipped with the reason."""
     import torch
 
-    yield from calls(quick)
+    cost = 0.0
+    for row in calls(quick):
+        cost = row.value or 0.0 if row.name == "idle site" else cost
+        yield row
     if device.startswith("cuda") and not torch.cuda.is_available():
-        yield Row(f"block of width {WIDTH}", None, "s", skipped="no CUDA device on this machine")
+        yield Row("large and small block", None, "s", skipped="no CUDA device on this machine")
     else:
-        yield from block(quick, device)
+        yield from blocks(quick, device, cost)
     yield from streaming(quick)
+
+
+def peers() -> dict[str, str]:
+    """The versions of the peers; one that is absent, or another version than meant, ends the benchmark."""
+    found = {}
+    for name, wanted in PEERS.items():
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            sys.exit(f"this measures beside {name}, which is not installed: pip install -c constraints.txt -e .[bench]")
+        if not found[name].startswith(wanted):
+            sys.exit(f"this measures beside {name} {wanted}*, but {found[name]} is installed")
+    return found
 
 
 def main() -> int:
@@ -195,11 +294,12 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the rows and the machine here")
     options = parser.parse_args()
+    versions = peers()
     import torch
 
     torch.set_num_threads(1)
     workload = "quick" if options.quick else "full"
-    result: dict[str, Any] = {"machine": machine(options.device), "workload": workload, "rows": []}
+    result: dict[str, Any] = {"machine": machine(options.device) | {"peers": versions}, "workload": workload, "rows": []}
     for row in rows(options.quick, options.device):
         result["rows"].append(asdict(row))
         interval = getattr(row, "interval", None)

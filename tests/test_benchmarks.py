@@ -1,4 +1,4 @@
-"""Kept benchmark results: readable by one rule, finite, with the machine that they were measured on."""
+"""Benchmarks: kept results are readable by one rule; the block without guards is the same block; no peer, no figures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
-RESULTS = sorted((Path(__file__).resolve().parents[1] / "benchmarks" / "results").glob("*.json"))
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+RESULTS = sorted((FOLDER / "results").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -24,3 +26,37 @@ def test_results_follow_the_format(path: Path) -> None:
 
 def test_there_are_results() -> None:
     assert RESULTS
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks import each other by name, as scripts of one folder do."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_block_without_its_guards_computes_the_same_and_fires_nothing() -> None:
+    from blocks import Block, bare
+
+    from wanlab.core import Probe
+
+    block, x = Block(width=16, heads=2, hidden=32).eval(), torch.randn(1, 3, 16)
+    plain = bare(block)
+    with Probe(block) as probe:
+        wanted = block(x)
+    with Probe(plain) as silent:
+        assert torch.equal(plain(x), wanted)
+    assert all(site.shape for site in probe.sites) and not any(site.shape for site in silent.sites)
+    assert {id(p) for p in plain.parameters()} == {id(p) for p in block.parameters()}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_missing_peer_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import hooks
+
+    monkeypatch.setattr(hooks, "PEERS", {"no-such-peer": "1."})
+    with pytest.raises(SystemExit, match="no-such-peer, which is not installed"):
+        hooks.peers()
+    monkeypatch.setattr(hooks, "PEERS", {"pytest": "0.1."})
+    with pytest.raises(SystemExit, match=r"pytest 0\.1\.\*"):
+        hooks.peers()
