@@ -40,6 +40,7 @@ class Plan:
     branches: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None                                # of each row
     tokens_of: Callable[[str, int], Sequence[int]] | None = None    # word, row -> its tokens
+    words: tuple[tuple[str, ...], ...] | None = None                # of each row's prompt, in order
     text_sites: str | None = None                                   # glob of the sites whose tokens are the prompt's
 
 
@@ -84,19 +85,28 @@ def at(*, step: int | None = None, sigma: float | None = None, branch: str | Non
 @contextmanager
 def announce(*, steps: int | None = None, start: int | None = None, branches: Sequence[str] | None = None,
              seeds: Sequence[int] | None = None, tokens_of: Callable[[str, int], Sequence[int]] | None = None,
-             text_sites: str | None = None) -> Iterator[Plan]:
+             words: Sequence[Sequence[str]] | None = None, text_sites: str | None = None) -> Iterator[Plan]:
     """Tell what the run within the block will do: "last" then means something, and ledgers know what to expect.
 
     `tokens_of(word, row)` gives the tokens of a word in a row's prompt, and raises LookupError with the prompt's words;
-    `text_sites` is a glob of the sites whose axis j (else n) begins with those tokens: `words=` is for those.
+    `words` are those of each row's prompt, in order; `text_sites` is a glob of the sites whose axis j (else n) begins with
+    those tokens: `words=` is for those.
     """
     told = {
         "steps": steps, "start": start, "tokens_of": tokens_of, "text_sites": text_sites,
+        "words": None if words is None else tuple(tuple(row) for row in words),
         "branches": None if branches is None else tuple(branches),
         "seeds": None if seeds is None else tuple(seeds),
     }
     with _set(_plan, replace(plan(), **{k: v for k, v in told.items() if v is not None})) as announced:
         yield announced
+
+
+@contextmanager
+def again(tick: Tick, announced: Plan) -> Iterator[None]:
+    """Set the clock to an earlier moment of a run within the block, to compute again what was computed then."""
+    with _set(_tick, tick), _set(_plan, announced):
+        yield
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from wanlab.core.clock import Plan, Tick
@@ -14,7 +16,14 @@ Moment = tuple[int | None, str | None]      # step, branch
 
 
 class LedgerError(RuntimeError):
-    """An edit or capture did not act where it was due, or was never due at all."""
+    """An edit or capture did not act where it was due, or was never due at all: `ledger` says more.
+
+    `result` is what the run gave all the same, where there is such a thing (an `Output`, of `generate`).
+    """
+
+    def __init__(self, message: str, ledger: Ledger | None = None, result: Any = None) -> None:
+        super().__init__(message)
+        self.ledger, self.result = ledger, result
 
 
 @dataclass
@@ -55,8 +64,10 @@ class Line:
             return self.select.covers(tick.branch)      # a step that never came: its sigma is not known
         return self.select.acts(tick, plan, self.site)
 
-    def fault(self, plan: Plan) -> str | None:
-        """What is wrong, in words; None when nothing is."""
+    def fault(self, plan: Plan, stopped: Tick | None = None) -> str | None:
+        """What is wrong, in words; None when nothing is. Of a run that was stopped, only what was due in earlier steps."""
+        if stopped is not None:
+            return self._fault_before(stopped, plan)
         if not self.seen:
             return "the site never fired"
         due = self.due(plan)
@@ -65,7 +76,13 @@ class Line:
             return f"never due: the site fired at {fired}"
         missing, extra = due - set(self.acted), set(self.acted) - due
         both = (("did not act at", missing), ("acted, undue, at", extra))
-        return "; ".join(f"{word} {_told(moments)}" for word, moments in both if moments) or None
+        return "; ".join(f"{word} {told(moments)}" for word, moments in both if moments) or None
+
+    def _fault_before(self, stopped: Tick, plan: Plan) -> str | None:
+        due = self.due(plan) if self.seen and stopped.step is not None else set()
+        missing = {(step, branch) for step, branch in due - set(self.acted)
+                   if step is not None and stopped.step is not None and step < stopped.step}
+        return f"did not act at {told(missing)}" if missing else None
 
 
 class Ledger:
@@ -74,7 +91,7 @@ class Ledger:
     def __init__(self) -> None:
         self.lines: list[Line] = []
         self.plan = Plan()
-        self.stopped = False        # by stop_after: what was due later is not held against anybody
+        self.stopped: Tick | None = None    # by stop_after: what was due later is not held against anybody
 
     def line(self, what: str, site: str, select: Select) -> Line:
         """A new line to note firings on."""
@@ -89,20 +106,25 @@ class Ledger:
 
     def faults(self) -> list[str]:
         """One sentence for each line that is amiss."""
-        if self.stopped:
-            return []
-        return [f"{line.what} at {line.site}: {fault}" for line in self.lines if (fault := line.fault(self.plan))]
+        return [f"{line.what} at {line.site}: {fault}" for line in self.lines if (fault := self.fault(line))]
+
+    def fault(self, line: Line) -> str | None:
+        """What is wrong with a line, in words; None when nothing is."""
+        if self.stopped is not None and not any(other.seen for other in self.lines if other.what == line.what):
+            return f"no site of it fired before the run was stopped ({self.stopped})"
+        return line.fault(self.plan, self.stopped)
 
     @property
     def ok(self) -> bool:
         """Whether everything acted exactly when it was due."""
         return not self.faults()
 
-    def verify(self) -> None:
-        """Raise LedgerError where something is amiss."""
+    def verify(self, result: Any = None) -> None:
+        """Raise LedgerError where something is amiss; it carries the ledger and the `result`."""
         if faults := self.faults():
             more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
-            raise LedgerError("what was asked for is not what happened:\n  " + "\n  ".join(faults[:10]) + more)
+            raise LedgerError("what was asked for is not what happened:\n  " + "\n  ".join(faults[:10]) + more,
+                              self, result)
 
     def merge(self, other: Ledger) -> Ledger:
         """The lines of both, as of the parts of one run."""
@@ -112,20 +134,29 @@ class Ledger:
         return both
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: what, site, expected and actual moments as [step, branch, count]."""
-        return {"ok": self.ok, "stopped": self.stopped, "lines": [
-            {"what": line.what, "site": line.site,
+        """Plain data: what, site, expected and actual moments as [step, branch, count], and what is wrong."""
+        return {"ok": self.ok, "stopped": self.stopped and str(self.stopped), "lines": [
+            {"what": line.what, "site": line.site, "fault": self.fault(line),
              "expected": [list(moment) for moment in _sorted(line.due(self.plan))] if line.seen else None,
              "actual": [[*moment, line.acted[moment]] for moment in _sorted(line.acted)]}
             for line in self.lines]}
 
+    def save(self, path: str | Path) -> Path:
+        """Write `to_dict()` as JSON (to a temporary name first); returns its path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return path
+
     def __str__(self) -> str:
         rows = [f"{len(self.lines)} edits and captures at sites, {'all as expected' if self.ok else 'NOT as expected'}"]
         for line in self.lines:
-            fault = None if self.stopped else line.fault(self.plan)
+            fault = self.fault(line)
             count = f"{sum(line.acted.values())} of {sum(line.seen.values())} firings"
-            mark, told = ("!", f" ({fault})") if fault else (".", "")
-            rows.append(f"  {mark} {line.what} at {line.site}: {count}{told}")
+            mark, why = ("!", f" ({fault})") if fault else (".", "")
+            rows.append(f"  {mark} {line.what} at {line.site}: {count}{why}")
         return "\n".join(rows)
 
     __repr__ = __str__
@@ -139,6 +170,7 @@ def _sorted(moments: Any) -> list[Moment]:
     return sorted(moments, key=lambda moment: (-1 if moment[0] is None else moment[0], moment[1] or ""))
 
 
-def _told(moments: set[Moment]) -> str:
-    told = [str(Tick(step, None, branch)) for step, branch in _sorted(moments)]
-    return "; ".join(told[:6]) + (f" and {len(told) - 6} more" if len(told) > 6 else "")
+def told(moments: set[Moment]) -> str:
+    """Moments in words, in order, the first six of them."""
+    words = [str(Tick(step, None, branch)) for step, branch in _sorted(moments)]
+    return "; ".join(words[:6]) + (f" and {len(words) - 6} more" if len(words) > 6 else "")

@@ -30,26 +30,34 @@ class BaseTap:
         self._hung: list[Hookable] = []
 
     def _hang(self, modules: Iterable[Hookable]) -> None:
-        with _lock:
-            _uncompiled(self)
-            for module in modules:
-                self._hung.append(module)
-                object.__setattr__(module, "_taps", (*(module._taps or ()), self))
-                module._tapped()
-        _open.set((*(tap for tap in _open.get() if tap._hung), self))
+        try:
+            with _lock:
+                _uncompiled(self)
+                for module in modules:
+                    self._hung.append(module)
+                    object.__setattr__(module, "_taps", (*(module._taps or ()), self))
+                    module._tapped()
+        except BaseException:
+            self._take_off()
+            raise
+        _open.set((*_opened(), self))
 
     def _take_off(self) -> None:
         with _lock:
-            for module in self._hung:
+            while self._hung:
+                module = self._hung.pop()
                 left = tuple(tap for tap in module._taps or () if tap is not self)
                 if left:
                     object.__setattr__(module, "_taps", left)
                 else:
                     module.__dict__.pop("_taps", None)
                 module._tapped()
-            self._hung = []
             _compiled(self)
-        _open.set(tuple(tap for tap in _open.get() if tap is not self))
+        _open.set(tuple(tap for tap in _opened() if tap is not self))
+
+    def again(self) -> BaseTap | None:
+        """What stands in for this tap while a checkpoint recomputes what ran under it; None: nothing need act."""
+        return None
 
     def wants(self, module: Hookable, name: str) -> bool:
         """Whether this tap may act at a site at any time while it hangs."""
@@ -59,6 +67,16 @@ class BaseTap:
     def _here(self) -> bool:
         """Whether the running code is in the context that opened this tap."""
         return any(tap is self for tap in _open.get())
+
+
+def _opened() -> tuple[BaseTap, ...]:
+    """The taps that are open in this context; one may have been closed in another."""
+    return tuple(tap for tap in _open.get() if tap._hung)
+
+
+def known_context() -> bool:
+    """Whether taps were ever opened in this context: where not, none of the caller's can be seen from here."""
+    return _open.get(None) is not None
 
 
 # Compiled callables run uncompiled while any tap hangs: their graphs have no sites, and could not hold the clock.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wanlab.core import Hookable, clock
+from wanlab.core.gradient import rejoin
 
 State = dict[str, Tensor]
 Predict = Callable[[State, Tensor, str], State]      # noisy state, sigma (b), branch -> clean state
@@ -65,7 +66,7 @@ class Sampler(Hookable):
             return velocity
         x0 = x - sigma * velocity
         edited = self.site(f"{part}.guided_x0", x0)
-        return velocity if edited is x0 else torch.where(edited != x0, (x - edited) / sigma, velocity)
+        return velocity if edited is x0 else rejoin(velocity, (x - edited) / sigma, edited != x0)
 
     def _velocity(self, state: State, predict: Predict, sigma: float, branch: str) -> State:
         with clock.at(branch=branch):

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wanlab.core import Hookable
+from wanlab.core.gradient import rejoin
 
 
 class Attention(Hookable):
@@ -47,7 +48,7 @@ class Attention(Hookable):
             pattern = attention_pattern(q, k, bias, self.scale)
             edited = self.site("pattern", pattern)
             if edited is not pattern:                                   # rows of the map that nobody changed keep the kernel's z
-                z = torch.where((edited != pattern).any(-1, keepdim=True), edited @ v, z)
+                z = rejoin(z, edited @ v, (edited != pattern).any(-1, keepdim=True))
         z = self.site("z", z)
         return self.site("out", self.o(rearrange(z, "... k n d -> ... n (k d)")))
 

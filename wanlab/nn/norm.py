@@ -13,6 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from wanlab.core import Hookable
+from wanlab.core.gradient import rejoin
 
 
 class LayerNorm(Hookable, nn.LayerNorm):
@@ -34,7 +35,7 @@ class LayerNorm(Hookable, nn.LayerNorm):
         again = (x - mean[..., None]) * edited[..., None]
         again = again if self.weight is None else again * self.weight
         again = again if self.bias is None else again + self.bias
-        return torch.where((edited != scale)[..., None], again.to(out), out)
+        return rejoin(out, again, (edited != scale)[..., None])
 
 
 class GroupNorm(Hookable, nn.GroupNorm):
@@ -55,7 +56,7 @@ class GroupNorm(Hookable, nn.GroupNorm):
             return out
         mean, factor, changed = (self._spread(one) for one in (mean, edited, edited != scale))
         again = (x - mean) * factor * self.weight[:, None, None] + self.bias[:, None, None]
-        return torch.where(changed, again.to(out), out)
+        return rejoin(out, again, changed)
 
     def _spread(self, groups: Tensor) -> Tensor:
         return repeat(groups, "b f g -> b f (g c) 1 1", c=self.num_channels // self.num_groups)
