@@ -6,6 +6,7 @@ A user's mistake ends with one clear message and exit code 2, Ctrl-C with 130, f
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Take image-to-video diffusion systems apart: edit, record, swap, measure.",
 )
 console, errors = Console(), Console(stderr=True)
+RESUMABLE = ("run", "train")
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting of the file (repeatable).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -42,7 +44,8 @@ def main() -> None:
     except BaseException as error:
         code = _report_error(error, debug)
     if code == 130:
-        errors.print("stopped; what is finished is kept, and the same command goes on from here")
+        again = f"; what is finished is kept, go on with: {shlex.join(['wanlab', *arguments])}" if arguments[0] in RESUMABLE else ""
+        errors.print(f"stopped{escape(again)}", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
@@ -213,18 +216,20 @@ def sites(
     pipeline: Annotated[str, typer.Argument(help="A preset's name or a folder with pipeline.json.")] = "tiny",
     match: Annotated[str, typer.Option("--match", "-m", help="A pattern such as generator.**.attn.*")] = "**",
     swap: Annotated[list[str] | None, typer.Option(metavar="STAGE=VARIANT", help="Another variant (repeatable).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON: name, axes, shape (of one row), clock.")] = False,
     random_weights: Random = False,
     debug: Debug = False,
 ) -> None:
-    """List the sites of a pipeline with their axes and shapes (of one row)."""
-    pipe = _load(pipeline, random_weights, "cpu", swap or [])
-    found = list(pipe.sites(match))
-    width = max(len(site.name) for site in found)
-    for site in found:
-        axes = site.axes if isinstance(site.axes, str) else " ".join(site.axes)
-        shape = "" if site.shape is None else " × ".join(map(str, site.shape))
-        console.print(f"{site.name:<{width}}  [cyan]{axes:<12}[/]  [dim]{shape}[/]", highlight=False, soft_wrap=True)
-    console.print(f"[bold]{len(found)} sites[/]", highlight=False)
+    """Show the sites of a pipeline as a tree, with how many there are, their axes and the shapes of one row."""
+    with errors.status(f"loading {escape(pipeline)}", spinner="line"):
+        found = _load(pipeline, random_weights, "cpu", swap or []).sites(match)
+    if as_json:
+        import json
+
+        rows = [{"name": site.name, "axes": site.axes, "shape": site.shape, "clock": sorted(site.clock or ())} for site in found]
+        print(json.dumps(rows, indent=1))
+    else:
+        console.print(escape(str(found)), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -234,7 +239,7 @@ def train(
     sets: Sets = None,
     debug: Debug = False,
 ) -> None:
-    """Train what a file describes."""
+    """Train what a file describes, or go on with it from its checkpoints."""
     from wanlab.runs.document import read
 
     document = read(file)
@@ -243,8 +248,13 @@ def train(
     if not isinstance(document.data, dict):
         raise ValueError(f"{file}: a training file is a mapping of keys")
     from wanlab import training
+    from wanlab.runs.progress import TrainingMonitor
 
-    training.run(document.data, out or Path("runs") / f"train-{file.stem}")
+    folder = out or Path("runs") / f"train-{file.stem}"
+    with TrainingMonitor(errors) as monitor, training.watched_by(monitor):
+        training.run(document.data, folder)
+    pipeline = folder / "pipeline"
+    console.print(escape(str((pipeline if pipeline.exists() else folder).resolve())), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -287,15 +297,31 @@ def schema(
 
 @app.command()
 def doctor(
-    pipeline: PipelineName = "tiny",
+    pipeline: Annotated[str, typer.Argument(help="A preset's name or a folder with pipeline.json.")] = "tiny",
+    nan: Annotated[bool, typer.Option("--nan", help="Generate, and name the first site, step and branch that is not finite.")] = False,
+    image: Annotated[Path | None, typer.Option(help="With --nan: the first frame.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="With --nan: what happens in the video.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="With --nan.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="With --nan.")] = None,
     device: Device = "auto",
     random_weights: Random = False,
     debug: Debug = False,
 ) -> None:
-    """Check this installation: versions, device, weights, and that an identity edit changes nothing."""
-    from wanlab.runs.health import examine
+    """Check this installation: packages, device, weights, and that edits and records do exactly what they say."""
+    from wanlab.data.folder import load_image
+    from wanlab.runs import health
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        if not examine(pipeline, device, random_weights, console):
-            raise typer.Exit(1)
+    given = {"image": image and load_image(image).image, "prompt": prompt, "seed": seed, "steps": steps}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not nan:
+        raise ValueError(f"--{next(iter(given))} is for the search for NaN: add --nan, or leave it out")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            if nan:
+                health.search(pipeline, device, random_weights, console, errors, given)
+            else:
+                health.examine(pipeline, device, random_weights, console, errors)
+    except health.Unsound as unsound:
+        errors.print(f"[bold red]error[/]  {escape(str(unsound))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None

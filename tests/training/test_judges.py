@@ -12,6 +12,7 @@ from torch import nn
 from wanlab.data.procedural import World
 from wanlab.nn.vgg import Vgg, content_network
 from wanlab.training import judge_data, judges
+from wanlab.training.watch import Watch, watched_by
 
 SMALL = {
     "vgg": {"seed": 1, "steps": 2, "batch": 4, "rate": 1e-3, "frames": 2, "cuts": 2},
@@ -27,28 +28,40 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_network_trains_twice_to_the_same_bytes_and_is_then_kept(tmp_path: Path) -> None:
-    lines: list[str] = []
-    first = judges.train({"networks": SMALL}, tmp_path / "a", lines.append)
-    second = judges.train({"networks": SMALL}, tmp_path / "b", lines.append)
+    seen: list[bool] = []
+
+    class Counting(Watch):
+        def part(self, name: str, number: int, total: int, kept: bool = False) -> None:
+            seen.append(kept)
+
+    with watched_by(Counting()):
+        first, second, _ = (judges.train({"networks": SMALL}, tmp_path / run) for run in "aba")
+    assert seen == [False] * 2 * len(SMALL) + [True] * len(SMALL)
     assert set(first) == set(SMALL)
     for name in SMALL:
         a, b = (tmp_path / run / f"{name}.safetensors" for run in "ab")
         assert a.read_bytes() == b.read_bytes()
-    assert not any("kept" in line for line in lines)
-    judges.train({"networks": SMALL}, tmp_path / "a", lines.append)
-    assert sum("kept" in line for line in lines) == len(SMALL)
     assert second["motionnet"]["figures"].keys() >= {"val_motion", "minutes"}
 
 
-def test_an_unknown_network_and_a_diverging_loss_are_named(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="unknown network 'motion_net'; nearest: motionnet"):
-        judges.train({"networks": {"motion_net": {}}}, tmp_path)
+@pytest.mark.parametrize(("config", "expected"), [
+    ({"networks": {"motion_net": {}}}, "unknown network 'motion_net'; nearest: motionnet"),
+    ({"networks": {"motionnet": 3}}, "motionnet: its settings are a mapping"),
+    ({"networks": {"motionnet": {**SMALL["motionnet"], "stesp": 3}}}, "motionnet: unknown setting 'stesp'; nearest: steps"),
+    ({"networks": {"vgg": {"seed": 1, "steps": 2, "batch": 4}}}, "vgg: settings are missing: cuts, frames, rate"),
+    ({"network": {}}, "a training of judges has networks"),
+])  # fmt: skip
+def test_a_wrong_file_is_told(config: dict, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=expected):
+        judges.train(config, tmp_path)
 
+
+def test_a_diverging_loss_is_named() -> None:
     def broken(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return network(x).sum() * torch.nan
 
-    with pytest.raises(FloatingPointError, match="loss nan at step 0"):
-        judges.fit(nn.Linear(1, 1), iter([torch.zeros(1)]), broken, steps=1, rate=1.0)
+    with pytest.raises(FloatingPointError, match="one: loss nan at step 0"):
+        judges.fit(nn.Linear(1, 1), iter([torch.zeros(1)]), broken, name="one", steps=1, rate=1.0)
 
 
 def test_crops_show_what_their_labels_say() -> None:

@@ -183,7 +183,9 @@ def _encode(path: Path, images: np.ndarray, fps: float, lossless: bool) -> None:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = images.shape[1:3]
         stream.pix_fmt = pixel_format
-        stream.options = {"crf": str(quality), "preset": "medium"}
+        # One thread and no macroblock tree: equal frames give equal bytes. x264's vector code for that tree reads beyond the
+        # rows of frames narrower than three blocks (48 pixels), and what lies there decides bits: 1 file in 75 at 16 pixels.
+        stream.options = {"crf": str(quality), "preset": "medium", "mbtree": "0"}
         stream.codec_context.thread_count = 1
         for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))

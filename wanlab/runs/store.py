@@ -9,8 +9,8 @@
       report/               report.html  table.tex  table.csv  figures/
 
 DONE holds the checksum of every result file of the cell, so a truncated file is noticed and the cell runs again.
-`attempts.jsonl` is a log (times differ from run to run), and x264 rarely gives other bytes for equal frames; every number has
-the same bytes however the run went.
+`attempts.jsonl` is a log (times differ from run to run); everything else that a cell holds has the same bytes however the
+run went.
 """
 
 from __future__ import annotations

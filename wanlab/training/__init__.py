@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wanlab.training.watch import Watch, watched_by
+
+__all__ = ["KINDS", "Watch", "run", "watched_by"]
+
 KINDS = ("cascade", "judges")
 
 

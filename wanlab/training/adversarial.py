@@ -21,7 +21,7 @@ from wanlab.data.procedural import World
 from wanlab.nn.vgg import content_network
 from wanlab.stages import detail, discriminator
 from wanlab.stages.upsample import LEVELS, Upsample
-from wanlab.training import losses
+from wanlab.training import losses, watch
 from wanlab.training.degradation import Source, degrade, window
 from wanlab.training.descent import Descent
 from wanlab.training.shipping import read, ship
@@ -134,6 +134,7 @@ def bank(source: Source, levels: Sequence[nn.Module] | nn.ModuleList, seed: int,
     """Every clip of `source`, degraded with `seed` and enlarged by the two frozen levels, as bytes."""
     parts = []
     for start in range(0, len(source), batch):
+        watch.present().busy("making the detail stage's clips", start, len(source))
         generator = torch.Generator().manual_seed(seed * 2**32 + start)
         clips = source.batch(list(range(start, min(start + batch, len(source)))))
         truth = window(clips, 0, clips.video.shape[1])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wanlab.core.nearest import suggestion
 from wanlab.pipelines.load import PRESETS, read_manifest
+from wanlab.training import adversarial, upsampling, watch
 from wanlab.training.adversarial import train_detail
 from wanlab.training.base import train_base
 from wanlab.training.diffusion import Recipe
+from wanlab.training.shipping import told
 from wanlab.training.upsampling import recipe_of, train_upsampling
 
 PARTS = ("kind", "preset", "base", "variants", "upsample", "detail")
@@ -22,25 +26,68 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
 
     base        a `diffusion.Recipe`; variants: name -> a recipe that starts from the base and lets few stages learn
     upsample    variant -> an `upsampling.Recipe`; detail: variant -> an `adversarial.Recipe`
-    Returns stage.variant -> provenance.
+    Returns stage.variant -> provenance. Raises ValueError for parts that are not known or not mappings.
     """
-    for key in config:
+    for key, value in config.items():
         if key not in PARTS:
             raise ValueError(f"unknown part {key!r} of a cascade's training{suggestion(key, PARTS)}")
-    if "base" in config and not (out / "base" / "generator.unet.safetensors").exists():
-        train_base(recipe_of(Recipe, _tuples(config["base"])), out / "base")
+        recipes = [value] if key == "base" else list(value.values()) if isinstance(value, Mapping) else [value]
+        if key not in ("kind", "preset") and not all(isinstance(recipe, Mapping) for recipe in recipes):
+            raise ValueError(f"{key}: expected {'settings' if key == 'base' else 'names with settings'}, got {value!r}")
+    parts = list(_parts(config, out))
+    for number, part in enumerate(parts, 1):
+        kept = part.finished()
+        watch.present().part(part.name, number, len(parts), kept)
+        if not kept:
+            part.train()
+    return assemble(config.get("preset", "tiny"), sorted(out.glob("*/provenance-*.json")), out / "pipeline")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the cascade: the settings that the file gives it, the provenance of what it ships, what trains it."""
+
+    name: str
+    given: Mapping[str, Any]
+    notes: Sequence[Path]
+    train: Callable[[], Any]
+
+    def finished(self) -> bool:
+        """Whether all that it ships stands there. Raises ValueError where that was trained with other settings."""
+        if not self.notes or not all(note.exists() for note in self.notes):
+            return False
+        for note in self.notes:
+            recipe = json.loads(note.read_text())["recipe"]
+            other = [f"{k} was {recipe.get(k)}" for k, v in self.given.items() if k != "pool" and recipe.get(k) != told(v)]
+            if other:
+                raise ValueError(f"{self.name}: {note} was trained with other settings: {', '.join(other)}; choose another --out")
+        return True
+
+
+def _parts(config: dict[str, Any], out: Path) -> Iterator[Part]:
+    """Each part in turn; settings that a recipe does not have raise ValueError here, before anything is trained."""
+
+    def notes(folder: str, ships: Mapping[str, str]) -> list[Path]:  # each is written after its weights
+        return [out / folder / f"provenance-{stage}.{variant}.json" for stage, variant in ships.items()]
+
+    def base(name: str, values: Mapping[str, Any], **more: Any) -> Part:
+        recipe = recipe_of(Recipe, {**more, **_tuples(values)})
+        return Part(name, values, notes(name, recipe.ships), lambda: train_base(recipe, out / name))
+
+    def upper(stage: str, variant: str, train: Callable[..., Any], kind: type, values: Mapping[str, Any], **more: Any) -> Part:
+        given = {"variant": variant, **more, **values}
+        recipe_of(kind, given)
+        return Part(f"{stage} {variant}", values, notes(stage, {stage: variant}), lambda: train(given, out / stage))
+
+    if "base" in config:
+        yield base("base", config["base"])
     for name, values in config.get("variants", {}).items():
-        started = {"start": str(out / "base" / "diffusion.pt"), **_tuples(values)}
-        if not list((out / name).glob("*.safetensors")):
-            train_base(recipe_of(Recipe, started), out / name)
+        yield base(name, values, start=str(out / "base" / "diffusion.pt"))
     for variant, values in config.get("upsample", {}).items():
-        if not (out / "upsample" / f"upsample.{variant}.safetensors").exists():
-            train_upsampling({"variant": variant, **values}, out / "upsample")
+        yield upper("upsample", variant, train_upsampling, upsampling.Recipe, values)
     levels = str(out / "upsample" / "upsample.residual.safetensors")
     for variant, values in config.get("detail", {}).items():
-        if not (out / "detail" / f"detail.{variant}.safetensors").exists():
-            train_detail({"variant": variant, "upsample": levels, **values}, out / "detail")
-    return assemble(config.get("preset", "tiny"), sorted(out.glob("*/provenance-*.json")), out / "pipeline")
+        yield upper("detail", variant, train_detail, adversarial.Recipe, values, upsample=levels)
 
 
 def assemble(preset: str, notes: list[Path], folder: Path) -> dict[str, Any]:
@@ -69,5 +116,5 @@ def assemble(preset: str, notes: list[Path], folder: Path) -> dict[str, Any]:
     return known
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanlab.training import checkpoint
+from wanlab.training import checkpoint, watch
 from wanlab.training.diffusion import schedule, set_rate
 
 
@@ -66,11 +66,17 @@ class Descent:
         self.average = checkpoint.Average(module, decay)
         self.step, self.seconds = 0, 0.0
         self.saved: int | None = None
+        self.loss = float("nan")
         if path.exists():
             self._resume(checkpoint.load(path))
 
     def __iter__(self) -> Iterator[int]:
-        """The steps still to do; every one must be answered by `down`."""
+        """The steps still to do; every one must be answered by `down`.
+
+        Whoever watches is told. Raises KeyboardInterrupt, after a checkpoint, where they ask for an end.
+        """
+        watcher = watch.present()
+        watcher.begin(f"{self.path.parent.name}/{self.path.stem}", self.step, self.steps, None if self.saved is None else self.path)
         while self.step < self.steps:
             began = time.process_time()
             step = self.step
@@ -78,8 +84,13 @@ class Descent:
             if self.step == step:
                 raise RuntimeError(f"step {step} of {self.path.name} ended without `down`")
             self.seconds += time.process_time() - began
-            if self.step % self.save_every == 0 or self.step == self.steps:
+            stopping = watcher.stopping
+            if self.step % self.save_every == 0 or self.step == self.steps or stopping:
                 self.save()
+            watcher.step(self.step, self.loss)
+            if stopping:
+                raise KeyboardInterrupt
+        watcher.end()
 
     def down(self, loss: Tensor, ids: Sequence[int] = (), **terms: float) -> None:
         """One clipped step down `loss`; `terms` go to the log. Raises Diverged where the loss is not finite."""
@@ -90,8 +101,9 @@ class Descent:
         nn.utils.clip_grad_norm_(self.wanted, 1.0)
         self.optim.step()
         self.average.update(self.module)
+        self.loss = loss.item()
         if self.step % 25 == 0 or self.step == self.steps - 1:
-            self.log(loss=loss.item(), **terms)
+            self.log(loss=self.loss, **terms)
         self.step += 1
 
     def demand_finite(self, loss: Tensor, ids: Sequence[int] = (), name: str = "loss") -> None:

@@ -16,6 +16,7 @@ from wanlab.data.clip import Clips
 from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, VOCABULARY, World
 from wanlab.pipelines.denoise import Prediction, motion_std, predict
 from wanlab.stages import align, fusion, generator, image, text
+from wanlab.training import watch
 
 SLOTS = 3
 
@@ -75,6 +76,7 @@ def bank(world: World, n: int, size: int, tokenizer: text.Tokenizer) -> Bank:
     """Draw the first `n` clips of `world`, averaged down to `size`."""
     parts = []
     for start in range(0, n, 64):
+        watch.present().busy(f"drawing clips ({world.split})", start, n)
         clips = world.batch(range(start, min(n, start + 64)))
         small = F.avg_pool2d(clips.video.flatten(0, 1), world.size // size).unflatten(0, (len(clips), -1))
         masks = F.avg_pool2d(clips.first_masks, world.size // size)

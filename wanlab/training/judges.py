@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,27 @@ from wanlab import measure
 from wanlab.core import suggestion
 from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, World
 from wanlab.nn.vgg import Vgg
-from wanlab.training import judge_data
+from wanlab.training import judge_data, watch
 
 VALIDATION = 512  # held-out clips behind every figure
 
 
 def fit(
-    network: nn.Module, batches: Iterator[Any], loss: Callable[[nn.Module, Any], Tensor], *, steps: int, rate: float,
-    say: Callable[[str], None] = print,
-) -> dict[str, float]:  # fmt: skip
+    network: nn.Module, batches: Iterator[Any], loss: Callable[[nn.Module, Any], Tensor], *, name: str, steps: int, rate: float
+) -> dict[str, float]:
     """AdamW with warm-up and cosine decay, gradients clipped to 1. Leaves the averaged weights; returns the minutes.
+
+    Whoever watches is told under `name`.
 
     Raises:
         FloatingPointError: the loss became NaN or infinite; the message names the step.
+        KeyboardInterrupt: the watcher asks for an end; a judge is minutes long and keeps no checkpoint.
     """
+    watcher = watch.present()
+    watcher.begin(name, 0, steps)
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
     average = {key: value.detach().clone() for key, value in network.state_dict().items()}
     started, busy = time.monotonic(), time.process_time()
-    running = math.nan
     for step in range(steps):
         pace = min(1.0, (step + 1) / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
         for group in optimiser.param_groups:
@@ -46,7 +49,7 @@ def fit(
         network.train()
         value = loss(network, next(batches))
         if not torch.isfinite(value):
-            raise FloatingPointError(f"loss {float(value.detach())} at step {step}")
+            raise FloatingPointError(f"{name}: loss {float(value.detach())} at step {step}")
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -54,10 +57,10 @@ def fit(
         keep = min(0.995, (1 + step) / (10 + step))
         for key, part in network.state_dict().items():
             average[key] = average[key].lerp(part.detach(), 1 - keep) if part.is_floating_point() else part.clone()
-        seen = float(value.detach())
-        running = seen if math.isnan(running) else 0.95 * running + 0.05 * seen
-        if step % 100 == 99 or step == steps - 1:
-            say(f"step {step + 1}/{steps}  loss {running:.4f}  {time.monotonic() - started:.0f} s")
+        watcher.step(step + 1, float(value.detach()))
+        if watcher.stopping:
+            raise KeyboardInterrupt
+    watcher.end()
     network.load_state_dict(average)
     network.eval()
     minutes = {"minutes": time.monotonic() - started, "cpu_minutes": time.process_time() - busy}
@@ -106,18 +109,18 @@ def frame_figures(network: nn.Module, seed: int) -> dict[str, float]:
     return {f"val_{key}": round(float(torch.cat(values).mean()), 4) for key, values in right.items()}
 
 
-def train_frames(network: FrameHeads, recipe: dict[str, Any], say: Callable[[str], None]) -> dict[str, float]:
+def train_frames(network: FrameHeads, name: str, recipe: dict[str, Any]) -> dict[str, float]:
     """Fits a frame network to crops; returns times and held-out figures."""
     world, cuts = World(size=128, frames=recipe["frames"], seed=recipe["seed"], split="train"), recipe["cuts"]
     batches = judge_data.stream(judge_data.crops, world, recipe["batch"] // cuts, recipe["seed"], cuts=cuts)
-    times = fit(network, batches, frame_loss, steps=recipe["steps"], rate=recipe["rate"], say=say)
+    times = fit(network, batches, frame_loss, name=name, steps=recipe["steps"], rate=recipe["rate"])
     return {**times, **frame_figures(network, recipe["seed"])}
 
 
-def train_vgg(recipe: dict[str, Any], say: Callable[[str], None]) -> tuple[nn.Module, dict[str, float]]:
+def train_vgg(recipe: dict[str, Any]) -> tuple[nn.Module, dict[str, float]]:
     """The content network."""
     network = FrameHeads(Vgg(), 64)
-    return network.trunk, train_frames(network, recipe, say)
+    return network.trunk, train_frames(network, "vgg", recipe)
 
 
 class Scaled(nn.Module):
@@ -131,25 +134,24 @@ class Scaled(nn.Module):
         return self.net(self.scaling(2 * frames - 1))
 
 
-def train_frametrunk(recipe: dict[str, Any], say: Callable[[str], None]) -> tuple[nn.Module, dict[str, float]]:
+def train_frametrunk(recipe: dict[str, Any]) -> tuple[nn.Module, dict[str, float]]:
     """The trunk of LPIPS, SqueezeNet 1.1 layout."""
     trunk = Scaled(measure.part("lpips").blank())
-    figures = train_frames(FrameHeads(trunk, 512), recipe, say)
+    figures = train_frames(FrameHeads(trunk, 512), "frametrunk", recipe)
     return trunk.net, figures
 
 
-def train_shapejudge(recipe: dict[str, Any], say: Callable[[str], None]) -> tuple[nn.Module, dict[str, float]]:
+def train_shapejudge(recipe: dict[str, Any]) -> tuple[nn.Module, dict[str, float]]:
     """The shape classifier, on crops of true last frames."""
     shape = measure.part("shape")
     network = shape.ShapeNet(len(SHAPES))
     crops, labels = shape_bank("train", recipe["clips"], recipe["seed"])
-    say(f"{len(crops)} crops")
     batches = judge_data.shape_batches(crops, labels, recipe["batch"], recipe["seed"])
 
     def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return functional.cross_entropy(module(batch[0]), batch[1], label_smoothing=0.05)
 
-    times = fit(network, batches, loss, steps=recipe["steps"], rate=recipe["rate"], say=say)
+    times = fit(network, batches, loss, name="shapejudge", steps=recipe["steps"], rate=recipe["rate"])
     held, answers = shape_bank("test", 2 * VALIDATION, recipe["seed"])
     with torch.no_grad():
         accuracy = float((network(held).argmax(1) == answers).float().mean())
@@ -161,6 +163,7 @@ def shape_bank(split: str, clips: int, seed: int) -> tuple[Tensor, Tensor]:
     world, cut = World(size=128, frames=2, seed=seed, split=split), measure.part("shape").object_crops
     crops, labels = [], []
     for index in range(clips):
+        watch.present().busy(f"cutting crops ({split})", index, clips)
         sample = world[index]
         things = [thing for thing in sample.factors["objects"] if not thing["occluded_last"]]
         found = cut(sample.video[-1:], [[thing["colour"] for thing in things]], COLOURS)[0]
@@ -182,13 +185,13 @@ def clip_loss(network: nn.Module, batch: judge_data.Clip) -> Tensor:
     )
 
 
-def train_motionnet(recipe: dict[str, Any], say: Callable[[str], None]) -> tuple[nn.Module, dict[str, float]]:
+def train_motionnet(recipe: dict[str, Any]) -> tuple[nn.Module, dict[str, float]]:
     """The network behind `fvd[motionnet]`."""
     module = measure.part("motionnet")
     network = module.MotionNet(len(COLOURS), len(SHAPES), len(MOTIONS))
     world = World(size=96, frames=module.FRAMES, seed=recipe["seed"], split="train")
     batches = judge_data.stream(judge_data.clips, world, recipe["batch"], recipe["seed"], size=module.SIZE)
-    times = fit(network, batches, clip_loss, steps=recipe["steps"], rate=recipe["rate"], say=say)
+    times = fit(network, batches, clip_loss, name="motionnet", steps=recipe["steps"], rate=recipe["rate"])
     unseen = World(size=96, frames=module.FRAMES, seed=recipe["seed"], split="val")
     held = judge_data.clips(unseen, 0, VALIDATION, recipe["seed"], module.SIZE)
     with torch.no_grad():
@@ -208,36 +211,57 @@ TRAINERS: dict[str, Callable[..., tuple[nn.Module, dict[str, float]]]] = {
     "motionnet": train_motionnet,
     "frametrunk": train_frametrunk,
 }
+SETTINGS = {name: {"seed", "steps", "batch", "rate"} for name in TRAINERS}
+SETTINGS["vgg"] |= {"frames", "cuts"}
+SETTINGS["frametrunk"] |= {"frames", "cuts"}
+SETTINGS["shapejudge"] |= {"clips"}
 
 
-def train(config: dict[str, Any], out: Path, say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
+def train(config: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
     """Trains the networks that a study file asks for.
 
     Args:
-        config: `{"networks": {name: {"seed", "steps", "batch", "rate", ...}}}`, names as in TRAINERS.
+        config: `{"networks": {name: {"seed", "steps", "batch", "rate", ...}}}`, names and settings as in SETTINGS.
         out: a folder; gets `name.safetensors` (float16) and an entry in `weights.json` for each. A network that is
             there already under the same recipe is kept, so an interrupted training goes on with the next one.
-        say: receives progress lines.
 
     Returns:
         name -> recipe and figures.
 
     Raises:
-        KeyError: an unknown network; the message gives the nearest names.
+        ValueError: unknown networks, unknown or missing settings; the message gives the nearest names.
     """
-    weights = measure.part("weights")
+    networks = config.get("networks")
+    if not isinstance(networks, Mapping) or not networks:
+        raise ValueError("a training of judges has networks: {name: {seed, steps, batch, rate, ...}}")
+    for name, recipe in networks.items():
+        _check(name, recipe)
+    weights, watcher = measure.part("weights"), watch.present()
     results = {}
-    for name, recipe in config["networks"].items():
-        if name not in TRAINERS:
-            raise KeyError(f"unknown network {name!r}{suggestion(name, TRAINERS)}")
+    for number, (name, recipe) in enumerate(networks.items(), 1):
         known = weights.finished(out, name)
-        if known is not None and known["recipe"] == recipe:
-            say(f"{name}: kept from {out}")
+        kept = known is not None and known["recipe"] == recipe
+        watcher.part(name, number, len(networks), kept)
+        if kept:
             results[name] = known
             continue
-        say(f"{name}: {recipe}")
         torch.manual_seed(recipe["seed"])
-        network, figures = TRAINERS[name](recipe, say)
+        network, figures = TRAINERS[name](recipe)
         results[name] = {"recipe": recipe, "device": "cpu", "figures": figures}
-        say(f"{name}: {figures}  -> {weights.save(network, name, results[name], out)}")
+        watcher.note(f"{name}: {figures}  -> {weights.save(network, name, results[name], out)}")
     return results
+
+
+def _check(name: str, recipe: Any) -> None:
+    """Raise ValueError for a network that is not known, or whose settings are not those it has."""
+    if name not in TRAINERS:
+        raise ValueError(f"unknown network {name!r}{suggestion(name, TRAINERS)}")
+    known = SETTINGS[name]
+    if not isinstance(recipe, Mapping):
+        raise ValueError(f"{name}: its settings are a mapping of {', '.join(sorted(known))}, not {recipe!r}")
+    for key in recipe:
+        if key not in known:
+            raise ValueError(f"{name}: unknown setting {key!r}{suggestion(str(key), sorted(known))}")
+    missing = sorted(known - set(recipe))
+    if missing:
+        raise ValueError(f"{name}: settings are missing: {', '.join(missing)}")

@@ -39,7 +39,7 @@ def ship(
         "minutes": round(seconds / 60, 1),
         "device": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
         "metrics": metrics,
-        "recipe": {key: _told(value) for key, value in recipe.items() if key != "pool"},
+        "recipe": {key: told(value) for key, value in recipe.items() if key != "pool"},
         "config": config,
         "sha256": sha256,
     }
@@ -50,8 +50,8 @@ def ship(
     return path
 
 
-def _told(value: Any) -> Any:
-    """A setting as others may read it: of a path, only the file's name."""
+def told(value: Any) -> Any:
+    """A setting as provenance states it: of a path, only the file's name."""
     return Path(value).name if isinstance(value, str) else value
 
 

@@ -60,9 +60,13 @@ VARIANTS = {"residual": 1.0, "no_residual": 0.0}  # the link of the bicubic skip
 def recipe_of(kind: type, config: dict[str, Any]) -> Any:
     """A recipe from plain data; raises ValueError with the nearest names for keys that it does not have."""
     known = kind.__dataclass_fields__  # type: ignore[attr-defined]
-    for key in config:
+    for key, value in config.items():
         if key not in known:
-            raise ValueError(f"{kind.__module__}: unknown setting {key!r}{suggestion(key, known)}")
+            raise ValueError(f"{kind.__module__}: unknown setting {key!r}{suggestion(str(key), known)}")
+        default = getattr(kind, key, None)  # a list or a mapping as default stands in a factory, and is not checked
+        number = isinstance(default, (int, float)) and not isinstance(default, bool)
+        if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"{kind.__module__}: {key} is a number, such as {default}, not {value!r}")
     return kind(**config)
 
 
