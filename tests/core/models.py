@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.core import Hookable, clock
+from wanlab.core.gradient import rejoin
 
 BRANCHES = ("cond", "uncond")
 B, F, N, C, HEADS = 3, 4, 5, 8, 2
@@ -30,7 +31,7 @@ class Attention(Hookable):
             pattern = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1)
             edited = self.site("pattern", pattern)
             if edited is not pattern:       # queries whose weights are as they were keep the fused kernel's bytes
-                z = torch.where((edited != pattern).any(-1, keepdim=True), edited @ v, z)
+                z = rejoin(z, edited @ v, (edited != pattern).any(-1, keepdim=True))
         z = self.site("z", z).transpose(-2, -3).flatten(-2)
         return z.transpose(1, 2) if self.frames else z
 
@@ -65,7 +66,7 @@ class Denoiser(Hookable):
 
     def forward(self, x: Tensor, steps: int = 3) -> Tensor:
         with clock.announce(steps=steps, branches=BRANCHES, seeds=range(10, 10 + len(x)), tokens_of=tokens_of,
-                            text_sites="text"):
+                            words=[["left"]] * len(x), text_sites="text"):
             text = {}
             for branch in BRANCHES:
                 with clock.at(branch=branch):

@@ -1,24 +1,33 @@
-"""Records and statistics: named axes, moments, files, budgets; streams equal the whole."""
+"""Records: named axes, moments, parts, words, files, budgets."""
 
 from __future__ import annotations
 
+import copy
+import pickle
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tests.core.models import Denoiser, start
 from wanlab.core import (
     BudgetError,
     Capture,
-    CovarianceStat,
     Entry,
-    MeanStat,
+    PositionError,
     Probe,
     Record,
     RecordError,
+    Select,
     SelectionError,
     UnknownSite,
+    clock,
     trace,
 )
 from wanlab.core.record import Key
@@ -40,8 +49,8 @@ def test_steps_and_branches_stack_as_leading_axes() -> None:
     assert kept["latent"].axes == ("s", "b", "f", "n", "c") and kept["picture"].axes == ("b", "f", "c", "h", "w")
     assert kept["text"].axes == ("branch", "b", "j")
     one = kept[SITE, 1, "uncond"]
-    assert one.axes == ("b", "n", "k", "f", "d") or one.axes[0] == "s"
-    assert torch.equal(one.tensor.reshape(-1), kept[SITE].tensor[1, 1].reshape(-1))
+    assert one.axes == ("b", "n", "k", "f", "d") and one.coords == {"s": 1, "branch": "uncond"}
+    assert torch.equal(one.tensor, kept[SITE].tensor[1, 1])
     assert sorted(kept) == sorted(["text", SITE, "latent", "picture"]) and len(kept) == 4
     assert SITE in kept and "blocks.9" not in kept and (SITE, 7) not in kept
 
@@ -58,10 +67,112 @@ def test_labelled_arrays_and_slices() -> None:
     array = kept.to_xarray()
     assert array.dims == kept.axes and float(array.sel(s=2, branch="cond").isel(b=0, n=1, k=1, f=0, d=3)) == float(
         kept.tensor[2, 0, 0, 1, 1, 0, 3])
+    assert array.sigma.values.tolist() == [1, 1 - 1 / 3, 1 - 2 / 3]
     part = kept.take(heads=1, steps="1:", rows=[0, 2])
     assert torch.equal(part.tensor, kept.tensor[1:, :, [0, 2], :, 1:]) and part.coords["b"] == (0, 2)
+    assert torch.equal(kept.take(branch="uncond", steps="last").tensor, kept.tensor[2:, 1])
     with pytest.raises(RecordError, match="no 'head' to take; nearest: heads"):
         kept.take(head=1)
+    with pytest.raises(RecordError, match="not held for branch 'cnd'; it has cond, uncond"):
+        kept.take(branch="cnd")
+
+
+def test_a_part_is_asked_for_by_the_numbers_of_the_model() -> None:
+    whole, kept = record(SITE)[SITE], record(f"{SITE}[heads=1,frames=1|3]@steps=1:")[SITE]
+    assert torch.equal(kept.take(frames=3, heads=-1).tensor, whole.tensor[1:][..., 1:, 3:, :])
+    assert torch.equal(kept.take(steps="last", frames=":2").tensor, whole.tensor[2:][..., 1:, 1:2, :])
+    for limits, told in (({"frames": 2}, "frames=2 is not held; there are 1, 3"), ({"steps": 0}, "steps=0 is not held"),
+                         ({"heads": 0}, "heads=0 is not held; there are 1")):
+        with pytest.raises(RecordError, match=told):
+            kept.take(**limits)
+    with pytest.raises(PositionError, match="frames=4 is outside"):
+        kept.take(frames=4)
+
+
+def test_records_are_read_by_the_grammar_of_selections() -> None:
+    kept = record(SITE, "text", "latent")
+    whole = kept[SITE].tensor
+    assert torch.equal(kept[f"{SITE}[heads=1,frames=2:]@steps=0|last,branch=cond"].tensor, whole[[0, 2], 0][..., 1:, 2:, :])
+    assert torch.equal(kept["latent@sigma=:0.7"].tensor, kept["latent"].tensor[1:])
+    assert torch.equal(kept[Select("latent", frames=1, steps=2)].tensor, kept["latent"].tensor[2:, :, 1:2])
+    assert f"{SITE}@steps=1" in kept and f"{SITE}@steps=7" not in kept and f"{SITE}@branch=c" not in kept
+    with pytest.raises(RecordError, match="latent@steps=0:2 is not recorded; there are step 2"):
+        record("latent@steps=2")["latent@steps=0:2"]
+    with pytest.raises(SelectionError, match="latent fires outside any branch"):
+        kept["latent@branch=cond"]
+    with pytest.raises(RecordError, match="a mask cuts no rectangle"):
+        kept[Select("latent", mask=[[1, 0]])]
+
+
+def test_words_mean_all_their_tokens() -> None:
+    kept = record("text")
+    array = kept["text"].to_xarray()
+    assert array.word.dims == ("branch", "b", "j")
+    assert array.word.sel(branch="cond").values.tolist() == [["", "left", "left", "", ""], *[["", "left", "", "", ""]] * 2]
+    assert not any(array.word.sel(branch="uncond").values.flatten())
+    first = kept["text[words=left,rows=0]"]
+    assert first.coords["j"] == (1, 2) and first.axes == ("b", "j") and first.coords["branch"] == "cond"
+    assert first == kept["text"].take(words="Left", rows=0)
+    assert kept["text"].take(words="left", rows=[1, 2]).coords["j"] == (1,)
+    with pytest.raises(RecordError, match=r"different numbers of tokens \(2 in row 0, 1 in row 1, 1 in row 2\): take one row"):
+        kept["text"].take(words="left")
+    with pytest.raises(RecordError, match="no word 'lfet' in row 0; nearest: left; held: left"):
+        kept["text[words=lfet]"]
+    with pytest.raises(RecordError, match="holds no prompt's tokens"):
+        record("latent")["latent"].take(words="left")
+
+
+def test_words_at_other_tokens_in_each_row_stand_side_by_side() -> None:
+    places = {"red": ([0], [3]), "circle": ([1, 2], [0, 1])}
+    model, x = Denoiser(), torch.arange(10.0).reshape(2, 5)
+    with trace(model, capture="text") as t, clock.announce(
+            tokens_of=lambda word, row: places[word][row], words=[list(places)] * 2, text_sites="text"):
+        model.site("text", x)
+    part = t.record["text[words=circle|red]"]
+    assert part.tensor.tolist() == [[0, 1, 2], [5, 6, 8]] and "j" not in part.coords
+    array = part.to_xarray()
+    assert array.word.values.tolist() == [["red", "circle", "circle"], ["circle", "circle", "red"]]
+    assert array.token.values.tolist() == [[0, 1, 2], [0, 1, 3]]
+
+
+def test_a_capture_of_words_keeps_their_positions_and_other_limits() -> None:
+    model = Denoiser()
+    kept = record("text[words=left,rows=0]@branch=cond")["text"]
+    assert kept.coords["j"] == (1, 2) and kept.to_xarray().word.values.tolist() == ["left", "left"]
+    with trace(model, capture="text[keys=2:4,words=left,rows=0]") as t:
+        model(start())
+    assert t.record["text"].coords["j"] == (2,)
+    with pytest.raises(SelectionError, match="the limits of axis j have no position in common"), \
+            trace(model, capture="text[keys=3:,words=left,rows=0]"):
+        model(start())
+
+
+def test_captures_of_one_site_stay_apart_or_join() -> None:
+    whole = record("latent")["latent"]
+    apart = record("latent[frames=0]", "latent[frames=1]")
+    assert list(apart) == ["latent[frames=0]", "latent[frames=1]"]
+    assert torch.equal(apart["latent[frames=1]"].tensor, whole.tensor[:, :, 1:2])
+    with pytest.raises(RecordError, match=r"latent is recorded as latent\[frames=0\], latent\[frames=1\]: name one"):
+        apart["latent"]
+    joined = record("latent@steps=0", "lat*@steps=0:2", "latent@steps=2")
+    assert list(joined) == ["latent"] and len(joined.firings) == 3 and joined["latent"] == whole
+    ways = record("latent", "latent -> disk")
+    assert list(ways) == ["latent -> cpu", "latent -> disk"] and ways["latent -> disk"] == ways["latent -> cpu"]
+
+
+def test_a_record_is_a_mapping_that_shows_itself() -> None:
+    kept = record(SITE, "latent -> mean", "text -> disk")
+    assert set(kept.keys()) == {SITE, "latent -> mean", "text"} and len(dict(kept.items())) == 3
+    assert kept.get("nothing") is None and kept.get(SITE) == kept[SITE] and kept.get("latent") is not None
+    assert "latent" in kept and None not in kept and 3 not in kept and (SITE, 1, "cond") in kept
+    told, html = repr(kept), kept._repr_html_()
+    for text in ("b=3 n=5 k=2 f=4 d=4", "mean of 9", "disk", "3 sites, 9 firings"):
+        assert text in told and text in html
+    assert html.count("<tr>") == 4 and "latent -&gt; mean" in html
+    assert "frames" not in (shown := kept[SITE]._repr_html_()) and "<td>branch</td><td>2</td><td>cond, uncond</td>" in shown
+    assert repr(kept[SITE]).startswith("Entry(blocks.0.temporal.z: s=3 branch=2 b=3 n=5 k=2 f=4 d=4, float32; s 0, 1, 2;")
+    with pytest.raises(RecordError, match=r"asked for a name, .* not for 3"):
+        kept[3]
 
 
 def test_what_is_not_there_is_named() -> None:
@@ -107,6 +218,56 @@ def test_saved_and_loaded_and_on_disk_are_the_same(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_record_that_was_saved_is_equal_and_read_by_others(tmp_path: Path) -> None:
+    kept = record(f"{SITE}[heads=1]@steps=1:", "text", "latent -> topk(k=3)", "picture -> quantiles", "blocks.0.out -> covariance")
+    path = kept.save(tmp_path / "r.safetensors")
+    read = Record.load(path)
+    assert read == kept and read.digest() == kept.digest() and read[SITE] == kept[SITE] and read["text"] == kept["text"]
+    assert read.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    assert read.save(path).read_bytes() == (tmp_path / "again.safetensors").read_bytes() and read == kept
+    assert copy.deepcopy(read) == kept == pickle.loads(pickle.dumps(read))
+    other = record(f"{SITE}[heads=1]@steps=1:", "text")
+    assert read != other and read[SITE] != replace(kept[SITE], coords={}) and kept != 3
+    with safe_open(path, "np") as file:
+        assert np.array_equal(file.get_tensor("0"), kept["text", None, "cond"].to_numpy())
+
+
+def test_values_of_every_type_survive_a_file(tmp_path: Path) -> None:
+    kept = Record()
+    for i, dtype in enumerate((torch.bool, torch.float64, torch.uint8, torch.bfloat16, torch.int64, torch.float16)):
+        kept.add(Key(f"a{i}"), Entry((torch.arange(5) % 2).to(dtype), ("n",)))
+    kept.add(Key("nan"), Entry(torch.tensor([float("nan"), -0.0]), ("n",)))
+    kept.add(Key("none"), Entry(torch.zeros(0, 3), ("n", "c")))
+    read = Record.load(kept.save(tmp_path / "r.safetensors"))
+    assert read == kept and [read[name].to_numpy().tolist() for name in ("a0", "a3")] == [[0, 1, 0, 1, 0]] * 2
+    kept.add(Key("z"), Entry(torch.zeros(2, dtype=torch.complex64), ("n",)))
+    with pytest.raises(RecordError, match=r"of type torch.complex64 cannot be written"):
+        kept.save(tmp_path / "z.safetensors")
+
+
+def test_a_loaded_record_is_mapped_not_read(tmp_path: Path) -> None:
+    kept = Record()
+    for step in range(8):
+        kept.add(Key("a", step), Entry(torch.full((2**20,), float(step)), ("n",)))
+    read = Record.load(kept.save(tmp_path / "r.safetensors"))
+    del kept
+    statm = Path("/proc/self/statm")
+    before = int(statm.read_text().split()[1]) if statm.exists() else 0
+    one = read["a", 3]
+    assert read.bytes == 0 and one.tensor[5] == 3
+    assert not statm.exists() or (int(statm.read_text().split()[1]) - before) * 4096 < 2**21
+
+
+def test_files_that_are_no_records_say_so(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(RecordError, match="is a safetensors file, but not a saved record"):
+        Record.load(tmp_path / "other.safetensors")
+    whole = record("latent").save(tmp_path / "r.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-10])
+    with pytest.raises(RecordError, match=r"cut.safetensors cannot be read as safetensors"):
+        Record.load(tmp_path / "cut.safetensors")
+
+
 def test_parts_of_a_run_join() -> None:
     a, b = record("latent"), record("picture")
     a.update(b)
@@ -122,44 +283,60 @@ def test_a_site_that_fires_twice_at_one_moment_gets_an_axis_call() -> None:
     assert kept["a"].axes == ("s", "call", "b") and kept["a"].tensor.tolist() == [[[0, 0], [1, 1]]]
 
 
-def test_streamed_mean_and_covariance_equal_those_of_the_whole() -> None:
-    kept = record("blocks.0.out", "blocks.0.out -> mean", "blocks.1.out -> covariance", "blocks.1.out")
-    values = kept["blocks.0.out"].tensor
-    assert torch.allclose(kept["blocks.0.out -> mean"].tensor, values.mean((0, 1, 2)), atol=1e-6)
-    flat = kept["blocks.1.out"].tensor.flatten(0, -2).double()
-    assert torch.allclose(kept["blocks.1.out -> covariance"].tensor, torch.cov(flat.T).float(), atol=1e-5)
-    only = record("blocks.0.out -> mean")
-    assert only["blocks.0.out"].axes == ("f", "n", "c")
-
-
-@pytest.mark.parametrize("kind", [MeanStat, CovarianceStat])
-def test_merged_parts_equal_the_whole(kind: type) -> None:
-    x = 1000 + torch.randn(10, 4, 6, dtype=torch.float64)
-    whole, first, second = (kind(("b", "n", "c")) for _ in range(3))
-    whole.add(x)
-    for part in (x[:1], x[1:3]):
-        first.add(part)
-    second.add(x[3:])
-    merged = first.merge(second)
-    assert merged.count == whole.count and torch.allclose(merged.value, whole.value, rtol=1e-6)
-    assert torch.allclose(first.merge(kind(("b", "n", "c"))).value, first.value)
-
-
 def test_over_the_budget_refuses_before_the_run_where_shapes_are_known() -> None:
     model = Denoiser()
     with Probe(model) as probe:
         model(start(), steps=1)
-    site = "blocks.0.out"
-    need = 4 * 3 * 4 * 5 * 8 * 3 * 2
+    site, need, mean = "blocks.0.out", 4 * 3 * 4 * 5 * 8 * 3 * 2, 8 * 4 * 5 * 8
     kwargs = {"steps": 3, "branches": ("cond", "uncond"), "sites": probe.sites}
     trace(model, capture=site, budget=need, **kwargs)
-    with pytest.raises(BudgetError, match=r"budget is .* GiB.*'site -> mean'"):
+    with pytest.raises(BudgetError, match=r"out needs .* GiB in memory, the budget is .* GiB: stream \('blocks.0.out -> mean'"):
         trace(model, capture=site, budget=need - 1, **kwargs)
-    trace(model, capture=[f"{site} -> mean", f"{site} -> disk", f"{site}@steps=0"], budget=need // 3, **kwargs)
+    several = [f"{site} -> mean", f"{site} -> disk", f"{site}@steps=0"]
+    trace(model, capture=several, budget=need // 3 + mean, **kwargs)
+    with pytest.raises(BudgetError, match=r"2 captures \(the largest: blocks.0.out -> cpu, .* GiB\) need"):
+        trace(model, capture=several, budget=need // 3 + mean - 1, **kwargs)
     with pytest.raises(BudgetError):
         trace(model, capture=site, budget=need, seeds=range(4), **kwargs)
-    with pytest.raises(BudgetError), trace(model, capture=site, budget=need - 1):
+    trace(model, capture=f"{site}[rows=3]", budget=need // 3, **kwargs)        # a row that the dry run did not have
+    trace(model, capture=f"{site}@sigma=0.5:", budget=need, **kwargs)
+    with pytest.raises(BudgetError):
+        trace(model, capture=f"{site} -> mean(by=step)", budget=3 * mean - 1, **kwargs)
+
+
+def test_unknown_shapes_are_measured_when_they_fire_first() -> None:
+    need, model = 4 * 3 * 4 * 5 * 8 * 3 * 2, Denoiser()
+    with pytest.raises(BudgetError, match=r"blocks.0.out needs"), \
+            trace(model, capture="blocks.0.out", budget=need - 1, steps=3, branches=("cond", "uncond")) as t:
         model(start())
+    assert not t.record.firings
+    with trace(model, capture="blocks.0.out", budget=need) as t:
+        model(start())
+    with pytest.raises(BudgetError, match=r"the captures up to blocks.0.out"), \
+            trace(model, capture="blocks.0.out", budget=need - 1) as t:
+        for _ in range(2):          # what nobody announced is refused when it comes
+            model.blocks[0](start())
+            model.blocks[0](torch.cat([start()] * 9))
+
+
+def test_a_full_disk_refuses_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Denoiser()
+    with Probe(model) as probe:
+        model(start(), steps=1)
+    need, free = 4 * 3 * 4 * 5 * 8 * 3 * 2, shutil.disk_usage(".")
+    kwargs = {"steps": 3, "branches": ("cond", "uncond"), "sites": probe.sites, "capture": "blocks.0.out -> disk"}
+    for left, context in ((need, nullcontext()), (need - 1, pytest.raises(BudgetError, match=r"GiB are free in .*TMPDIR"))):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, left=left: free._replace(free=left))
+        with context:
+            trace(model, **kwargs)
+
+
+def test_what_lies_on_disk_is_not_read_at_once_over_the_budget() -> None:
+    kept = record(f"{SITE} -> disk", budget=600)
+    assert kept.bytes == 0 and kept[SITE, 1, "cond"].tensor.shape == (3, 5, 2, 4, 4)
+    assert kept[f"{SITE}[heads=0,frames=1]@steps=1"].tensor.numel() == 2 * 3 * 5 * 4
+    with pytest.raises(BudgetError, match=r"on disk, the budget is .*: ask for one firing, record\['blocks.0.temporal.z', step"):
+        kept[SITE]
 
 
 def test_captures_read_from_strings_and_data() -> None:

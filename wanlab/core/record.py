@@ -1,49 +1,42 @@
-"""Records: what a run kept, as tensors with named axes.
+"""Records: what a run kept, as tensors with named axes and as statistics.
 
     record["generator.mid.attn.pattern"]                     all steps and branches, stacked: axes s, branch, b, k, ...
     record["generator.mid.attn.pattern", 8, "cond"]          one firing
+    record["text.out[words=left]@steps=0:4"]                 a part, by the grammar of selections
+    record["generator.mid.out -> mean"]                      a statistic's value; record.statistics holds the statistic
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from wanlab.core.clock import Tick
-from wanlab.core.index import index, positions
+from wanlab.core.budget import GIB, BudgetError, check_memory, folder_for_captures
+from wanlab.core.clock import Plan, Tick
+from wanlab.core.entry import Entry, Label, RecordError, outlined, raw, table
 from wanlab.core.nearest import suggestion
-from wanlab.core.select import AXIS_OF
-from wanlab.core.site import Site, UnknownSite
-
-GIB = 2**30
-
-
-class RecordError(LookupError):
-    """Something that a record does not hold, or holds in a shape that does not fit."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
-
-class BudgetError(MemoryError):
-    """A capture that would keep more than the stated budget."""
+from wanlab.core.select import AXIS_OF, Select
+from wanlab.core.site import UnknownSite
+from wanlab.core.stat import STATISTICS, Statistic
+from wanlab.core.stored import Stored, opened, outline, told, write
 
 
 class Key(NamedTuple):
-    """One firing: the site, when, and the number of the call where a site fires several times at one moment."""
+    """One firing: the name, when, and the number of the call where a site fires several times at one moment.
+
+    The name is the site's; with " -> mean" and the like for a statistic, with limits where captures of a site differ.
+    """
 
     site: str
     step: int | None = None
@@ -54,111 +47,67 @@ class Key(NamedTuple):
         return f"{self.site} ({Tick(self.step, None, self.branch)}{f', call {self.call}' if self.call else ''})"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A tensor with named axes; `coords` names positions along an axis where they are not 0, 1, 2, ..."""
-
-    tensor: Tensor
-    axes: tuple[str, ...]
-    site: str = ""
-    coords: Mapping[str, Any] = field(default_factory=dict)
-
-    def numpy(self) -> np.ndarray:
-        """The values as an array on the CPU (float32 where numpy has no such type)."""
-        tensor = self.tensor.detach().cpu()
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-    to_numpy = numpy
-
-    def to_xarray(self):  # type: ignore[no-untyped-def]
-        """The values as an xarray.DataArray with dimensions and coordinates."""
-        import xarray
-
-        return xarray.DataArray(self.numpy(), dims=self.axes, name=self.site or None, coords={
-            axis: (axis, list(at)) if axis in self.axes else at for axis, at in self.coords.items()})
-
-    def take(self, **limits: Any) -> Entry:
-        """Part of the entry: heads=, frames=, tokens=, ... as in selections, steps= by position on the axis s."""
-        known = {**AXIS_OF, "steps": "s"}
-        tensor, coords = self.tensor, dict(self.coords)
-        for key, value in limits.items():
-            if known.get(key) not in self.axes:
-                has = [other for other, axis in known.items() if axis in self.axes]
-                raise RecordError(f"{self.site or 'the entry'} has axes '{' '.join(self.axes)}': no {key!r} to take"
-                                  f"{suggestion(key, has)}")
-            at = self.axes.index(known[key])
-            kept = positions(index(value, key) or (":",), tensor.shape[at], key)
-            labels = coords.get(known[key], range(tensor.shape[at]))
-            tensor = tensor.index_select(at, torch.tensor(kept, device=tensor.device))
-            coords[known[key]] = tuple(labels[i] for i in kept)
-        return replace(self, tensor=tensor, coords=coords)
-
-    def mean_over_rows(self) -> Entry:
-        """The mean over samples, axis kept; the entry itself where it has no samples."""
-        if "b" not in self.axes:
-            return self
-        return replace(self, tensor=self.tensor.mean(self.axes.index("b"), keepdim=True))
-
-    def fits(self, site: Site, shape: tuple[int, ...] | None = None, except_axis: str = "") -> None:
-        """Raise where the entry cannot stand at a site of that shape (its known one by default); sizes of 1 spread."""
-        strange = [axis for axis in self.axes if axis not in site.axes]
-        if strange:
-            raise RecordError(f"{site.name} has axes '{' '.join(site.axes)}', the record '{' '.join(self.axes)}': "
-                              f"it cannot stand there")
-        sizes = dict(zip(self.axes, self.tensor.shape))
-        shape = site.shape if shape is None else shape
-        wrong = [axis for axis, want in zip(site.axes, shape or ()) if sizes.get(axis, 1) not in (1, want)]
-        if set(wrong) - {except_axis}:
-            told = " ".join(f"{axis}={size}" for axis, size in sizes.items())
-            raise RecordError(f"the record of {self.site or site.name} has {told}, {site.name} "
-                              f"{' '.join(f'{axis}={size}' for axis, size in zip(site.axes, shape or ()))}: "
-                              f"{', '.join(wrong)} differ")
-
-    def like(self, x: Tensor, site: Site) -> Tensor:
-        """The values in the site's order of axes, ready to broadcast against `x`; another geometry raises."""
-        self.fits(site, tuple(x.shape))
-        order = [self.axes.index(axis) for axis in site.axes if axis in self.axes]
-        tensor = self.tensor.permute(order)
-        for at, axis in enumerate(site.axes):
-            if axis not in self.axes:
-                tensor = tensor.unsqueeze(at)
-        return tensor.to(x.device, x.dtype, copy=True)      # a copy: the model may write to what it is given
-
-    def __repr__(self) -> str:
-        sizes = " ".join(f"{axis}={size}" for axis, size in zip(self.axes, self.tensor.shape))
-        return f"Entry({self.site}: {sizes})"
-
-
 class Record(Mapping[Any, Entry]):
-    """Mapping from a site's name, or (site, step[, branch]), to an Entry. Iterating gives the names."""
+    """Mapping from a name, (name, step[, branch]), or a selection, to an Entry. Iterating gives the names.
+
+    A firing is held in memory, in a file (mapped into memory when read), or is a statistic. budget: bytes in memory.
+    Two records are equal when they hold the same, wherever it lies.
+    """
 
     def __init__(self, budget: int | None = None) -> None:
         self.budget, self.bytes = budget, 0
-        self._entries: dict[Key, Entry | Path] = {}
+        self.steps: int | None = None           # how many the run had, where it was announced
+        self.sigmas: dict[int | None, float] = {}
+        self._entries: dict[Key, Entry | Stored | Statistic] = {}
         self._calls: dict[tuple[str, int | None, str | None], int] = {}
         self._folder: Path | None = None
         self.path: Path | None = None           # where it was saved, until something is added
 
     # ------------------------------------------------------------------------------------------------ writing
 
-    def add(self, key: Key, entry: Entry, disk: bool = False) -> None:
-        """Keep one firing. Over the budget (bytes in memory) raises BudgetError."""
-        if key in self._entries:
+    def add(self, key: Key, entry: Entry | Statistic, disk: bool = False) -> None:
+        """Keep one firing or a statistic. Over the budget (bytes in memory) raises BudgetError."""
+        while key in self._entries:
             self._calls[key[:3]] = self._calls.get(key[:3], 0) + 1
             key = key._replace(call=self._calls[key[:3]])
-        if disk:
+        if disk and isinstance(entry, Entry):
             path = self._disk() / f"{len(self._entries):08d}.safetensors"
-            _write(path, {key: entry})
-            self._entries[key] = path
+            try:
+                write(path, {"0": entry})
+            except OSError as error:
+                raise BudgetError(f"{key} cannot be written to {self._disk()} ({error}): the environment variable TMPDIR "
+                                  "names where captures go") from error
+            self._entries[key] = Stored(path, "0", outline(entry))
         else:
-            self.bytes += entry.tensor.numel() * entry.tensor.element_size()
-            check_budget(self.bytes, self.budget, f"the captures up to {key}")
+            self.weigh(entry.nbytes, f"the captures up to {key}")
             self._entries[key] = entry
+        self.path = None
+
+    def weigh(self, change: int, what: str) -> None:
+        """Count bytes that were added to what is in memory; over the budget raises."""
+        self.bytes += change
+        check_memory({what: self.bytes}, self.budget)
+
+    def update(self, other: Record) -> None:
+        """Take in another record, as of the parts of one run: firings beside each other, statistics merged."""
+        mine, theirs = dict(self._statistics()), dict(other._statistics())
+        twice = [key for key in other._entries if key in self._entries and not (key in mine and key in theirs)]
+        if twice:
+            raise RecordError(f"{twice[0]} is in both records")
+        merged = {key: mine[key].merge(part) for key, part in theirs.items() if key in mine}
+        for key, part in other._entries.items():
+            if key in merged:
+                self.weigh(merged[key].nbytes - mine[key].nbytes, f"the statistics up to {key}")
+                self._entries[key] = merged[key]
+            else:
+                self.add(key, part.read() if isinstance(part, Stored) else part, disk=isinstance(part, Stored))
+        self.steps = other.steps if self.steps is None else self.steps
+        self.sigmas = {**other.sigmas, **self.sigmas}
         self.path = None
 
     def _disk(self) -> Path:
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="wanlab-record-"))
+            self._folder = Path(tempfile.mkdtemp(prefix="wanlab-record-", dir=folder_for_captures()))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
@@ -172,24 +121,50 @@ class Record(Mapping[Any, Entry]):
 
     def __contains__(self, key: object) -> bool:
         try:
-            self[key]
-        except (LookupError, TypeError):
+            self._keys(key)
+        except (LookupError, TypeError, ValueError):
             return False
         return True
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """As `[]`, but the default where that is not held."""
+        if key not in self:
+            return default
+        return self[key]
 
     @property
     def firings(self) -> list[Key]:
         """Every firing that is held, in the order of the run."""
         return list(self._entries)
 
+    @property
+    def statistics(self) -> dict[str, Statistic]:
+        """The statistics by name (with the moment, where there is one for each); they merge, and answer more than a value."""
+        return {key.site if key[1:3] == (None, None) else str(key): stat for key, stat in self._statistics()}
+
+    def _statistics(self) -> list[tuple[Key, Statistic]]:
+        return [(key, stat) for key, stat in self._entries.items() if isinstance(stat, Statistic)]
+
     def __getitem__(self, key: Any) -> Entry:
-        if isinstance(key, str):
-            return self._stacked(self.find(key))
-        wanted = Key(*key)
-        keys = [other for other in self._named(wanted.site) if _fits(other, wanted)]
-        if not keys:
-            raise RecordError(f"{wanted} is not recorded; there are {self._told(self._named(wanted.site))}")
-        return self._stacked(keys)
+        keys, select = self._keys(key)
+        entry = self._stacked(keys, select)
+        if not isinstance(key, (str, Select)) and "s" in entry.axes and key[1] is not None:
+            return entry.drop("s")
+        return entry
+
+    def _keys(self, key: Any) -> tuple[list[Key], Select | None]:
+        """The firings that a name, (name, step[, branch]) or a selection means."""
+        if isinstance(key, str) and (any(one.site == key for one in self._entries) or not set("[@") & set(key)):
+            return self.find(key), None
+        if isinstance(key, (str, Select)):
+            select, plan = Select.of(key), Plan(self.steps)
+            keys = self.find(select.at)
+            at = [one for one in keys if select.acts(Tick(one.step, self.sigmas.get(one.step), one.branch), plan, one.site)]
+            return self._some(at, keys, str(select)), select
+        if not isinstance(key, tuple) or not 1 <= len(key) <= 3 or not isinstance(key[0], str):
+            raise RecordError(f"a record is asked for a name, (name, step[, branch]) or a selection, not for {key!r}")
+        wanted, keys = Key(*key), self.find(key[0])
+        return self._some([one for one in keys if _fits(one, wanted)], keys, str(wanted)), None
 
     def at(self, site: str, tick: Tick) -> Entry:
         """The entry for one moment: of this step and branch, where the site was recorded by step or branch."""
@@ -202,98 +177,190 @@ class Record(Mapping[Any, Entry]):
         return self.entry(fit[0])
 
     def find(self, site: str) -> list[Key]:
-        """The firings held of a site; of its one statistic, where the values themselves were not kept."""
-        keys = self._named(site)
+        """The firings of a name; of a site whose only capture has a longer name (a statistic, a part), those of that."""
+        keys = [key for key in self._entries if key.site == site]
         if keys:
             return keys
-        reduced = [name for name in self if name.startswith(f"{site} -> ")]
-        if len(reduced) == 1:
-            return self._named(reduced[0])
-        if reduced:
-            raise RecordError(f"{site} is recorded as {', '.join(reduced)}: name one of them")
-        raise UnknownSite(f"{site!r} is not recorded{suggestion(site, self)}")
-
-    def _named(self, site: str) -> list[Key]:
-        return [key for key in self._entries if key.site == site]
+        longer = [name for name in self if name.startswith((f"{site} -> ", f"{site}[", f"{site}@", f"{site}("))
+                  and (" -> grad" in site or " -> grad" not in name)]       # a gradient is never taken for a value
+        if len(longer) > 1:
+            raise RecordError(f"{site} is recorded as {', '.join(longer)}: name one of them")
+        if not longer:
+            raise UnknownSite(f"{site!r} is not recorded{suggestion(site, self)}")
+        return [key for key in self._entries if key.site == longer[0]]
 
     def entry(self, key: Key) -> Entry:
-        """One firing, read from disk where it is there."""
-        kept = self._entries[key]
-        return kept if isinstance(kept, Entry) else _read(kept)[key]
+        """One firing; from disk it is mapped into memory. A statistic's value."""
+        held = self._held(key)
+        return held.entry(site_of(key.site)) if isinstance(held, Statistic) else held
 
-    def _stacked(self, keys: list[Key]) -> Entry:
-        first = self.entry(keys[0])
+    def _some(self, keys: list[Key], held: list[Key], asked: str) -> list[Key]:
+        if not keys:
+            raise RecordError(f"{asked} is not recorded; there are {self._told(held)}")
+        return keys
+
+    def _stacked(self, keys: list[Key], select: Select | None) -> Entry:
+        self._weigh_reading(keys, select)
+        if " -> grad" in keys[0].site:          # which come in the order of the backward pass
+            keys = sorted(keys, key=lambda key: (key.step or 0, key.branch or "", key.call))
         leading = {"s": _values(keys, "step"), "branch": _values(keys, "branch"), "call": _values(keys, "call")}
         axes = [axis for axis, values in leading.items() if len(values) > 1 or (axis == "s" and values != [None])]
         expected = int(np.prod([len(leading[axis]) for axis in axes], initial=1))
         if expected != len(keys):
             raise RecordError(f"{keys[0].site} did not fire in every branch of every step: {self._told(keys)}; "
                               "ask for (site, step, branch)")
+        ranked = sorted(keys, key=lambda key: tuple(leading[axis].index(_part(key, axis)) for axis in axes))
+        parts = [_limited(self.entry(key), select) for key in ranked]
+        first = parts[0]
         coords = {axis: tuple(leading[axis]) for axis in axes} | dict(first.coords)
         if "branch" not in axes and leading["branch"] != [None]:
             coords["branch"] = leading["branch"][0]
         if not axes:
             return replace(first, coords=coords)
-        ranked = sorted(keys, key=lambda key: tuple(leading[axis].index(_part(key, axis)) for axis in axes))
-        parts = [self.entry(key).tensor for key in ranked]
-        if len({part.shape for part in parts}) > 1:
+        if len({part.tensor.shape for part in parts}) > 1:
             raise RecordError(f"{keys[0].site} fired with different shapes: ask for (site, step, branch)")
-        tensor = torch.stack(parts).unflatten(0, [len(leading[axis]) for axis in axes])
-        return Entry(tensor, (*axes, *first.axes), first.site, coords)
+        sizes = [len(leading[axis]) for axis in axes]
+        one = first.tensor.unsqueeze(0) if len(parts) == 1 else torch.stack([part.tensor for part in parts])
+        full = {**first.full, **({"s": self.steps} if "s" in axes and self.steps is not None else {})}
+        labels = _stacked_labels(parts, axes, sizes)
+        if "s" in axes and all(step in self.sigmas for step in leading["s"]):
+            labels["sigma"] = Label(("s",), np.array([self.sigmas[step] for step in leading["s"]]))
+        return Entry(one.unflatten(0, sizes), (*axes, *first.axes), first.site, coords, labels, full)
+
+    def _weigh_reading(self, keys: list[Key], select: Select | None) -> None:
+        """What lies on disk may be larger than memory: one firing is mapped, several are copied side by side."""
+        stored = [kept.outline.nbytes for key in keys if isinstance(kept := self._entries[key], Stored)]
+        limited = select is not None and any(getattr(select, name) is not None for name in (*AXIS_OF, "words"))
+        if len(stored) > 1 and not limited and self.budget is not None and sum(stored) > self.budget:
+            raise BudgetError(f"{keys[0].site} takes {sum(stored) / GIB:.3g} GiB on disk, the budget is "
+                              f"{self.budget / GIB:.3g} GiB: ask for one firing, record[{keys[0].site!r}, step, branch], or "
+                              f"for a part, record['{keys[0].site}[frames=0]@steps=0:4']; or raise record.budget")
+
+    # ------------------------------------------------------------------------------------------------ as a value
 
     @staticmethod
     def _told(keys: list[Key]) -> str:
         told = [str(Tick(key.step, None, key.branch)) for key in keys]
         return "; ".join(told[:6]) + (f" and {len(told) - 6} more" if len(told) > 6 else "")
 
+    def _rows(self) -> list[tuple[str, int, str, str, str]]:
+        """For each name: firings, axes with sizes, type, where it lies."""
+        rows = []
+        for name in self:
+            keys = [key for key in self._entries if key.site == name]
+            kept = self._entries[keys[0]]
+            if isinstance(kept, Statistic):
+                rows.append((name, len(keys), " ".join(kept.axes), f"{kept.name} of {kept.count}", "statistic"))
+                continue
+            one = kept.outline if isinstance(kept, Stored) else kept
+            sizes = " ".join(f"{axis}={size}" for axis, size in one.sizes.items())
+            rows.append((name, len(keys), sizes, one.dtype, "disk" if isinstance(kept, Stored) else "memory"))
+        return rows
+
+    def _head(self) -> str:
+        return f"Record of {len(self)} sites, {len(self._entries)} firings, {self.bytes / GIB:.3f} GiB in memory"
+
     def __repr__(self) -> str:
-        lines = [f"Record of {len(self)} sites, {len(self._entries)} firings, {self.bytes / GIB:.3f} GiB in memory"]
-        return "\n  ".join([*lines, *(f"{site}: {len(self._named(site))}" for site in self)])
+        lines = [f"{name}: {count}  {sizes}  {dtype}, {where}" for name, count, sizes, dtype, where in self._rows()]
+        return "\n  ".join([self._head(), *lines])
+
+    def _repr_html_(self) -> str:
+        return table(self._head(), ("site", "firings", "axes", "values", "where"), self._rows())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        if (self.firings, self.steps, self.sigmas) != (other.firings, other.steps, other.sigmas):
+            return False
+        return all(self._held(key) == other._held(key) for key in self._entries)
+
+    __hash__ = None     # type: ignore[assignment]
+
+    def _held(self, key: Key) -> Entry | Statistic:
+        kept = self._entries[key]
+        return kept.read() if isinstance(kept, Stored) else kept
+
+    def digest(self) -> str:
+        """sha256 of names, moments, axes and bytes."""
+        sha = hashlib.sha256()
+        for key in sorted(self._entries, key=str):
+            held = self._held(key)
+            tensors = held.state() if isinstance(held, Statistic) else {"": held.tensor}
+            sha.update(f"{key}|{held.axes}".encode())
+            for name, tensor in tensors.items():
+                sha.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode() + raw(tensor).numpy().tobytes())
+        return sha.hexdigest()
 
     # ------------------------------------------------------------------------------------------------ files
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file (to a temporary name first); returns its path."""
+        """Write one safetensors file (to a temporary name first); returns its path. No more than one firing is read at once."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        about: list[dict[str, Any]] = []
+        tensors: dict[str, Entry | Stored | Tensor] = {}
+        for i, (key, kept) in enumerate(self._entries.items()):
+            if isinstance(kept, Statistic):
+                about.append({"key": list(key), "statistic": kept.told()})
+                tensors |= {f"{i}.{name}": part for name, part in kept.state().items()}
+            else:
+                about.append({"key": list(key), "entry": (kept.outline if isinstance(kept, Stored) else kept).told()})
+                tensors[str(i)] = kept
         partial = path.with_name(f".{path.name}.partial")
-        _write(partial, {key: self.entry(key) for key in self._entries})
+        write(partial, tensors, {"steps": self.steps, "sigmas": list(self.sigmas.items()), "firings": about})
         partial.replace(path)
         self.path = path
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """Read what `save` wrote."""
-        record = cls()
-        for key, entry in _read(Path(path)).items():
-            record.add(key, entry)
-        record.path = Path(path)
+        """What `save` wrote. Values stay in the file and are mapped into memory where they are used."""
+        record, path = cls(), Path(path)
+        file = opened(path)
+        about = told(path, file)
+        record.steps, record.sigmas = about["steps"], dict(about["sigmas"])
+        for i, one in enumerate(about["firings"]):
+            key = Key(*one["key"])
+            if "statistic" in one:
+                names = STATISTICS[one["statistic"]["name"]].STATE
+                state = {name: file.get_tensor(f"{i}.{name}").clone() for name in names}
+                record.add(key, Statistic.restored(one["statistic"], state))
+            else:
+                entry = outline(outlined(file.get_tensor(str(i)), one["entry"]))
+                record._entries[key] = Stored(path, str(i), entry, file)
+        record.path = path
         return record
 
-    def update(self, other: Record) -> None:
-        """Take in the firings of another record, as of the parts of one run."""
-        for key in other.firings:
-            if key in self._entries:
-                raise RecordError(f"{key} is in both records")
-            self.add(key, other.entry(key))
 
-    def digest(self) -> str:
-        """sha256 of names, moments, axes and bytes."""
-        sha = hashlib.sha256()
-        for key in sorted(self._entries, key=str):
-            entry = self.entry(key)
-            sha.update(f"{key}|{entry.axes}|{entry.tensor.dtype}|{tuple(entry.tensor.shape)}".encode())
-            sha.update(entry.tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return sha.hexdigest()
+def site_of(name: str) -> str:
+    """The site that a name of a record begins with: "a.b[frames=0] -> mean" is of "a.b"."""
+    return re.split(r" -> |\[|@", name, maxsplit=1)[0]
 
 
-def check_budget(size: int, budget: int | None, what: str) -> None:
-    """Raise where `size` bytes exceed the budget, saying how to need less."""
-    if budget is not None and size > budget:
-        raise BudgetError(f"{what} need {size / GIB:.3g} GiB, the budget is {budget / GIB:.3g} GiB: capture fewer "
-                          "steps, heads or frames, stream ('site -> mean', 'site -> covariance'), write "
-                          "('site -> disk'), or raise budget=")
+def _limited(entry: Entry, select: Select | None) -> Entry:
+    if select is None:
+        return entry
+    if select.mask is not None:
+        raise RecordError(f"{entry.site}: a mask cuts no rectangle out of a record; take all, and index the array by the mask")
+    limits = {name: getattr(select, name) for name in (*AXIS_OF, "words") if getattr(select, name) is not None}
+    return entry.take(**limits)
+
+
+def _stacked_labels(parts: list[Entry], axes: list[str], sizes: list[int]) -> dict[str, Label]:
+    """The labels of parts that are stacked: once where all agree, else along those of the new axes where they differ."""
+    found = {}
+    for name in dict.fromkeys(name for part in parts for name in part.labels):
+        held = next(part.labels[name] for part in parts if name in part.labels)
+        none = np.zeros_like(held.values)
+        values = np.stack([part.labels[name].values if name in part.labels else none for part in parts])
+        values, along = values.reshape(*sizes, *held.values.shape), list(axes)
+        for axis in axes:
+            at = along.index(axis)
+            first = values.take([0], at)
+            if (values == first).all():
+                values, along = first.squeeze(at), [one for one in along if one != axis]
+        found[name] = Label((*along, *held.axes), values)
+    return found
 
 
 def _values(keys: list[Key], name: str) -> list[Any]:
@@ -306,23 +373,3 @@ def _part(key: Key, axis: str) -> Any:
 
 def _fits(key: Key, wanted: Key) -> bool:
     return (wanted.step in (None, key.step)) and (wanted.branch in (None, key.branch))
-
-
-def _write(path: Path, entries: Mapping[Key, Entry]) -> None:
-    about = [{"key": list(key), "axes": entry.axes, "site": entry.site, "coords": dict(entry.coords)}
-             for key, entry in entries.items()]
-    tensors = {str(i): entry.tensor.detach().cpu().contiguous().clone() for i, entry in enumerate(entries.values())}
-    save_file(tensors, path, metadata={"wanlab_record": json.dumps(about)})
-
-
-def _read(path: Path) -> dict[Key, Entry]:
-    with safe_open(path, framework="pt") as file:
-        about = (file.metadata() or {}).get("wanlab_record")
-        if about is None:
-            raise RecordError(f"{path} is a safetensors file, but not a saved record")
-        return {Key(*one["key"]): _entry(file.get_tensor(str(i)), one) for i, one in enumerate(json.loads(about))}
-
-
-def _entry(tensor: Tensor, told: Mapping[str, Any]) -> Entry:
-    coords = {axis: tuple(at) if isinstance(at, list) else at for axis, at in told["coords"].items()}
-    return Entry(tensor, tuple(told["axes"]), told["site"], coords)

@@ -53,22 +53,35 @@ def region(select: Select, site: Site, x: Tensor, plan: Plan) -> Tensor | None:
 
 
 def narrow(select: Select, site: Site, x: Tensor, plan: Plan) -> Tensor:
-    """`x` cut to the selected positions of each axis. A mask cannot be cut to; words must agree in all rows."""
+    """`x` cut to the selected positions of each axis; see `kept_positions`."""
+    for axis, kept in kept_positions(select, site, x, plan).items():
+        x = x.index_select(site.axes.index(axis), torch.tensor(kept, device=x.device))
+    return x
+
+
+def kept_positions(select: Select, site: Site, x: Tensor, plan: Plan) -> dict[str, list[int]]:
+    """The positions that a capture keeps, for each axis that is limited. `x` may be a tensor without values.
+
+    A mask cannot be cut to; words must agree in all rows; several limits of one axis keep what all of them keep.
+    """
+    found: dict[str, list[int]] = {}
     if select.mask is not None:
         raise SelectionError(f"{site.name}: a capture cannot be limited by a mask; capture all and mask the record")
     for key, axis in _limits(select, site):
         at = site.axes.index(axis)
         if key == "words":
             _carries_text(site, plan)
-            per_row = {tuple(_tokens(select.words, row, plan)) for row in range(_rows(site, x))}
+            per_row = {tuple(_tokens(select.words, row, plan)) for row in found.get("b", range(_rows(site, x)))}
             if len(per_row) > 1:
                 raise SelectionError(f"{site.name}: the words {', '.join(select.words)} stand at different tokens in "
                                      "the rows of this batch; capture all tokens, or one row")
             kept = list(per_row.pop())
         else:
             kept = positions(getattr(select, key), x.shape[at], f"{site.name}: {key}")
-        x = x.index_select(at, torch.tensor(kept, device=x.device))
-    return x
+        found[axis] = [one for one in found.get(axis, kept) if one in kept]
+        if not found[axis]:
+            raise SelectionError(f"{site.name}: the limits of axis {axis} have no position in common")
+    return found
 
 
 def _limits(select: Select, site: Site) -> list[tuple[str, str]]:

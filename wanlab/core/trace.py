@@ -4,38 +4,36 @@
         model(x)
     t.record["mid.out"], t.ledger
 
-Everything is resolved to a checked list before anything runs; after any exit the model is as it was.
+Everything is resolved to a checked list before anything runs; after any exit the model is as it was. Within a backward
+pass a forward is a checkpoint's recomputation: edits act again, captures and the ledger do not see it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from wanlab.core import clock
+from wanlab.core.budget import GIB
 from wanlab.core.capture import Capture
+from wanlab.core.checkpoint import Again
 from wanlab.core.clock import Plan, Tick
-from wanlab.core.edit import Edit, EditError, Event
-from wanlab.core.index import positions
-from wanlab.core.ledger import Ledger, Line
-from wanlab.core.record import GIB, Entry, Key, Record, check_budget
-from wanlab.core.region import check, narrow
-from wanlab.core.select import AXIS_OF, Select
+from wanlab.core.edit import Edit, EditError
+from wanlab.core.gradient import GradientLine, graph_task, own, recomputing, unknown_moment
+from wanlab.core.ledger import Ledger
+from wanlab.core.listener import Listener, listeners
+from wanlab.core.listener import NonFiniteError as NonFiniteError
+from wanlab.core.recorder import Recorder
+from wanlab.core.region import check
+from wanlab.core.select import Select
 from wanlab.core.site import Hookable, Site, Sites, UnknownSite, hookables
-from wanlab.core.stat import Statistic, statistic
-from wanlab.core.tap import BaseTap
-
-
-class NonFiniteError(ArithmeticError):
-    """A tensor with NaN or infinity, at the first site where one passed: `site` and `tick` say where and when."""
-
-    def __init__(self, message: str, site: Site, tick: Tick) -> None:
-        super().__init__(message)
-        self.site, self.tick = site, tick
+from wanlab.core.tap import BaseTap, known_context
 
 
 class Stopped(BaseException):
@@ -46,41 +44,26 @@ class Stopped(BaseException):
         self.trace = trace
 
 
-@dataclass
-class _Place:
-    """One site that is listened to: what acts there, in order, each with its line of the ledger."""
-
-    site: Site
-    edits: list[tuple[Edit, Line]] = field(default_factory=list)
-    captures: list[tuple[Capture, Line]] = field(default_factory=list)
-    stop: tuple[Select, Line] | None = None
-
-    def selections(self) -> Iterable[Select]:
-        yield from (edit.where for edit, _ in self.edits)
-        yield from (capture.where for capture, _ in self.captures)
-        if self.stop:
-            yield self.stop[0]
-
-
 class Trace(BaseTap):
-    """A `with` that edits and records; see `trace` for its arguments. Afterwards: `record`, `ledger`, `statistics`."""
+    """A `with` that edits and records; see `trace` for its arguments. Afterwards: `record` and `ledger`."""
 
     def __init__(self, root: nn.Module, edits: Sequence[Edit], capture: Sequence[Any], plan: Plan, budget: int | None,
                  strict: bool, watch_finite: bool, stop_after: Any, sites: Sites | None,
                  within: Callable[[str], bool] | None) -> None:
         super().__init__()
-        self.record, self.ledger = Record(budget), Ledger()
-        self.statistics: dict[str, Statistic] = {}
+        self._recorder, self.ledger = Recorder(budget), Ledger()
+        self.record = self._recorder.record
         self._strict, self._watch, self._told = strict, watch_finite, plan
         self._modules = {id(module): module for module in hookables(root).values()}
-        self._places, self._within = _places(root, sites), within
+        self._places, self._within = listeners(root, sites), within
+        self._handles: list[RemovableHandle] = []       # of gradients that are to come
+        self._lock, self._task = threading.Lock(), graph_task()
         self._plan_seen: Plan | None = None
         self._plan = plan
         edits = [edits] if isinstance(edits, Edit) else list(edits)
         captures = [Capture.of(one) for one in ([capture] if isinstance(capture, (str, Capture)) else capture)]
         self._resolve(edits, captures, stop_after)
         self._check_plan()
-        self._check_budget(budget)
 
     # ------------------------------------------------------------------------------------------------ before the run
 
@@ -95,6 +78,11 @@ class Trace(BaseTap):
                 at[site.name].edits.append((edit, self.ledger.line(str(edit), site.name, edit.where)))
         for capture in captures:
             for site in self._find(found, capture.where):
+                if capture.grad:
+                    back = GradientLine(f"capture {capture}", site.name, capture.where)
+                    self.ledger.lines.append(back)
+                    at[site.name].gradients.append((capture, back))
+                    continue
                 line = self.ledger.line(f"capture {capture}", site.name, capture.where)
                 at[site.name].captures.append((capture, line))
         if stop_after is not None:
@@ -117,29 +105,17 @@ class Trace(BaseTap):
         announced = clock.plan()
         if announced is self._plan_seen:
             return
-        told = {key: value for key, value in vars(self._told).items() if value not in (None, 0)}
-        self._plan_seen, self._plan = announced, replace(announced, **told)
+        self._plan_seen, self._plan = announced, self._with_told(announced)
         for place in self._places.values():
             for select in place.selections():
                 check(select, place.site, self._plan)
+        self._recorder.expect([(place.site, [capture for capture, _ in (*place.captures, *place.gradients)])
+                               for place in self._places.values()], self._plan)
         self.ledger.plan = self._plan
 
-    def _check_budget(self, budget: int | None) -> None:
-        """Refuse, before the run, what is known to exceed the budget (float32, every selected step and branch)."""
-        total = 0
-        for place in self._places.values():
-            for capture, line in place.captures:
-                if place.site.shape is None or capture.streams or capture.keep == "disk" or capture.where.words:
-                    continue
-                steps, branches = (self._plan.steps, self._plan.branches) if place.site.clock is None else (
-                    self._plan.steps if "step" in place.site.clock else None,
-                    self._plan.branches if "branch" in place.site.clock else None)
-                shape = _batch_shape(place.site, self._plan)
-                kept = narrow(capture.where, place.site, torch.empty(shape, device="meta"), self._plan)
-                ticks = [Tick(step, None, branch) for step in range(steps or 0) or [None]
-                         for branch in branches or [None]]
-                total += 4 * kept.numel() * sum(_covers(capture.where, tick, self._plan) for tick in ticks)
-                check_budget(total, budget, f"the captures up to {line.site}")
+    def _with_told(self, announced: Plan) -> Plan:
+        told = {key: value for key, value in vars(self._told).items() if value not in (None, 0)}
+        return replace(announced, **told)
 
     # ------------------------------------------------------------------------------------------------ the with
 
@@ -153,17 +129,14 @@ class Trace(BaseTap):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
         self._take_off()
-        self._read_statistics()
-        if isinstance(error, Stopped) and error.trace is self:
-            self.ledger.stopped = True
-            return True
-        if error is None and self._strict:
+        while self._handles:
+            self._handles.pop().remove()
+        stopped = isinstance(error, Stopped) and error.trace is self
+        if error is not None and not stopped:
+            return False
+        if self._strict:
             self.ledger.verify()
-        return False
-
-    def _read_statistics(self) -> None:
-        for name, stat in self.statistics.items():
-            self.record.add(Key(name), Entry(stat.value, stat.axes, name.split(" -> ")[0]))
+        return stopped
 
     # ------------------------------------------------------------------------------------------------ during the run
 
@@ -176,53 +149,87 @@ class Trace(BaseTap):
         place = self._places.get((id(module), name))
         if place is None or not self._here:
             return False
-        self._check_plan()
-        return any(select.acts(clock.now(), self._plan, place.site.name) for select in place.selections())
+        if recomputing(self._task):
+            self._check_moment(place)
+        return self.acts(module, name)
+
+    def acts(self, module: Hookable, name: str) -> bool:
+        """Whether something is to act at this site at this moment, in whatever context."""
+        place, plan = self._places.get((id(module), name)), self._plan_here()
+        return place is not None and any(place.acts(select, clock.now(), plan) for select in place.selections())
 
     def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
         """Let `x` pass: watched, edited, kept, in this order."""
         place = self._places.get((id(module), name))
-        if place is None or not self._here:
+        if place is None:
             return x
-        self._check_plan()
-        tick = clock.now()
-        if self._watch:
-            _finite(x, place.site, tick, "")
-        for edit, line in place.edits:
-            acts = edit.where.acts(tick, self._plan, place.site.name)
-            line.saw(tick, acts)
-            if acts:
-                x = edit.apply(x, Event(place.site, tick, self._plan, identity))
-                if self._watch:
-                    _finite(x, place.site, tick, f" after {edit}")
+        if not self._here:
+            if recomputing() and not known_context():
+                raise unknown_moment(place.site)
+            return x
+        if recomputing(self._task):
+            self._check_moment(place)
+            return self.repeat(module, name, x, identity)
+        plan, tick = self._plan_here(), clock.now()
+        x = self._await_gradients(place, tick, plan, place.edited(x, tick, plan, identity, self._watch))
         for capture, line in place.captures:
-            acts = capture.where.acts(tick, self._plan, place.site.name)
+            acts = place.acts(capture.where, tick, plan)
             line.saw(tick, acts)
             if acts:
-                self._keep(capture, place.site, tick, x)
+                self._recorder.keep(capture, place.site, tick, plan, x if capture.keep == "graph" else x.detach())
         self._maybe_stop(place, tick)
         return x
 
-    def _keep(self, capture: Capture, site: Site, tick: Tick, x: Tensor) -> None:
-        kept = narrow(capture.where, site, x, self._plan)
-        if capture.streams:
-            name = f"{site.name} -> {capture.keep}"
-            if name not in self.statistics:
-                self.statistics[name] = statistic(capture.keep, site.axes)
-            self.statistics[name].add(kept)
-            return
-        if capture.keep != "graph":
-            kept = kept.detach()
-            kept = kept.to("cpu", copy=True) if capture.keep != "device" else kept.clone()
-        entry = Entry(kept, site.axes, site.name, _labels(capture.where, site, x))
-        self.record.add(Key(site.name, tick.step, tick.branch), entry, disk=capture.keep == "disk")
+    def repeat(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
+        """Let `x` pass once more, in a checkpoint's recomputation: as before, but nothing is noted."""
+        place = self._places.get((id(module), name))
+        return x if place is None else place.repeated(x, clock.now(), self._plan_here(), identity)
 
-    def _maybe_stop(self, place: _Place, tick: Tick) -> None:
+    def again(self) -> Again:
+        """What stands in for this trace while a checkpoint computes again."""
+        return Again(self, [self._modules[id_] for id_ in dict.fromkeys(id_ for id_, _ in self._places)])
+
+    def _check_moment(self, place: Listener) -> None:
+        """Let a checkpoint that is not ours compute again only where the clock stands as it did the first time."""
+        if not place.seen <= {clock.now()} or clock.plan() != self._plan_seen:
+            raise unknown_moment(place.site)
+
+    def _plan_here(self) -> Plan:
+        """What this run has announced; of a recomputation, what its forward had."""
+        if recomputing(self._task):
+            return self._with_told(clock.plan())
+        self._check_plan()
+        return self._plan
+
+    def _await_gradients(self, place: Listener, tick: Tick, plan: Plan, x: Tensor) -> Tensor:
+        """`x`, with its gradient to be kept when it comes."""
+        awaited = []
+        for capture, line in place.gradients:
+            acts = place.acts(capture.where, tick, plan)
+            line.saw(tick, False)
+            if acts:
+                awaited.append((capture, line))
+        if not awaited:
+            return x
+        x = own(x, place.site, tick)
+        for capture, line in awaited:
+            came = partial(self._came, capture, line, *line.awaits(tick), place.site, tick, plan)
+            self._handles.append(x.register_hook(came))
+        return x
+
+    def _came(self, capture: Capture, line: GradientLine, firing: int, call: int, site: Site, tick: Tick, plan: Plan,
+              grad: Tensor) -> None:
+        with self._lock:        # on several devices, gradients come in several threads
+            line.came(firing)
+            self._recorder.keep(capture, site, tick, plan, grad if capture.keep == "graph" else grad.detach(), call)
+
+    def _maybe_stop(self, place: Listener, tick: Tick) -> None:
         if place.stop is not None:
             select, line = place.stop
             acts = select.acts(tick, self._plan, place.site.name)
             line.saw(tick, acts)
             if acts:
+                self.ledger.stopped = tick
                 raise Stopped(self)
 
 
@@ -233,7 +240,8 @@ def trace(root: nn.Module, edits: Sequence[Edit] | Edit = (), capture: Sequence[
           sites: Sites | None = None, within: Callable[[str], bool] | None = None) -> Trace:
     """A context in which `edits` act and `capture` is kept at the sites of the Hookables under `root`.
 
-    edits: in order; at one site they compose. capture: selections as strings, with " -> mean" and the like (`Capture`).
+    edits: in order; at one site they compose. capture: selections as strings, with " -> mean" and the like (`Capture`);
+    with " -> grad" the gradients that come back within the block (`wanlab.core.gradient`).
     steps, start, branches, seeds: what the run will do, where it does not announce it itself (`clock.announce`).
     budget: bytes of captured values in memory. strict: whether a ledger that does not agree raises at the end.
     watch_finite: raise at the first site where NaN or infinity passes. stop_after: end the forward after this site.
@@ -245,40 +253,3 @@ def trace(root: nn.Module, edits: Sequence[Edit] | Edit = (), capture: Sequence[
     plan = Plan(steps, start, None if branches is None else tuple(branches), None if seeds is None else tuple(seeds))
     return Trace(root, edits, capture, plan, budget, strict, watch_finite, stop_after, sites,  # type: ignore[arg-type]
                  within)
-
-
-def _places(root: nn.Module, known: Sites | None) -> dict[tuple[int, str], _Place]:
-    places = {}
-    for path, module in hookables(root).items():
-        for name, axes in module.SITES.items():
-            full = f"{path}.{name}" if path else name
-            site = known[full] if known is not None and full in known else Site(full, tuple(axes.split()))
-            places[id(module), name] = _Place(site)
-    return places
-
-
-def _batch_shape(site: Site, plan: Plan) -> tuple[int, ...]:
-    """The site's known shape with as many rows as seeds are announced (a dry run may have had one)."""
-    sizes = zip(site.axes, site.shape or (), strict=True)
-    return tuple(len(plan.seeds) if axis == "b" and plan.seeds is not None else size for axis, size in sizes)
-
-
-def _covers(select: Select, tick: Tick, plan: Plan) -> bool:
-    if tick.step is not None and select.steps is not None and not select.acts(replace(tick, sigma=0.0), plan, ""):
-        return False
-    return tick.branch is None or select.covers(tick.branch)
-
-
-def _labels(select: Select, site: Site, x: Tensor) -> dict[str, Any]:
-    """Original positions along the axes that a capture was cut to."""
-    return {axis: tuple(positions(getattr(select, key), x.shape[site.axes.index(axis)], key))
-            for key, axis in AXIS_OF.items() if getattr(select, key) is not None}
-
-
-def _finite(x: Tensor, site: Site, tick: Tick, when: str) -> None:
-    if x.is_floating_point() and not torch.isfinite(x).all():
-        bad = int((~torch.isfinite(x)).sum())
-        raise NonFiniteError(f"{bad} of {x.numel()} values are NaN or infinite at {site.name}{when} ({tick})",
-                             site, tick)
-
-

@@ -1,0 +1,147 @@
+"""The largest values of a stream with the places where they stood: which sample, step, branch, frame, token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wanlab.core.entry import Entry, Label
+from wanlab.core.stat import Moment, Statistic, axes_named
+
+NONE = -(2**63)             # no step, no branch, no seed
+ORDERS = ("largest", "smallest", "magnitude")
+
+
+def _number(text: str) -> int:
+    k = int(text)
+    if k < 1:
+        raise ValueError("expected 1 or more")
+    return k
+
+
+def _order(text: str) -> str:
+    if text not in ORDERS:
+        raise ValueError(f"expected {', '.join(ORDERS)}")
+    return text
+
+
+class TopStat(Statistic):
+    """The `k` largest values (or `smallest`, or largest in `magnitude`) of all, or for each position of the axes `per`.
+
+    Labels of the axis `rank` say where each stood: s, branch, seed of the sample (where announced), and the position on
+    every axis that is not kept apart. Equal values rank by place, so that a merge of parts equals the whole in any order.
+    """
+
+    name, STATE = "topk", ("_values", "_places")
+    OPTIONS: ClassVar = {"k": _number, "per": axes_named, "order": _order}
+
+    def __init__(self, source: Sequence[str], k: int = 10, per: Sequence[str] = (), order: str = "largest") -> None:
+        super().__init__(source, per)
+        self.k, self.order, self.axes = k, order, (*self.per, "rank")
+        self._pooled = tuple(axis for axis in self.source if axis not in self.per)
+        self._branches: list[str] = []
+        self._values = torch.zeros(0, dtype=torch.float64)                      # per..., rank
+        self._places = torch.zeros(0, 0, dtype=torch.int64)                     # per..., rank, (s, branch, *pooled, seed)
+
+    def options(self) -> dict[str, Any]:
+        mine = {"k": self.k} if self.k != 10 else {}
+        return mine | super().options() | ({} if self.order == "largest" else {"order": self.order})
+
+    def _add(self, x: Tensor, at: Moment) -> None:
+        self._finite(x)
+        apart = self._apart(x)
+        flat = apart.reshape(-1, apart.shape[-1])
+        kept = _first_of(self._key(flat), min(self.k, flat.shape[-1]))
+        values = flat.gather(-1, kept).cpu().to(torch.float64).reshape(*apart.shape[:-1], -1)
+        sizes = [x.shape[self.source.index(axis)] for axis in self._pooled]
+        places = self._placed(kept.cpu().numpy(), sizes, at)
+        self._take(values, torch.from_numpy(places).reshape(*values.shape, -1), apart.shape[-1])
+
+    def _merge(self, other: Self) -> None:
+        places = other._places.clone()
+        for name in other._branches:
+            self._branch(name)
+        for i, name in enumerate(other._branches):
+            places[..., 1][other._places[..., 1] == i] = self._branches.index(name)
+        self._take(other._values, places, other.count)
+
+    def _take(self, values: Tensor, places: Tensor, count: int) -> None:
+        if self.count:
+            self._fits(values.shape[:-1], self._values.shape[:-1])
+            values, places = torch.cat([self._values, values], -1), torch.cat([self._places, places], -2)
+        keys = [*places.movedim(-1, 0).flip(0).numpy(), -self._key(values).numpy()]
+        best = torch.from_numpy(np.lexsort(keys, axis=-1))[..., :self.k]
+        self._values = values.gather(-1, best)
+        self._places = places.gather(-2, best.unsqueeze(-1).expand(*best.shape, places.shape[-1]))
+        self.count += count
+
+    def _key(self, x: Tensor) -> Tensor:
+        return {"largest": x, "smallest": -x, "magnitude": x.abs()}[self.order]
+
+    def _placed(self, kept: np.ndarray, sizes: list[int], at: Moment) -> np.ndarray:
+        """Step, branch, positions and seed of flat positions."""
+        found = dict(zip(self._pooled, np.unravel_index(kept, sizes or [1]), strict=False))
+        named = {axis: np.asarray(at.coords[axis])[found[axis]] if axis in at.coords else found[axis] for axis in found}
+        seeds = np.full_like(kept, NONE) if at.seeds is None or "b" not in named else np.asarray(at.seeds)[named["b"]]
+        step = NONE if at.tick.step is None else at.tick.step
+        branch = NONE if at.tick.branch is None else self._branch(at.tick.branch)
+        columns = [np.full_like(kept, step), np.full_like(kept, branch), *(named[axis] for axis in self._pooled), seeds]
+        return np.stack([np.broadcast_to(column, kept.shape) for column in columns], -1).astype(np.int64)
+
+    def _branch(self, name: str) -> int:
+        """The rank of a branch by its name: equal values rank alike, whichever branch came first."""
+        if name not in self._branches:
+            names = sorted([*self._branches, name])
+            if self.count:
+                held = self._places[..., 1].clone()
+                for i, old in enumerate(self._branches):
+                    self._places[..., 1][held == i] = names.index(old)
+            self._branches = names
+        return self._branches.index(name)
+
+    # -- reading
+    @property
+    def value(self) -> Tensor:
+        """The values, float32, best first."""
+        self._some()
+        return self._values.float()
+
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        """Where each value stood, by name, shaped as `value`; what does not apply is left out."""
+        self._some()
+        names = ["s", "branch", *self._pooled, "seed"]
+        columns = dict(zip(names, self._places.movedim(-1, 0).numpy(), strict=True))
+        found = {name: column for name, column in columns.items() if not (column == NONE).any()}
+        if "branch" in found:
+            found["branch"] = np.array(self._branches)[found["branch"]]
+        return found
+
+    def entry(self, site: str = "") -> Entry:
+        return Entry(self.value, self.axes, site, self.coords, {name: Label(self.axes, at) for name, at in self.places.items()})
+
+    # -- as data
+    def told(self) -> dict[str, Any]:
+        return super().told() | {"branches": list(self._branches)}
+
+    def _restore(self, told: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+        super()._restore(told, state)
+        self._branches = list(told["branches"])
+
+    def forecast(self, sizes: Mapping[str, int]) -> int:
+        return 8 * prod(sizes[axis] for axis in self.per) * self.k * (4 + len(self._pooled))
+
+
+def _first_of(key: Tensor, k: int) -> Tensor:
+    """Positions of the `k` largest of each row; of equal ones at the edge, the first. Ascending."""
+    edge = key.topk(k, -1).values[:, -1:]
+    above, level = key > edge, key == edge
+    room = k - above.sum(-1, keepdim=True)
+    if not (level.sum(-1, keepdim=True) == room).all():
+        level = level & (level.cumsum(-1) <= room)
+    return (above | level).nonzero()[:, 1].reshape(len(key), k)
