@@ -73,6 +73,31 @@ def test_latex_is_balanced_and_escaped(root: Path) -> None:
         if line.rstrip().endswith(r"\\"):
             assert line.count("&") == 3
     assert escape(r"50% & a_b\c{}") == r"50\% \& a\_b\textbackslash{}c\{\}"
+    assert escape("a → é “x” 日") == r"a $\rightarrow$ é “x” \texttt{U+65E5}"
+
+
+def test_latex_that_no_page_holds_is_cut_into_tables_under_one_number() -> None:
+    metrics = [f"metric_{i}[some|protocol]" for i in range(11)]
+    cells = ["baseline", *(f"a_cell_{i}" for i in range(39))]
+    study, _ = parse_study(
+        "name: t_1\ntitle: 90 % of <all> & more\ndata: {kind: procedural}\nmetrics: [m]\ncells: {" + ": , ".join(cells) + ": }\n"
+    )
+    rows = [Result(c, m, 0.12345, 0.12, 0.13, -0.01, -0.02, 0.01, 0.1, 0.1, 9, "lower") for m in metrics for c in cells]
+    text = tex(study, rows)
+    tables = text.split(r"\begin{table}")[1:]
+    assert len(tables) > 3 and text.count(r"\label{tab:t_1}") == 1
+    assert [r"\addtocounter{table}{-1}" in table for table in tables] == [False] + [True] * (len(tables) - 1)
+    assert all(r"\textbf{90 \% of \textless{}all\textgreater{} \& more" in table for table in tables)
+    seen: set[tuple[str, str]] = set()
+    for table in tables:
+        assert table.count("\n") < 80  # lines of a page
+        for tabular in re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", table, re.DOTALL):
+            (columns,) = re.findall(r"@\{\}l(r+)@\{\}", tabular)
+            lines = [line for line in tabular.splitlines() if "&" in line]
+            assert {line.count("&") for line in lines} == {len(columns)} and len(columns) < 5
+            heads = [head.split(" $")[0] for head in lines[0].rstrip("\\ ").split(" & ")[1:]]
+            seen |= {(head, line.split(" &")[0]) for head in heads for line in lines[1:] if line[0] != " "}
+    assert len(seen) == 11 * 40
 
 
 def results(values: dict[str, float], better: str = "lower") -> list[Result]:

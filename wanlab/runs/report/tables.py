@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..spec import Study
 from ..stats import Result
 from .numbers import MINUS, by_metric, headline, in_order, places, ranked, shown
 
-PANEL = 4  # metrics beside each other at a text width of 5.5 inches
+HEIGHT = 530.0  # points of a page that a table may fill: \textheight of LaTeX's article, with some air
+ROW, HEAD, LINE = 20.5, 27.0, 12.0  # points: a cell's two rows, a panel's head and rules, a line of the caption
+GAP = 8.0  # points between columns
 ARROWS = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "none": ""}
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -27,56 +31,114 @@ SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    MINUS: "$-$",
+    "×": r"$\times$",
+    "→": r"$\rightarrow$",
+    "λ": r"$\lambda$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
 }
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return "".join(SPECIAL.get(letter, letter) for letter in text)
+    """Text as LaTeX prints it. A letter that its usual fonts lack is named by its code, so that the file still compiles."""
+    return "".join(SPECIAL.get(x, x if ord(x) < 0x180 or x in "–—‘’“”…" else rf"\texttt{{U+{ord(x):04X}}}") for x in text)
 
 
 def tex(study: Study, results: Sequence[Result]) -> str:
-    """table.tex: a table environment that needs booktabs alone."""
+    """table.tex: one table environment, or several under one number where a page cannot hold all; needs booktabs alone.
+
+    Panels of metrics are as wide as `report.width` allows.
+    """
     groups = by_metric(results)
     wanted = study.report.table or [name.split("[")[0] for name in groups]
     groups = {name: group for name, group in groups.items() if name.split("[")[0] in wanted or name in wanted}
     cells = in_order(study, list(dict.fromkeys(r.cell for r in results)))
-    names = list(groups)
-    panels = [names[i : i + PANEL] for i in range(0, len(names), PANEL)]
-    body = "\n\\\\[1.2ex]\n".join(_panel(study, cells, {name: groups[name] for name in panel}) for panel in panels)
-    return "\n".join(
-        [
-            f"% {study.name}: written by wanlab report; needs \\usepackage{{booktabs}}",
-            r"\begin{table}[t]",
-            r"\centering",
-            r"\footnotesize",
-            r"\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{_caption(study, groups)}}}",
-            rf"\label{{tab:{escape(study.name).replace(chr(92), '')}}}",
-            body,
-            r"\end{table}",
-            "",
-        ]
-    )
+    caption, title = _caption(study, groups), escape(study.title or study.name)
+    room = HEIGHT - LINE * (2 + _points(caption) / (72.27 * study.report.width))
+    lines = [f"% {study.name}: written by wanlab report; needs \\usepackage{{booktabs}}"]
+    for number, blocks in enumerate(_pages(study, cells, groups, room)):
+        label = "tab:" + escape(study.name).replace("\\", "")
+        head = [rf"\caption{{{caption}}}", rf"\label{{{label}}}"]
+        if number:
+            head = [r"\addtocounter{table}{-1}", rf"\caption{{\textbf{{{title}}} (continued).}}"]
+        body = "\n\\par\\vspace{1.2ex}\n".join(_panel(study, block.cells, cells, block.groups) for block in blocks)
+        lines += [r"\begin{table}[t]", r"\centering", r"\footnotesize", rf"\setlength{{\tabcolsep}}{{{GAP / 2:g}pt}}"]
+        lines += [*head, r"\par\vspace{1ex}", body, r"\end{table}"]
+    return "\n".join([*lines, ""])
 
 
-def _panel(study: Study, cells: Sequence[str], groups: dict[str, list[Result]]) -> str:
+class _Block(NamedTuple):
+    """One tabular: some cells under some metrics."""
+
+    cells: Sequence[str]
+    groups: dict[str, list[Result]]
+
+
+def _pages(study: Study, cells: Sequence[str], groups: Mapping[str, list[Result]], room: float) -> list[list[_Block]]:
+    """The tabulars of each table environment: as many metrics side by side as the width holds, cells as the height does."""
+    rows = max(1, int((room - HEAD) / ROW))
+    pages: list[list[_Block]] = []
+    left = 0.0
+    for panel in _panels(study, cells, groups):
+        for start in range(0, len(cells), rows):
+            block = _Block(cells[start : start + rows], panel)
+            height = HEAD + ROW * len(block.cells)
+            if height > left:
+                pages.append([])
+                left = room
+            pages[-1].append(block)
+            left -= height
+    return pages
+
+
+def _panels(study: Study, cells: Sequence[str], groups: Mapping[str, list[Result]]) -> Iterator[dict[str, list[Result]]]:
+    """Metrics that fit side by side."""
+    names = max((_points(_name(study, cell, cells)) for cell in cells), default=0.0)
+    panel: dict[str, list[Result]] = {}
+    width = names
+    for name, group in groups.items():
+        entries = [_entry(next((r for r in group if r.cell == cell), None), group) for cell in cells]
+        texts = [_points(_head(name, group)), *(_points(value) for value, _ in entries)]
+        column = GAP + max(*texts, *(0.94 * _points(below) for _, below in entries))
+        if panel and width + column > 72.27 * study.report.width:
+            yield panel
+            panel, width = {}, names
+        panel[name], width = group, width + column
+    if panel:
+        yield panel
+
+
+def _points(text: str) -> float:
+    """About how wide LaTeX sets a text at 8 points in Computer Modern."""
+    plain = re.sub(r"\\rlap\{.*?\}\}|\\quad", "  ", text)
+    plain = re.sub(r"\\[a-zA-Z]+ ?|[{}$]", "", plain)
+    return sum(2.7 if x in ".,[]| il" else 7.2 if x in "-+=" else 4.35 for x in plain)
+
+
+def _head(name: str, group: Sequence[Result]) -> str:
+    return escape(headline(name)) + ARROWS[group[0].better]
+
+
+def _name(study: Study, cell: str, cells: Sequence[str]) -> str:
+    return (r"\quad " if study.cells[cell].pairs_with in cells else "") + escape(cell)
+
+
+def _panel(study: Study, rows: Sequence[str], cells: Sequence[str], groups: dict[str, list[Result]]) -> str:
+    """One tabular: of all `cells`, those in `rows`."""
     lines = [rf"\begin{{tabular}}{{@{{}}l{'r' * len(groups)}@{{}}}}", r"\toprule"]
-    heads = [escape(headline(name)) + ARROWS[group[0].better] for name, group in groups.items()]
-    lines += [" & ".join(["", *heads]) + r" \\", r"\midrule"]
-    for row, cell in enumerate(cells):
+    lines += [" & ".join(["", *(_head(name, group) for name, group in groups.items())]) + r" \\", r"\midrule"]
+    for row, cell in enumerate(rows):
         first, second = [], []
         for group in groups.values():
             top, below = _entry(next((r for r in group if r.cell == cell), None), group)
             first.append(top)
             second.append(below)
-        paired = study.cells[cell].pairs_with in cells
-        name = (r"\quad " if paired else "") + escape(cell)
         lines += [
-            " & ".join([name, *first]) + r" \\",
-            " & ".join(["", *second]) + r" \\" + ("" if row == len(cells) - 1 else r"[0.3ex]"),
+            " & ".join([_name(study, cell, cells), *first]) + r" \\",
+            " & ".join(["", *second]) + r" \\" + ("" if row == len(rows) - 1 else r"[0.3ex]"),
         ]
-        if cell == study.baseline and row < len(cells) - 1:
+        if cell == study.baseline and row < len(rows) - 1:
             lines.append(r"\midrule")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
@@ -112,7 +174,7 @@ def _caption(study: Study, groups: dict[str, list[Result]]) -> str:
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}--{counts[-1]}" if counts else "0"
     percent = f"{100 * study.stats.confidence:g}\\,\\%"
     seeds = f"{len(study.seeds)} seeds averaged within each" if len(study.seeds) > 1 else "one seed each"
-    names = "; ".join(escape(name) for name in groups if "[" in name)
+    names = "; ".join(escape(name).replace("\\textbar{}", "\\textbar{}\\allowbreak{}") for name in groups if "[" in name)
     return (
         rf"\textbf{{{escape(study.title or study.name)}.}} Mean over $n={n}$ (image, prompt) pairs, {seeds}. "
         f"First row: the {percent} interval; other rows: the paired difference to {escape(study.baseline)} with its "
