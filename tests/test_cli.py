@@ -105,6 +105,10 @@ def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
     (["plan", "study.yaml", "--set", "metrics.0=fvdd"], "metrics.0: unknown metric 'fvdd'; nearest: fvd"),
     (["report", "empty"], "is not a run folder"),
     (["sites", "toy", "--match", "generator.outt"], "generator.out"),
+    (["doctor", "tyni"], "no preset and no folder 'tyni'; nearest: tiny"),
+    (["doctor", "toy", "--device", "tpu"], "--device tpu"),
+    (["doctor", "toy", "--seed", "1"], "--seed is for the search for NaN: add --nan"),
+    (["doctor", "toy", "--nan", "--image", "nothing.png"], "nothing.png: no such file"),
     (["metrics", "--real", "empty"], "needs both --real and --fake"),
     (["metrics", "--real", "empty", "--fake", "empty", "--metric", "psnr"], "no clip of 8 frames"),
     (["metrics", "--real", "empty", "--fake", "empty", "--metric", "motion_accuracy"], "need the truth of rendered videos"),
@@ -163,7 +167,10 @@ def test_sites_schema_metrics(call: Call, toy: Toy, tmp_path: Path) -> None:
     from wanlab.data.folder import write_video
 
     code, said = call("sites", "toy", "--match", "upsample.*.skip")
-    assert code == 0 and said.endswith("2 sites") and "upsample.1.skip b f c h w 1 × 8 × 3 × 16 × 16" in said
+    assert code == 0 and said == "2 sites upsample (2) 0 (1) skip b=1 f=8 c=3 h=8 w=8 1 (1) skip b=1 f=8 c=3 h=16 w=16"
+    code, said = call("sites", "toy", "--match", "generator.out", "--json")
+    [site] = json.loads(said)
+    assert site == {"name": "generator.out", "axes": list("bfchw"), "shape": [1, 8, 3, 4, 4], "clock": ["branch", "step"]}
     code, said = call("schema")
     assert code == 0 and json.loads(said)["title"] == "Study"
     assert "warp_error" in call("metrics")[1]
@@ -189,7 +196,14 @@ def test_train_hands_the_file_over(call: Call, monkeypatch: pytest.MonkeyPatch, 
     assert call("train", "t.yaml")[0] == 2
 
 
-def test_doctor_checks_the_pipeline(call: Call, toy: Toy) -> None:
-    code, said = call("doctor", "-p", "toy", "--device", "cpu")
-    assert "bit-identical video with 5 sites edited" in said and "weights unchanged, no hooks" in said
-    assert code == 0, said
+def test_doctor_says_what_it_checked_and_ends_with_2_where_something_is_wrong(call: Call, toy: Toy) -> None:
+    code, said = call("doctor", "toy", "--device", "cpu")
+    assert code == 0 and "ok identity edits bit-identical video" in said and "sound 16 checks, 3 notes" in said, said
+    code, said = call("doctor", "toy", "--nan", "--prompt", "a red circle", "--steps", "2", "--device", "cpu")
+    assert code == 0 and "no NaN or infinity in" in said, said
+    toy.upsample[0].gain.data.fill_(torch.nan)
+    code, said = call("doctor", "toy", "--nan", "--device", "cpu")
+    assert code == 2 and "NaN or infinite at upsample.0.skip (outside the loop)" in said, said
+    assert "not finite themselves: upsample.0.gain" in said and "error 2 of 3 checks failed: weights, finite" in said
+    code, said = call("doctor", "toy", "--device", "cpu")
+    assert code == 2 and "checks failed: weights, finite" in said, said

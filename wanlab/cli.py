@@ -227,7 +227,7 @@ def sites(
         import json
 
         rows = [{"name": site.name, "axes": site.axes, "shape": site.shape, "clock": sorted(site.clock or ())} for site in found]
-        print(json.dumps(rows, indent=1))
+        print("[" + ",\n ".join(json.dumps(row) for row in rows) + "]")
     else:
         console.print(escape(str(found)), highlight=False, soft_wrap=True)
 
@@ -298,7 +298,7 @@ def schema(
 @app.command()
 def doctor(
     pipeline: Annotated[str, typer.Argument(help="A preset's name or a folder with pipeline.json.")] = "tiny",
-    nan: Annotated[bool, typer.Option("--nan", help="Generate, and name the first site, step and branch that is not finite.")] = False,
+    nan: Annotated[bool, typer.Option("--nan", help="Generate, and name the first site, step, branch that is not finite.")] = False,
     image: Annotated[Path | None, typer.Option(help="With --nan: the first frame.")] = None,
     prompt: Annotated[str | None, typer.Option(help="With --nan: what happens in the video.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="With --nan.")] = None,

@@ -1,68 +1,93 @@
-"""`wanlab doctor`: is this installation sound, and does an identity edit change nothing?"""
+"""`wanlab doctor`: is this installation sound, and do edits and records do what they say on this pipeline?"""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import platform
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from .environment import PACKAGES, commit, device_class, pick_device, version_of
+from .finite import find_nonfinite, non_finite_weights
+from .soundness import Check, Soundness
 
-Check = tuple[str, str, str]  # "ok", "note" or "bad"; what; what was seen
-
-
-def examine(pipeline: str, device: str, random_weights: bool, console: Console) -> bool:
-    """Print every check; True where none is bad."""
-    colours = {"ok": "green", "note": "yellow", "bad": "red"}
-    sound = True
-    for state, what, seen in checks(pipeline, device, random_weights):
-        console.print(f"[{colours[state]}]{state:<5}[/] {what:<22} {escape(seen)}", highlight=False, soft_wrap=True)
-        sound &= state != "bad"
-    return sound
+COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
+Told = Callable[[str], None]
 
 
-def checks(pipeline: str, device: str, random_weights: bool) -> Iterator[Check]:
-    """All checks, one after the other; a later one does not run where it cannot."""
-    yield (
-        "ok",
-        "wanlab",
-        f"{version_of('wanlab') or 'not installed, running from source'}" + (f", commit {commit()}" if commit() else ""),
-    )
-    missing = [name for name in PACKAGES if version_of(name) is None]
-    yield (
-        ("bad" if missing else "ok"),
-        "packages",
-        (f"missing: {', '.join(missing)}" if missing else ", ".join(f"{n} {version_of(n)}" for n in PACKAGES[:4]) + ", …"),
-    )
+class Unsound(RuntimeError):
+    """Checks that failed; the message names them."""
+
+
+def examine(pipeline: str, device: str, random_weights: bool, console: Console, errors: Console) -> None:
+    """Print every check as it is made. Raises Unsound where one is bad."""
+    _show(console, errors, lambda told: checks(pipeline, device, random_weights, told))
+
+
+def search(pipeline: str, device: str, random_weights: bool, console: Console, errors: Console, given: dict[str, Any]) -> None:
+    """Generate what `given` says (image, prompt, seed, steps); print where NaN or infinity first passes, and raise Unsound."""
+    def found(told: Told) -> Iterator[Check]:
+        for one in _loaded(pipeline, pick_device(device), random_weights, told):
+            if isinstance(one, Check):
+                yield one
+                continue
+            told("every site for NaN and infinity")
+            seen = find_nonfinite(one, **given)
+            yield Check("bad" if seen else "ok", "finite", str(seen))
+
+    _show(console, errors, found)
+
+
+def _show(console: Console, errors: Console, made: Callable[[Told], Iterator[Check]]) -> None:
+    """The checks in columns, with what is being checked on the line below while it takes its time."""
+    start, seen = time.monotonic(), []
+    with errors.status("", spinner="line") as status:
+        for one in made(lambda text: status.update(f"checking: {text}")):
+            line = Table.grid(padding=(0, 2, 0, 0))
+            for width in (4, 20, max(20, console.width - 30)):
+                line.add_column(width=width, overflow="fold")
+            line.add_row(f"[{COLOURS[one.state]}]{one.state}[/]", escape(one.what), escape(one.seen))
+            console.print(line, highlight=False)
+            seen.append(one)
+    bad = [one.what.strip() for one in seen if one.state == "bad"]
+    if bad:
+        raise Unsound(f"{len(bad)} of {len(seen)} checks failed: {', '.join(bad)}")
+    notes = sum(one.state == "note" for one in seen)
+    console.print(f"[bold green]sound[/]  {len(seen)} checks{f', {notes} notes' if notes else ''}, "
+                  f"{time.monotonic() - start:.0f} s", highlight=False)
+
+
+def checks(pipeline: str, device: str, random_weights: bool, told: Told) -> Iterator[Check]:
+    """All checks, one after the other; a later one does not run where it cannot. `told` hears what comes next."""
+    told("packages")
+    yield from _installed()
     where = pick_device(device)
-    yield "ok", "device", f"{device_class(where)}, {torch.get_num_threads()} threads"
-    if all(importlib.util.find_spec(name) is not None for name in ("ray", "jupyterlab")):
-        yield (
-            "note",
-            "ray and jupyterlab",
-            "both are installed: JupyterLab beside Ray can keep Ray from starting on a busy machine; "
-            "give Ray an environment of its own",
-        )
+    yield Check("ok", "device", f"{device_class(where)}; threads of torch: {torch.get_num_threads()}")
+    told("metrics")
     yield _metrics_door()
-    try:
-        from wanlab.pipelines.load import load
+    for one in _loaded(pipeline, where, random_weights, told):
+        if isinstance(one, Check):
+            yield one
+        else:
+            told("sites")
+            yield from Soundness(one).checks(told)
 
-        pipe = load(pipeline, init="random" if random_weights else None).to(where)
-    except (LookupError, ValueError, RuntimeError, OSError) as error:
-        yield "bad", f"pipeline {pipeline}", str(error)
-        return
-    yield (
-        "ok",
-        f"pipeline {pipeline}",
-        f"weights {pipe.weights_hash[:12]}, every file as its sha256 says" if not random_weights else "random",
-    )
-    for node in pipe.nodes:
-        yield "ok", f"  {node.name}", node.weights_hash[:12]
-    yield from _identity(pipe)
+
+def _installed() -> Iterator[Check]:
+    place = version_of("wanlab") or "not installed, running from source"
+    yield Check("ok", "wanlab", place + (f", commit {commit()}" if commit() else "") + f"; Python {platform.python_version()}")
+    missing = [name for name in PACKAGES if version_of(name) is None]
+    present = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES)
+    yield Check("bad" if missing else "ok", "packages", f"missing: {', '.join(missing)}" if missing else present)
+    if all(importlib.util.find_spec(name) is not None for name in ("ray", "jupyterlab")):
+        yield Check("note", "ray and jupyterlab", "both are installed: JupyterLab beside Ray can keep Ray from starting on a busy "
+                                                  "machine; give Ray an environment of its own")
 
 
 def _metrics_door() -> Check:
@@ -71,38 +96,25 @@ def _metrics_door() -> Check:
     try:
         measures = measure.resolve(list(measure.available()))
     except (ImportError, OSError, ValueError, LookupError, RuntimeError) as error:
-        return "bad", "metrics", str(error)
-    return "ok", "metrics", ", ".join(m.name for m in measures if "net:" in m.name)
+        return Check("bad", "metrics", str(error))
+    return Check("ok", "metrics", f"{len(measures)}, with the networks of "
+                                  f"{', '.join(m.name for m in measures if 'net:' in m.name) or 'none'}")
 
 
-def _identity(pipe: Any) -> Iterator[Check]:
-    """An identity edit at every site must give the same bytes, and nothing may be left behind."""
-    from wanlab.core import Identity
+def _loaded(pipeline: str, device: str, random_weights: bool, told: Told) -> Iterator[Any]:
+    """The checks of loading, and last the pipeline, where there is one."""
+    told(f"pipeline {pipeline}")
+    try:
+        from wanlab.pipelines.load import load
 
-    pattern = "{" + ",".join(f"{stage}.**" for node in pipe.nodes for stage in node.stages) + "}"  # all that sampling runs
-    found = pipe.sites(pattern)
-    before = {name: value.clone() for name, value in pipe.state_dict().items()}
-    plain = pipe.generate(None, "", seed=0, steps=2).video
-    edited = pipe.generate(None, "", seed=0, steps=2, edits=[Identity(pattern)]).video
-    same = torch.equal(plain, edited)
-    yield (
-        ("ok" if same else "bad"),
-        "identity edits",
-        (
-            f"bit-identical video with {len(found)} sites edited"
-            if same
-            else f"the video differs by up to {(plain - edited).abs().max():.3g}"
-        ),
-    )
-    finite = bool(torch.isfinite(plain).all())
-    yield ("ok" if finite else "bad"), "finite", "no NaN in the video" if finite else "the video holds NaN or infinity"
-    after = pipe.state_dict()
-    kept = before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
-    hooks = [name for name, module in pipe.named_modules() if module._forward_hooks or module._forward_pre_hooks]
-    yield (
-        ("ok" if kept and not hooks else "bad"),
-        "nothing left behind",
-        "weights unchanged, no hooks"
-        if kept and not hooks
-        else (f"hooks at {', '.join(hooks[:3])}" if hooks else "weights changed"),
-    )
+        pipe = load(pipeline, init="random" if random_weights else None).to(device)
+    except (LookupError, ValueError, RuntimeError, OSError) as error:
+        yield Check("bad", f"pipeline {pipeline}", str(error))
+        return
+    told("weights")
+    spoilt = non_finite_weights(pipe)
+    verified = "random weights" if random_weights else "every file of weights as its sha256 says"
+    yield Check("ok", f"pipeline {pipeline}", f"{sum(p.numel() for p in pipe.parameters()):,} parameters; {verified}")
+    yield Check("bad" if spoilt else "ok", "weights", f"NaN or infinity in {', '.join(spoilt[:3])}" if spoilt else
+                ", ".join(f"{node.name} {node.weights_hash[:12]}" for node in pipe.nodes))
+    yield pipe

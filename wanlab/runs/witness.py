@@ -1,0 +1,75 @@
+"""Witnesses of a run: what passed every site, in order, and what a model looks like before and after."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from wanlab.core import Hookable, clock
+from wanlab.core.record import Key
+from wanlab.core.site import hookables
+from wanlab.core.tap import BaseTap
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+CACHES = {"_known_sites", "_nodes"}         # what a pipeline finds out about itself once
+
+
+class Witness(BaseTap):
+    """Notes every firing of every site in order, with a digest of each row (of the whole, where axis b is not the first).
+
+    It is hung before the traces that open inside it, so that it sees what comes to a site, not what an edit makes of it.
+    Dense attention maps are not computed for it. `digests=False` only counts.
+    """
+
+    def __init__(self, root: nn.Module, digests: bool = True) -> None:
+        super().__init__()
+        self._names = {id(module): (path, module) for path, module in hookables(root).items()}
+        self._digests = digests
+        self.firings: dict[Key, tuple[bytes, ...]] = {}
+
+    def __enter__(self) -> Self:
+        self._hang(module for _, module in self._names.values())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._take_off()
+
+    def listens(self, module: Hookable, name: str) -> bool:
+        """Nothing is computed for a witness."""
+        return False
+
+    def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
+        """Note what passes; it passes unchanged."""
+        if self._here:
+            path, tick = self._names[id(module)][0], clock.now()
+            key = Key(f"{path}.{name}" if path else name, tick.step, tick.branch)
+            while key in self.firings:
+                key = key._replace(call=key.call + 1)
+            rows = x.unbind(0) if module.SITES[name].split()[0] == "b" else (x,)
+            self.firings[key] = tuple(digest(row) for row in rows) if self._digests else ()
+        return x
+
+
+def digest(x: Tensor) -> bytes:
+    """Eight bytes that tell one tensor's values from another's."""
+    plain = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.blake2b(plain, digest_size=8).digest()
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """All that a run could leave behind: every parameter and buffer by its digest, hooks, taps and attributes by module."""
+    found: dict[str, Any] = {f"weight {name}": digest(value) for name, value in model.named_parameters()}
+    found |= {f"buffer {name}": digest(value) for name, value in model.named_buffers()}
+    for path, module in model.named_modules():
+        name = path or type(module).__name__
+        found[f"hooks of {name}"] = tuple(len(getattr(module, kind)) for kind in HOOKS)
+        found[f"attributes of {name}"] = tuple(sorted(set(vars(module)) - CACHES))
+    return found
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What is not as it was, by name."""
+    return [name for name in dict.fromkeys([*before, *after]) if before.get(name) != after.get(name)]
