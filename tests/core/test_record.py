@@ -30,7 +30,7 @@ from wanlab.core import (
     clock,
     trace,
 )
-from wanlab.core.record import Key
+from wanlab.core.firing import Key
 
 SITE = "blocks.0.temporal.z"
 
@@ -274,6 +274,14 @@ def test_parts_of_a_run_join() -> None:
     assert set(a) == {"latent", "picture"}
     with pytest.raises(RecordError, match="is in both records"):
         a.update(b)
+
+
+def test_what_was_kept_of_different_parts_is_not_stacked() -> None:
+    first, second = record("latent[frames=0]@steps=0"), record("latent[frames=1]@steps=2,1")
+    first.update(second)
+    assert first["latent", 2].coords == {"s": 2, "f": (1,)} and first["latent@steps=1:"].coords["s"] == (1, 2)
+    with pytest.raises(RecordError, match="held at different positions"):
+        first["latent"]
 
 
 def test_a_site_that_fires_twice_at_one_moment_gets_an_axis_call() -> None:

@@ -45,7 +45,7 @@ def _largest(needs: Mapping[str, int]) -> str:
 
 
 def _site(what: str) -> str:
-    return re.split(r" -> |\[|@| \(", what, maxsplit=1)[0].removeprefix("the captures up to ").removeprefix("the statistics up to ")
+    return re.split(r" -> |\[|@| \(", what, maxsplit=1)[0].removeprefix("the captures up to ")
 
 
 def _told(needs: Mapping[str, int]) -> str:

@@ -9,42 +9,24 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from wanlab.core.budget import GIB, BudgetError, check_memory, folder_for_captures
 from wanlab.core.clock import Plan, Tick
-from wanlab.core.entry import Entry, Label, RecordError, outlined, raw, table
+from wanlab.core.entry import Entry, RecordError, outlined, raw, table
+from wanlab.core.firing import Key, moments, site_of, stacked
 from wanlab.core.nearest import suggestion
 from wanlab.core.select import AXIS_OF, Select
 from wanlab.core.site import UnknownSite
 from wanlab.core.stat import STATISTICS, Statistic
 from wanlab.core.stored import Stored, opened, outline, told, write
-
-
-class Key(NamedTuple):
-    """One firing: the name, when, and the number of the call where a site fires several times at one moment.
-
-    The name is the site's; with " -> mean" and the like for a statistic, with limits where captures of a site differ.
-    """
-
-    site: str
-    step: int | None = None
-    branch: str | None = None
-    call: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.site} ({Tick(self.step, None, self.branch)}{f', call {self.call}' if self.call else ''})"
 
 
 class Record(Mapping[Any, Entry]):
@@ -57,6 +39,7 @@ class Record(Mapping[Any, Entry]):
     def __init__(self, budget: int | None = None) -> None:
         self.budget, self.bytes = budget, 0
         self.steps: int | None = None           # how many the run had, where it was announced
+        self.branches: tuple[str, ...] = ()
         self.sigmas: dict[int | None, float] = {}
         self._entries: dict[Key, Entry | Stored | Statistic] = {}
         self._calls: dict[tuple[str, int | None, str | None], int] = {}
@@ -79,14 +62,15 @@ class Record(Mapping[Any, Entry]):
                                   "names where captures go") from error
             self._entries[key] = Stored(path, "0", outline(entry))
         else:
-            self.weigh(entry.nbytes, f"the captures up to {key}")
+            self.weigh(entry.nbytes, key)
             self._entries[key] = entry
         self.path = None
 
-    def weigh(self, change: int, what: str) -> None:
+    def weigh(self, change: int, key: Key) -> None:
         """Count bytes that were added to what is in memory; over the budget raises."""
         self.bytes += change
-        check_memory({what: self.bytes}, self.budget)
+        if self.budget is not None and self.bytes > self.budget:
+            check_memory({f"the captures up to {key}": self.bytes}, self.budget)
 
     def update(self, other: Record) -> None:
         """Take in another record, as of the parts of one run: firings beside each other, statistics merged."""
@@ -97,11 +81,12 @@ class Record(Mapping[Any, Entry]):
         merged = {key: mine[key].merge(part) for key, part in theirs.items() if key in mine}
         for key, part in other._entries.items():
             if key in merged:
-                self.weigh(merged[key].nbytes - mine[key].nbytes, f"the statistics up to {key}")
+                self.weigh(merged[key].nbytes - mine[key].nbytes, key)
                 self._entries[key] = merged[key]
             else:
                 self.add(key, part.read() if isinstance(part, Stored) else part, disk=isinstance(part, Stored))
         self.steps = other.steps if self.steps is None else self.steps
+        self.branches = self.branches or other.branches
         self.sigmas = {**other.sigmas, **self.sigmas}
         self.path = None
 
@@ -147,7 +132,8 @@ class Record(Mapping[Any, Entry]):
 
     def __getitem__(self, key: Any) -> Entry:
         keys, select = self._keys(key)
-        entry = self._stacked(keys, select)
+        self._weigh_reading(keys, select)
+        entry = stacked({one: _limited(self.entry(one), select) for one in keys}, self.steps, self.sigmas, self.branches)
         if not isinstance(key, (str, Select)) and "s" in entry.axes and key[1] is not None:
             return entry.drop("s")
         return entry
@@ -164,14 +150,14 @@ class Record(Mapping[Any, Entry]):
         if not isinstance(key, tuple) or not 1 <= len(key) <= 3 or not isinstance(key[0], str):
             raise RecordError(f"a record is asked for a name, (name, step[, branch]) or a selection, not for {key!r}")
         wanted, keys = Key(*key), self.find(key[0])
-        return self._some([one for one in keys if _fits(one, wanted)], keys, str(wanted)), None
+        return self._some([one for one in keys if one.fits(wanted)], keys, str(wanted)), None
 
     def at(self, site: str, tick: Tick) -> Entry:
         """The entry for one moment: of this step and branch, where the site was recorded by step or branch."""
         keys = self.find(site)
         fit = [key for key in keys if key.step in (None, tick.step) and key.branch in (None, tick.branch)]
         if not fit:
-            raise RecordError(f"{site} is recorded for {self._told(keys)}, not for {tick}")
+            raise RecordError(f"{site} is recorded for {moments(keys)}, not for {tick}")
         if len(fit) > 1:
             raise RecordError(f"{site} is recorded {len(fit)} times for {tick}: the record is ambiguous")
         return self.entry(fit[0])
@@ -196,36 +182,8 @@ class Record(Mapping[Any, Entry]):
 
     def _some(self, keys: list[Key], held: list[Key], asked: str) -> list[Key]:
         if not keys:
-            raise RecordError(f"{asked} is not recorded; there are {self._told(held)}")
+            raise RecordError(f"{asked} is not recorded; there are {moments(held)}")
         return keys
-
-    def _stacked(self, keys: list[Key], select: Select | None) -> Entry:
-        self._weigh_reading(keys, select)
-        if " -> grad" in keys[0].site:          # which come in the order of the backward pass
-            keys = sorted(keys, key=lambda key: (key.step or 0, key.branch or "", key.call))
-        leading = {"s": _values(keys, "step"), "branch": _values(keys, "branch"), "call": _values(keys, "call")}
-        axes = [axis for axis, values in leading.items() if len(values) > 1 or (axis == "s" and values != [None])]
-        expected = int(np.prod([len(leading[axis]) for axis in axes], initial=1))
-        if expected != len(keys):
-            raise RecordError(f"{keys[0].site} did not fire in every branch of every step: {self._told(keys)}; "
-                              "ask for (site, step, branch)")
-        ranked = sorted(keys, key=lambda key: tuple(leading[axis].index(_part(key, axis)) for axis in axes))
-        parts = [_limited(self.entry(key), select) for key in ranked]
-        first = parts[0]
-        coords = {axis: tuple(leading[axis]) for axis in axes} | dict(first.coords)
-        if "branch" not in axes and leading["branch"] != [None]:
-            coords["branch"] = leading["branch"][0]
-        if not axes:
-            return replace(first, coords=coords)
-        if len({part.tensor.shape for part in parts}) > 1:
-            raise RecordError(f"{keys[0].site} fired with different shapes: ask for (site, step, branch)")
-        sizes = [len(leading[axis]) for axis in axes]
-        one = first.tensor.unsqueeze(0) if len(parts) == 1 else torch.stack([part.tensor for part in parts])
-        full = {**first.full, **({"s": self.steps} if "s" in axes and self.steps is not None else {})}
-        labels = _stacked_labels(parts, axes, sizes)
-        if "s" in axes and all(step in self.sigmas for step in leading["s"]):
-            labels["sigma"] = Label(("s",), np.array([self.sigmas[step] for step in leading["s"]]))
-        return Entry(one.unflatten(0, sizes), (*axes, *first.axes), first.site, coords, labels, full)
 
     def _weigh_reading(self, keys: list[Key], select: Select | None) -> None:
         """What lies on disk may be larger than memory: one firing is mapped, several are copied side by side."""
@@ -237,11 +195,6 @@ class Record(Mapping[Any, Entry]):
                               f"for a part, record['{keys[0].site}[frames=0]@steps=0:4']; or raise record.budget")
 
     # ------------------------------------------------------------------------------------------------ as a value
-
-    @staticmethod
-    def _told(keys: list[Key]) -> str:
-        told = [str(Tick(key.step, None, key.branch)) for key in keys]
-        return "; ".join(told[:6]) + (f" and {len(told) - 6} more" if len(told) > 6 else "")
 
     def _rows(self) -> list[tuple[str, int, str, str, str]]:
         """For each name: firings, axes with sizes, type, where it lies."""
@@ -270,11 +223,14 @@ class Record(Mapping[Any, Entry]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
             return NotImplemented
-        if (self.firings, self.steps, self.sigmas) != (other.firings, other.steps, other.sigmas):
+        if (self.firings, self._run()) != (other.firings, other._run()):
             return False
         return all(self._held(key) == other._held(key) for key in self._entries)
 
     __hash__ = None     # type: ignore[assignment]
+
+    def _run(self) -> dict[str, Any]:
+        return {"steps": self.steps, "branches": list(self.branches), "sigmas": sorted(self.sigmas.items())}
 
     def _held(self, key: Key) -> Entry | Statistic:
         kept = self._entries[key]
@@ -307,7 +263,7 @@ class Record(Mapping[Any, Entry]):
                 about.append({"key": list(key), "entry": (kept.outline if isinstance(kept, Stored) else kept).told()})
                 tensors[str(i)] = kept
         partial = path.with_name(f".{path.name}.partial")
-        write(partial, tensors, {"steps": self.steps, "sigmas": list(self.sigmas.items()), "firings": about})
+        write(partial, tensors, {**self._run(), "firings": about})
         partial.replace(path)
         self.path = path
         return path
@@ -318,7 +274,7 @@ class Record(Mapping[Any, Entry]):
         record, path = cls(), Path(path)
         file = opened(path)
         about = told(path, file)
-        record.steps, record.sigmas = about["steps"], dict(about["sigmas"])
+        record.steps, record.branches, record.sigmas = about["steps"], tuple(about["branches"]), dict(about["sigmas"])
         for i, one in enumerate(about["firings"]):
             key = Key(*one["key"])
             if "statistic" in one:
@@ -332,11 +288,6 @@ class Record(Mapping[Any, Entry]):
         return record
 
 
-def site_of(name: str) -> str:
-    """The site that a name of a record begins with: "a.b[frames=0] -> mean" is of "a.b"."""
-    return re.split(r" -> |\[|@", name, maxsplit=1)[0]
-
-
 def _limited(entry: Entry, select: Select | None) -> Entry:
     if select is None:
         return entry
@@ -344,32 +295,3 @@ def _limited(entry: Entry, select: Select | None) -> Entry:
         raise RecordError(f"{entry.site}: a mask cuts no rectangle out of a record; take all, and index the array by the mask")
     limits = {name: getattr(select, name) for name in (*AXIS_OF, "words") if getattr(select, name) is not None}
     return entry.take(**limits)
-
-
-def _stacked_labels(parts: list[Entry], axes: list[str], sizes: list[int]) -> dict[str, Label]:
-    """The labels of parts that are stacked: once where all agree, else along those of the new axes where they differ."""
-    found = {}
-    for name in dict.fromkeys(name for part in parts for name in part.labels):
-        held = next(part.labels[name] for part in parts if name in part.labels)
-        none = np.zeros_like(held.values)
-        values = np.stack([part.labels[name].values if name in part.labels else none for part in parts])
-        values, along = values.reshape(*sizes, *held.values.shape), list(axes)
-        for axis in axes:
-            at = along.index(axis)
-            first = values.take([0], at)
-            if (values == first).all():
-                values, along = first.squeeze(at), [one for one in along if one != axis]
-        found[name] = Label((*along, *held.axes), values)
-    return found
-
-
-def _values(keys: list[Key], name: str) -> list[Any]:
-    return list(dict.fromkeys(getattr(key, name) for key in keys))
-
-
-def _part(key: Key, axis: str) -> Any:
-    return {"s": key.step, "branch": key.branch, "call": key.call}[axis]
-
-
-def _fits(key: Key, wanted: Key) -> bool:
-    return (wanted.step in (None, key.step)) and (wanted.branch in (None, key.branch))

@@ -14,9 +14,10 @@ from wanlab.core.budget import check_disk, check_memory, folder_for_captures
 from wanlab.core.capture import Capture
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.entry import Entry, Label
+from wanlab.core.firing import Key
 from wanlab.core.index import positions
 from wanlab.core.pattern import matches
-from wanlab.core.record import Key, Record
+from wanlab.core.record import Record
 from wanlab.core.region import kept_positions
 from wanlab.core.select import Select
 from wanlab.core.site import Site
@@ -44,7 +45,7 @@ class Recorder:
         Known are sites with a shape: each value counts as float32, each selected step and branch once (of a range of sigma:
         every step). Other sites are measured when they fire first.
         """
-        self.record.steps, self._tables = plan.steps, {}
+        self.record.steps, self.record.branches, self._tables = plan.steps, plan.branches or (), {}
         for site, captures in wanted:
             self._named[site.name] = named = names(site, captures)
             for name, group in named.items():
@@ -135,7 +136,7 @@ class Recorder:
             self._held[key] = stat
             self.record.add(key, stat)
         elif stat.count and stat.nbytes != before:
-            self.record.weigh(stat.nbytes - before, f"the statistics up to {key}")
+            self.record.weigh(stat.nbytes - before, key)
 
 
 def names(site: Site, captures: Sequence[Capture]) -> dict[str, list[Capture]]:
