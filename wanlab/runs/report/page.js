@@ -1,11 +1,12 @@
 "use strict";
 (() => {
-  // Sorting: a click on a head sorts by it, the next one reverses, the third brings the order of the study back.
+  // Sorting: a click on a head sorts by it (numbers: the largest first), the next one reverses, the third brings the order of
+  // the study back.
   const table = document.getElementById("table"), body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];
   const number = (row, column) => { const text = row.cells[column].dataset.value; return text === undefined || text === "" ? NaN : Number(text); };
   heads.forEach((head, column) => head.addEventListener("click", () => {
-    const states = ["none", "descending", "ascending"];
+    const states = head.dataset.sort === "text" ? ["none", "ascending", "descending"] : ["none", "descending", "ascending"];
     const state = states[(states.indexOf(head.getAttribute("aria-sort") || "none") + 1) % 3];
     heads.forEach(other => other.removeAttribute("aria-sort"));
     if (state !== "none") head.setAttribute("aria-sort", state);
@@ -54,7 +55,11 @@
   const dialog = document.getElementById("compare"), get = id => document.getElementById(id);
   const wipe = () => { const x = get("wipe").value; get("over").style.clipPath = `inset(0 ${100 - x}% 0 0)`; get("edge").style.left = `${x}%`; };
   const choose = sample => {
-    const pick = (select, video, name) => { const clip = sample.get(get(select).value); get(video).src = clip.currentSrc; get(name).textContent = clip.dataset.name; };
+    const pick = (select, video, name) => {
+      const clip = sample.get(get(select).value);
+      get(video).addEventListener("loadeddata", () => { if (!playing) seek(frame.value - 1); }, { once: true });  // the frame that is looked at
+      get(video).src = clip.currentSrc; get(name).textContent = clip.dataset.name;
+    };
     pick("left", "over", "left-name"); pick("right", "under", "right-name"); wipe(); setTimeout(round, 120);
   };
   clips.forEach(clip => clip.addEventListener("click", () => {
