@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from tests.core.models import Denoiser, start
+from tests.core.models import BRANCHES, Denoiser, start, tokens_of
 from tests.core.test_select import indices
 from wanlab.core import (
     KINDS,
@@ -44,6 +44,7 @@ from wanlab.core import (
     Tick,
     UnknownSite,
     Zero,
+    clock,
     edit_from_dict,
     trace,
 )
@@ -91,6 +92,25 @@ def test_a_function_says_that_it_cannot_be_written_down() -> None:
         with pytest.raises(NotSerialisable, match="a Python function cannot be written down"):
             write()
     assert "zeros_like" in str(edit)
+
+
+@pytest.mark.parametrize("edit", SIMPLE, ids=str)
+def test_an_edit_shows_itself_as_one_would_type_it(edit: Edit) -> None:
+    limited = edit_from_dict(edit.to_dict() | {"rows": [0, 2], "steps": "0:8", "mask": "01/10"})
+    for one in (edit, limited):
+        assert eval(repr(one)) == one and "None" not in repr(one)
+
+
+def test_how_edits_read() -> None:
+    edit = Zero("fusion.attn.z", heads=[2], steps="0:8", branch="cond")
+    assert repr(edit) == "Zero('fusion.attn.z', heads=2, steps='0:8', branch='cond')"
+    assert str(edit) == "zero(fusion.attn.z[heads=2]@steps=0:8,branch=cond)"
+    assert repr(Scale("a", 2)) == "Scale('a', factor=2.0)" and str(Scale("a", 2)) == "scale(a, factor=2.0)"
+    assert repr(Replace("a", torch.zeros_like, rows=1)) == "Replace('a', rows=1, function=zeros_like)"
+    assert str(Steer("a", torch.zeros(64))) == "steer(a, direction=(0.0, 0.0, 0.0, ... 64 numbers))"
+    record = Record()
+    record.add(Key("a"), Entry(torch.zeros(2), ("c",)))
+    assert repr(Patch("a", record)).startswith("Patch('a', record=<record ") and "in memory>" in repr(Patch("a", record))
 
 
 def test_the_hash_is_stable_and_tells_edits_apart() -> None:
@@ -200,6 +220,32 @@ def test_a_patch_of_another_geometry_or_an_unknown_site_raises() -> None:
         trace(model, Patch("blocks.1.out", clean.record))
 
 
+def test_what_cannot_be_done_in_this_run_is_refused_before_it() -> None:
+    model = Denoiser()
+    with Probe(model) as probe:
+        model(start(1), steps=1)
+    with trace(model, capture=["blocks.0.out@steps=0:2", "latent -> mean"]) as t:
+        model(start(2))
+    record, out = t.record, "blocks.0.out"
+    for edit, message in (
+        (Patch(out, record, steps="0:2"), r"b=2 .* b=3 .*: b differ"), (Patch(out, record, rows=0), "not for step 2, branch cond"),
+        (Patch("blocks.1.out", record, out, steps="2:"), "blocks.0.out is recorded for step 0, branch cond; .* not for step 2"),
+        (Resample(out, reference=record), "not for step 2"), (Resample("latent", reference=record), "holds no single samples"),
+        (Mean(out, reference=record, steps=2, branch="uncond"), "not for step 2, branch uncond"),
+        (Patch("picture", record, "latent"), "it cannot stand there"), (FreezeFrame(out, 4), r"has 4 frames \(0 to 3\)"),
+        (FreezeFrame("picture", frame=-6), "has 4 frames"), (Bypass("latent"), "latent cannot be bypassed"),
+        (Steer("latent", [1, 2]), "2 numbers, latent 8 channels"), (Zero(out, words="left"), "the tokens of blocks.0.out are not"),
+        (Zero("text", words="rihgt"), "no word 'rihgt'"), (Zero("picture", mask="0/1;1/0"), "mask has 2 rows and the batch 3"),
+    ):
+        with pytest.raises((ValueError, LookupError), match=message), \
+                clock.announce(steps=3, branches=BRANCHES, seeds=(10, 11, 12), tokens_of=tokens_of, text_sites="text"):
+            trace(model, edit, sites=probe.sites)
+    with pytest.raises(EditError, match="needs other samples"):
+        trace(model, Resample(out), seeds=[1])
+    trace(model, [Patch(out, record, steps="0:2"), Mean("latent", reference=record)], sites=probe.sites, steps=3,
+          branches=BRANCHES, seeds=[0, 1])
+
+
 def test_mean_and_resample_from_a_reference_do_not_depend_on_the_batch() -> None:
     model, site = Denoiser(), "blocks.1.temporal.z"
     with trace(model, capture=[f"{site} -> mean", "blocks.0.out"]) as reference:
@@ -226,7 +272,8 @@ def test_mean_and_resample_from_a_reference_do_not_depend_on_the_batch() -> None
     (lambda: Noise("a", std=-1), "negative"), (lambda: Scale("a", float("nan")), "not a finite number"),
     (lambda: Mean("a", over="b", reference="r"), "not both"), (lambda: Patch("a"), "record= is missing"),
     (lambda: Patch("a", "nowhere.safetensors"), "no saved record at nowhere"), (lambda: Steer("a"), "a vector"),
-    (lambda: LowPassFrames("a", window=2), "not an odd number"), (lambda: Replace("a"), "not a function"),
+    (lambda: LowPassFrames("a", window=2), "not an odd number"), (lambda: FreezeFrame("a", 1.5), "1.5 is not a whole number"),
+    (lambda: Replace("a"), "not a function"),
     (lambda: Mean("a", over="b q").apply(X, event()), "mean over q at a.z"),
     (lambda: Steer("a", [1, 2]).apply(X, event()), "2 numbers, a.z 6 channels"),
     (lambda: FreezeFrame("a", 4).apply(X, event()), "has 4 frames"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import fields
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from ruamel.yaml import YAML
 from wanlab.core import PositionError, Select, SelectionError, Site
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.index import holds, index, positions
-from wanlab.core.region import narrow, region
-from wanlab.core.select import AXIS_OF
+from wanlab.core.region import check, narrow, region
+from wanlab.core.select import AXIS_OF, PARTS, TIMES, Limits
 
 TEMPORAL = Site("a.z", ("b", "n", "k", "f", "d"))
 
@@ -23,22 +24,20 @@ slices = st.tuples(ends, ends).map(lambda parts: ":".join("" if part is None els
 indices = st.lists(st.integers(-9, 9) | slices, min_size=1, max_size=3, unique=True)
 text = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=5)
 words = st.lists(text, min_size=1, max_size=3, unique=True)
-masks = st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=4)
+pictures = st.integers(1, 4).flatmap(
+    lambda width: st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=1, max_size=4))
+masks = pictures | pictures.map(lambda one: [one, one[::-1]])
 selections = st.builds(
     Select, st.sampled_from(["a", "a.**.z", "a.*.{q,k}", "**"]),
     **{key: st.none() | indices for key in (*AXIS_OF, "steps")}, words=st.none() | words, branch=st.none() | words,
+    mask=st.none() | masks,
     sigma=st.none() | st.tuples(st.none() | st.floats(0, 0.5), st.none() | st.floats(0.5, 1)))
 
 
 @given(selections)
 def test_string_and_data_read_back_to_an_equal_selection(select: Select) -> None:
     assert Select(str(select)) == select and hash(Select(str(select))) == hash(select)
-    assert Select.of(select.to_dict()) == select
-
-
-@given(selections, masks)
-def test_yaml_reads_back_to_an_equal_selection_masks_too(select: Select, mask: list[list[bool]]) -> None:
-    select = Select.of(select.to_dict() | {"mask": mask})
+    assert str(Select(str(select))) == str(select) and eval(repr(select)) == select
     text = io.StringIO()
     YAML(typ="safe").dump(select.to_dict(), text)
     read = YAML(typ="safe").load(text.getvalue())
@@ -50,7 +49,21 @@ def test_the_one_string_form_means_the_keywords() -> None:
     assert told == Select("generator.**.attn.z", heads=[0, 2], frames=slice(-3, None), words=["left", "a, b"],
                           steps=["0:8", "last"], branch="cond")
     assert Select("a[heads=0|2]@steps=0,8") == Select("a", heads=(0, 2), steps=[0, 8])
-    assert Select("a@sigma=0.5:") == Select("a", sigma=(0.5, None))
+    assert Select("a@sigma=0.5:") == Select("a", sigma=(0.5, None)) == Select("a", steps="0.5:") == Select("a@steps=0.5:")
+    assert Select("a", steps=(0.3, 0.8)) == Select("a@steps=0.3:0.8") == Select("a", steps=[0.3, 0.8])
+    assert Select("a[mask=0110*2/0000]") == Select("a", mask=[[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("text", [
+    "generator.**.attn.z[heads=2]@steps=0:8,branch=cond", "a.{b,c}.z[heads=0|2,rows=-1]@branch=cond|uncond", "**",
+    "a[words=red|\"two words\"]@sigma=0.3:0.8", "v[mask=0110*2/0000]@steps=0|-1", "v[mask=01;10]", "a[frames=4:,keys=::2]",
+])
+def test_printing_a_selection_gives_back_the_string(text: str) -> None:
+    assert str(Select(text)) == text
+
+
+def test_a_selection_shows_itself_as_one_would_type_it() -> None:
+    assert repr(Select("a[heads=2]@steps=0:8,last,sigma=:0.5")) == "Select('a', heads=2, steps=['0:8', -1], sigma=':0.5')"
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -58,7 +71,10 @@ def test_the_one_string_form_means_the_keywords() -> None:
     ("a@heads=2", r"belongs in \[ \]"), ("a@steps=0.5", "expected an int"),
     ("a[heads=2", "cannot read the selection"), ("a[heads=]", "cannot read"), ("a[2]", "cannot read"),
     ("a[heads=2,heads=3]", "given twice"), ("a[heads=x]", "heads='x': expected an int"),
-    ("a[mask=1]", "given as an array"), ("", "empty pattern"),
+    ("a[mask=01/1]", "different lengths"), ("a[mask=nowhere.png]", "no mask at 'nowhere.png'"),
+    ("a[mask=01,mask=10]", "given twice"), ("a[mask=01|10]", "given twice"), ("", "empty pattern"),
+    ("a@sigma=low:high", r"sigma='low:high': expected two ends"), ("a@steps=0.5:0.3", "low is above high"),
+    ("a@steps=0.1:0.2,sigma=0:1", "sigma is given twice"), ("a@steps=0.5", "range of noise levels such as '0.3:0.8'"),
 ])
 def test_strings_that_cannot_be_read_say_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -67,13 +83,19 @@ def test_strings_that_cannot_be_read_say_what_is_wrong(text: str, message: str) 
 
 def test_wrong_values_raise() -> None:
     for bad in ({"heads": []}, {"heads": True}, {"heads": 1.5}, {"mask": [[0, 2]]}, {"mask": [[0], [0, 1]]},
-                {"sigma": (1, 0)}, {"branch": []}, {"frames": "0:4:0"}):
+                {"sigma": (1, 0)}, {"sigma": (0, 1, 2)}, {"branch": []}, {"branch": 3}, {"frames": "0:4:0"},
+                {"mask": [[0.5]]}, {"mask": [0, 1]}, {"mask": [[]]}, {"mask": 3}, {"mask": [["a"]]}):
         with pytest.raises(ValueError):
             Select("a", **bad)
     with pytest.raises(SelectionError, match="given twice"):
         Select("a[heads=1]", heads=2)
     with pytest.raises(SelectionError, match="nearest: heads"):
         Select.of({"at": "a", "head": 2})
+    with pytest.raises(TypeError, match="Select has no 'head'; nearest: heads"):
+        Select("a", head=2)
+    with pytest.raises(SelectionError, match="a mapping with at"):
+        Select.of({"heads": 2})
+    assert list(Select("a").limits) == [] and {one.name for one in fields(Limits)} == {"at", *PARTS, *TIMES}
 
 
 @given(indices, st.integers(1, 10))
@@ -139,6 +161,24 @@ def test_words_reach_their_tokens_in_each_row() -> None:
         region(Select("v", words="left"), Site("v", site.axes), x, plan)
 
 
+def test_words_are_looked_up_in_the_selected_rows_alone_and_before_anything_runs() -> None:
+    def tokens_of(word: str, row: int) -> list[int]:
+        if row == 0:
+            raise LookupError("the prompt has no word 'left'")
+        return [3]
+
+    site, x = Site("t", ("b", "n"), (1, 5)), torch.zeros(2, 5)
+    plan = Plan(tokens_of=tokens_of, text_sites="t", seeds=(0, 1))
+    one = Select("t", words="left", rows=1)
+    check(one, site, plan)
+    assert region(one, site, x, plan).expand_as(x).nonzero().tolist() == [[1, 3]]
+    assert narrow(one, site, x, plan).shape == (1, 1)
+    with pytest.raises(LookupError, match="no word"):
+        check(Select("t", words="left"), site, plan)
+    with pytest.raises(SelectionError, match=r"stand at tokens \[3\], but the site has only 2"):
+        check(one, Site("t", ("b", "n"), (1, 2)), plan)
+
+
 def test_a_mask_of_any_resolution_meets_the_site() -> None:
     site, x = Site("v", ("b", "f", "c", "h", "w")), torch.zeros(2, 3, 1, 4, 4)
     mask = torch.zeros(8, 8)
@@ -150,7 +190,7 @@ def test_a_mask_of_any_resolution_meets_the_site() -> None:
     assert torch.equal(part[0], ~part[1])
     lone = torch.zeros(64, 64)
     lone[0, 0] = 1
-    with pytest.raises(SelectionError, match="nothing is left of the mask at 4x4"):
+    with pytest.raises(SelectionError, match="v: nothing is left of the mask at 4x4"):
         region(Select("v", mask=lone), site, x, Plan())
     with pytest.raises(SelectionError, match="the mask has 2 rows and the batch 1"):
         region(Select("v", mask=rows), site, x[:1], Plan())

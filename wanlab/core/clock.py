@@ -42,6 +42,7 @@ class Plan:
     tokens_of: Callable[[str, int], Sequence[int]] | None = None    # word, row -> its tokens
     words: tuple[tuple[str, ...], ...] | None = None                # of each row's prompt, in order
     text_sites: str | None = None                                   # glob of the sites whose tokens are the prompt's
+    grid_of: Callable[[str], tuple[int, int] | None] | None = None      # site -> h, w of its first tokens, if on a grid
 
 
 T = TypeVar("T", Tick, Plan)
@@ -54,7 +55,9 @@ class _Within(Generic[T]):
     __slots__ = ("outer", "over", "value")
 
     def __init__(self, value: T, outer: _Within[T] | None) -> None:
-        self.value, self.outer, self.over = value, outer, False
+        self.value: T = value
+        self.outer: _Within[T] | None = outer
+        self.over = False
 
 
 _NOWHERE, _UNPLANNED = Tick(), Plan()
@@ -85,15 +88,17 @@ def at(*, step: int | None = None, sigma: float | None = None, branch: str | Non
 @contextmanager
 def announce(*, steps: int | None = None, start: int | None = None, branches: Sequence[str] | None = None,
              seeds: Sequence[int] | None = None, tokens_of: Callable[[str, int], Sequence[int]] | None = None,
-             words: Sequence[Sequence[str]] | None = None, text_sites: str | None = None) -> Iterator[Plan]:
+             words: Sequence[Sequence[str]] | None = None, text_sites: str | None = None,
+             grid_of: Callable[[str], tuple[int, int] | None] | None = None) -> Iterator[Plan]:
     """Tell what the run within the block will do: "last" then means something, and ledgers know what to expect.
 
     `tokens_of(word, row)` gives the tokens of a word in a row's prompt, and raises LookupError with the prompt's words;
     `words` are those of each row's prompt, in order; `text_sites` is a glob of the sites whose axis j (else n) begins with
-    those tokens: `words=` is for those.
+    those tokens: `words=` is for those. `grid_of(site)` gives height and width of the grid on which the first tokens (axis n)
+    of a site stand, row by row, or None: `mask=` is for those, beside the sites with axes h and w.
     """
     told = {
-        "steps": steps, "start": start, "tokens_of": tokens_of, "text_sites": text_sites,
+        "steps": steps, "start": start, "tokens_of": tokens_of, "text_sites": text_sites, "grid_of": grid_of,
         "words": None if words is None else tuple(tuple(row) for row in words),
         "branches": None if branches is None else tuple(branches),
         "seeds": None if seeds is None else tuple(seeds),

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABCMeta
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.nearest import suggestion
 from wanlab.core.region import region
-from wanlab.core.select import PARTS, TIMES, Select
+from wanlab.core.select import Limits, Select
 from wanlab.core.site import Site
 
 KINDS: dict[str, type[Edit]] = {}
@@ -63,51 +62,25 @@ class Event:
         return self.plan.seeds[row]
 
 
-class _Kind(ABCMeta):
-    """Says the nearest right keyword where dataclasses only say that one is unexpected."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        known = [one.name for one in fields(cls) if one.init]  # type: ignore[arg-type]
-        for key in kwargs:
-            if key not in known:
-                raise TypeError(f"{cls.__name__} has no {key!r}{suggestion(key, known)}")
-        return super().__call__(*args, **kwargs)
-
-
 @dataclass(frozen=True)
-class Edit(metaclass=_Kind):
+class Edit(Limits):
     """Base of all kinds. `at` is a glob or a whole selection in one string; the keywords are those of `Select`."""
 
     kind: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()       # axes without which the kind means nothing
 
-    at: str
-    _: KW_ONLY
-    heads: Any = None
-    frames: Any = None
-    tokens: Any = None
-    keys: Any = None
-    slots: Any = None
-    channels: Any = None
-    units: Any = None
-    rows: Any = None
-    words: Any = None
-    mask: Any = None
-    steps: Any = None
-    sigma: Any = None
-    branch: Any = None
     where: Select = field(init=False, repr=False, compare=False)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Edit.__repr__        # type: ignore[method-assign]   # dataclass would make one with every None
         if cls.kind:
             KINDS[cls.kind] = cls
 
     def __post_init__(self) -> None:
-        where = Select(self.at, **{key: getattr(self, key) for key in (*PARTS, *TIMES)})
-        object.__setattr__(self, "where", where)
-        for key in ("at", *PARTS, *TIMES):
-            object.__setattr__(self, key, getattr(where, key))
+        super().__post_init__()
+        object.__setattr__(self, "where", Select(self.at, **self.limits))
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         """What stands at the site instead of `x`, everywhere; `apply` keeps the selected part. Never writes to `x`."""
@@ -119,6 +92,9 @@ class Edit(metaclass=_Kind):
             if letter not in site.axes:
                 raise EditError(f"{self.kind} needs an axis {letter}, but {site.name} has axes "
                                 f"'{' '.join(site.axes)}'")
+
+    def check_run(self, site: Site, plan: Plan) -> None:
+        """Whether it can do at `site` what it is asked in the run that `plan` announces; called before that runs."""
 
     def apply(self, x: Tensor, event: Event) -> Tensor:
         """The edited tensor: `change` where the selection reaches, `x` bit for bit elsewhere. `x` is not written to."""
@@ -142,6 +118,10 @@ class Edit(metaclass=_Kind):
         mine = [one for one in fields(self) if one.init and one.name not in base]
         return {one.name: getattr(self, one.name) for one in mine if getattr(self, one.name) != one.default}
 
+    def _told(self) -> dict[str, Any]:
+        """The parameters as shown to people."""
+        return self.parameters()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for YAML or JSON: kind, at, limits, parameters; `edit_from_dict` reads it back."""
         parameters = {key: _plain(value) for key, value in self.parameters().items()}
@@ -150,14 +130,18 @@ class Edit(metaclass=_Kind):
     @property
     def hash(self) -> str:
         """sha256 of the edit's content, the same in every process and on every machine; of records by their bytes."""
-        content = {"kind": self.kind, **self.where.to_dict(), **self.parameters()}
+        content = {"kind": self.kind, **self.where.content(), **self.parameters()}
         text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"),
                           default=lambda value: value.sha256)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def __str__(self) -> str:
-        told = ", ".join(f"{key}={value}" for key, value in self.parameters().items())
-        return f"{self.kind}({self.where}{', ' + told if told else ''})"
+        return f"{self.kind}({', '.join([str(self.where), *(f'{key}={_short(value)}' for key, value in self._told().items())])})"
+
+    def __repr__(self) -> str:
+        """What one would type to get this edit."""
+        told = [f"{key}={getattr(value, '__name__', None) or repr(value)}" for key, value in self._told().items()]
+        return f"{type(self).__name__}({', '.join([repr(self.at), *self._typed(), *told])})"
 
 
 def edit_from_dict(data: Mapping[str, Any]) -> Edit:
@@ -181,6 +165,13 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "to_dict"):
         return value.to_dict()
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _short(value: Any) -> str:
+    """A parameter as a line of a ledger shows it."""
+    if isinstance(value, tuple) and len(value) > 4:
+        return f"({', '.join(map(str, value[:3]))}, ... {len(value)} numbers)"
+    return getattr(value, "__name__", None) or str(value)
 
 
 def _laid_out(y: Tensor, x: Tensor) -> Tensor:

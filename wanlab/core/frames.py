@@ -20,10 +20,21 @@ class FreezeFrame(Edit):
     needs = ("f",)
     frame: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _whole(self.frame, "freeze_frame: frame")
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        self._fits(site, site.size("f"))
+
+    def _fits(self, site: Site, frames: int | None) -> None:
+        if frames is not None and not -frames <= self.frame < frames:
+            raise EditError(f"freeze_frame: frame={self.frame}, but {site.name} has {frames} frames (0 to {frames - 1})")
+
     def change(self, x: Tensor, event: Event) -> Tensor:
         at = event.axis("f", self)
-        if not -x.shape[at] <= self.frame < x.shape[at]:
-            raise EditError(f"freeze_frame: frame={self.frame}, but {event.site.name} has {x.shape[at]} frames")
+        self._fits(event.site, x.shape[at])
         return x.narrow(at, self.frame % x.shape[at], 1).expand_as(x)
 
 
@@ -34,6 +45,15 @@ class ShuffleFrames(Edit):
     kind = "shuffle_frames"
     needs = ("f",)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _whole(self.seed, "shuffle_frames: seed")
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        if (frames := site.size("f")) is not None:
+            frame_order(frames, self.seed)
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         at = event.axis("f", self)
@@ -71,8 +91,8 @@ class LowPassFrames(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole = isinstance(self.window, int) and not isinstance(self.window, bool)
-        if not whole or self.window < 1 or self.window % 2 == 0:
+        _whole(self.window, "low_pass_frames: window")
+        if self.window < 1 or self.window % 2 == 0:
             raise EditError(f"low_pass_frames: window={self.window!r} is not an odd number of frames")
 
     def change(self, x: Tensor, event: Event) -> Tensor:
@@ -95,8 +115,9 @@ class CutFrames(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:
-            raise EditError(f"cut_frames: block={self.block!r} is not a number of frames")
+        _whole(self.block, "cut_frames: block")
+        if self.block < 1:
+            raise EditError(f"cut_frames: block={self.block} is not a number of frames")
 
     def check(self, site: Site) -> None:
         super().check(site)
@@ -113,3 +134,8 @@ class CutFrames(Edit):
         total = kept.sum(-1, keepdim=True)
         alone = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)      # a frame whose block had no weight at all
         return torch.where(total > 0, kept / total.clamp_min(torch.finfo(x.dtype).tiny), alone)
+
+
+def _whole(value: object, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise EditError(f"{what}={value!r} is not a whole number")

@@ -42,7 +42,9 @@ def _position(value: object, what: str) -> Position:
             return text
     elif hasattr(value, "__index__") and not isinstance(value, bool):
         return int(value.__index__())
-    raise PositionError(f"{what}={value!r}: expected an int, a list of ints, a slice such as '0:8' or '-3:', or 'last'")
+    levels = ", or a range of noise levels such as '0.3:0.8'" if what == "steps" else ""
+    raise PositionError(f"{what}={value!r}: expected an int, a list of ints, a slice such as '0:8' or '-3:', or "
+                        f"'last'{levels}")
 
 
 def positions(idx: Index, size: int, what: str) -> list[int]:

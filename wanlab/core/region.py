@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wanlab.core.clock import Plan
+from wanlab.core.clock import Plan, Tick
 from wanlab.core.index import positions
+from wanlab.core.mask import Mask, MaskError
 from wanlab.core.pattern import matches
 from wanlab.core.select import AXIS_OF, Select, SelectionError
 from wanlab.core.site import Site
@@ -17,9 +18,11 @@ from wanlab.core.site import Site
 def check(select: Select, site: Site, plan: Plan) -> None:
     """Whether the selection fits a site, as far as is known before a run: axes always, sizes and steps where known."""
     if select.words is not None and plan.tokens_of is not None:
-        _carries_text(site, plan)
+        _check_words(select, site, plan)
+    if select.mask is not None:
+        _check_mask(select.mask, site, plan)
     for key, axis in _limits(select, site):
-        if site.shape is not None and getattr(select, key, None) is not None and key in AXIS_OF and key != "rows":
+        if site.shape is not None and key in AXIS_OF and key != "rows":
             positions(getattr(select, key), site.shape[site.axes.index(axis)], f"{site.name}: {key}")
     if select.rows is not None and plan.seeds is not None:
         positions(select.rows, len(plan.seeds), "rows")
@@ -35,15 +38,27 @@ def check(select: Select, site: Site, plan: Plan) -> None:
                 raise SelectionError(f"{site.name} fires outside any {part}, so {what}= cannot limit it: leave it out")
 
 
+def moments(select: Select, site: Site, plan: Plan) -> list[Tick] | None:
+    """When the selection is due at the site; None where that is not known before the run (as of a range of sigma)."""
+    if site.clock is None or select.sigma is not None:
+        return None
+    steps, branches = ("step" in site.clock, plan.steps), ("branch" in site.clock, plan.branches)
+    if any(has and told is None for has, told in (steps, branches)):
+        return None
+    ticks = [Tick(step, None, branch) for step in (range(plan.start, plan.steps or 0) if steps[0] else [None])
+             for branch in (plan.branches or () if branches[0] else [None])]
+    return [tick for tick in ticks if select.acts(tick, plan, site.name)]
+
+
 def region(select: Select, site: Site, x: Tensor, plan: Plan) -> Tensor | None:
     """The part of `x` that is meant: a boolean tensor that broadcasts to `x`; None is all of it."""
     found: Tensor | None = None
     for key, axis in _limits(select, site):
         at = site.axes.index(axis)
         if key == "words":
-            part = _words(select.words, site, x, plan)
+            part = _words(select, site, x, plan)
         elif key == "mask":
-            part = _space(select.mask, site, x)
+            part = _space(select.mask, site, x, plan)
         else:
             line = torch.zeros(x.shape[at], dtype=torch.bool)
             line[positions(getattr(select, key), x.shape[at], f"{site.name}: {key}")] = True
@@ -90,7 +105,7 @@ def _limits(select: Select, site: Site) -> list[tuple[str, str]]:
     if select.words is not None:
         given.append(("words", "j" if "j" in site.axes else "n"))
     if select.mask is not None:
-        given += [("mask", "h")] if "w" in site.axes else [("mask", "w")]
+        given.append(("mask", "n" if "n" in site.axes else "w" if "h" in site.axes else "h"))
     for key, axis in given:
         if axis not in site.axes:
             has = ", ".join(other for other, letter in AXIS_OF.items() if letter in site.axes)
@@ -126,31 +141,71 @@ def _carries_text(site: Site, plan: Plan) -> None:
                              f"{plan.text_sites} are")
 
 
-def _words(words: Sequence[str], site: Site, x: Tensor, plan: Plan) -> Tensor:
+def _check_words(select: Select, site: Site, plan: Plan) -> None:
     _carries_text(site, plan)
-    at = site.axes.index("j" if "j" in site.axes else "n")
-    part = torch.zeros(_rows(site, x), x.shape[at], dtype=torch.bool)
-    for row in range(len(part)):
-        tokens = _tokens(words, row, plan)
-        if any(token >= x.shape[at] for token in tokens):
-            raise SelectionError(f"{site.name}: the words {', '.join(words)} stand at tokens {tokens}, but the site "
-                                 f"has only {x.shape[at]}")
-        part[row, tokens] = True
+    axis = "j" if "j" in site.axes else "n"
+    rows = len(plan.seeds or ())
+    for row in range(rows) if select.rows is None else positions(select.rows, rows, "rows") if rows else ():
+        _tokens_in(site.size(axis) if axis in site.axes else None, select.words, site, row, plan)
+
+
+def _tokens_in(size: int | None, words: Sequence[str], site: Site, row: int, plan: Plan) -> list[int]:
+    tokens = _tokens(words, row, plan)
+    if size is not None and any(token >= size for token in tokens):
+        raise SelectionError(f"{site.name}: the words {', '.join(words)} stand at tokens {tokens}, but the site has "
+                             f"only {size}")
+    return tokens
+
+
+def _words(select: Select, site: Site, x: Tensor, plan: Plan) -> Tensor:
+    """The tokens of the words in each row that is selected: other rows may have another prompt."""
+    _carries_text(site, plan)
+    at, rows = site.axes.index("j" if "j" in site.axes else "n"), _rows(site, x)
+    part = torch.zeros(rows, x.shape[at], dtype=torch.bool)
+    for row in range(rows) if select.rows is None else positions(select.rows, rows, f"{site.name}: rows"):
+        part[row, _tokens_in(x.shape[at], select.words, site, row, plan)] = True
     if "b" not in site.axes:
         return _along(part[0], (at,), x.ndim)
     return _along(part, (site.axes.index("b"), at), x.ndim)         # b stands before every other axis of a site
 
 
-def _space(mask: tuple, site: Site, x: Tensor) -> Tensor:
-    """The mask at the site's resolution: a position is inside where at least half of it is."""
-    h, w = site.axes.index("h"), site.axes.index("w")
-    asked = torch.tensor(mask, dtype=torch.float32)
-    batched = asked.ndim == 3
-    if batched and len(asked) != _rows(site, x):
-        raise SelectionError(f"{site.name}: the mask has {len(asked)} rows and the batch {_rows(site, x)}")
-    asked = asked if batched else asked[None]
-    size = (x.shape[h], x.shape[w])
-    sized = torch.nn.functional.interpolate(asked[:, None], size, mode="area")[:, 0] >= 0.5
-    if asked.any() and not sized.any():
-        raise SelectionError(f"{site.name}: nothing is left of the mask at {size[0]}x{size[1]}")
-    return _along(sized, (site.axes.index("b"), h, w), x.ndim) if batched else _along(sized[0], (h, w), x.ndim)
+def _check_mask(mask: Mask, site: Site, plan: Plan) -> None:
+    if mask.rows is not None and plan.seeds is not None and mask.rows != len(plan.seeds):
+        raise SelectionError(f"{site.name}: the mask has {mask.rows} rows and the batch {len(plan.seeds)}")
+    if "n" in site.axes and "h" not in site.axes and plan.grid_of is not None:
+        _sized(mask, site, _grid(site, plan))
+    elif {"h", "w"} <= set(site.axes) and site.shape is not None:
+        _sized(mask, site, (site.size("h"), site.size("w")))
+
+
+def _grid(site: Site, plan: Plan) -> tuple[int, int]:
+    """Height and width of the grid on which the first tokens of a site stand."""
+    grid = None if plan.grid_of is None else plan.grid_of(site.name)
+    if grid is None:
+        raise SelectionError(f"{site.name} has no picture that a mask could mean: its tokens stand in no known grid "
+                             f"(axes '{' '.join(site.axes)}'); limit it by tokens=")
+    return grid
+
+
+def _sized(mask: Mask, site: Site, size: tuple[int | None, int | None]) -> Tensor:
+    try:
+        return mask.sized(*size)    # type: ignore[arg-type]
+    except MaskError as error:
+        raise SelectionError(f"{site.name}: {error}") from None
+
+
+def _space(mask: Mask, site: Site, x: Tensor, plan: Plan) -> Tensor:
+    """The mask on the site's own grid: of its picture, or of the first of its tokens, of which the rest lie outside."""
+    tokens = "h" not in site.axes
+    at = (site.axes.index("n"),) if tokens else (site.axes.index("h"), site.axes.index("w"))
+    sized = _sized(mask, site, _grid(site, plan) if tokens else tuple(x.shape[place] for place in at))
+    if tokens:
+        flat, n = sized.flatten(-2), x.shape[at[0]]
+        if flat.shape[-1] > n:
+            raise SelectionError(f"{site.name} has {n} tokens, but their grid is said to be {'x'.join(map(str, sized.shape[-2:]))}")
+        sized = torch.nn.functional.pad(flat, (0, n - flat.shape[-1]))
+    if mask.rows is None:
+        return _along(sized, at, x.ndim)
+    if mask.rows != _rows(site, x):
+        raise SelectionError(f"{site.name}: the mask has {mask.rows} rows and the batch {_rows(site, x)}")
+    return _along(sized, (site.axes.index("b"), *at), x.ndim)

@@ -1,44 +1,50 @@
 """Selections: which sites, which part of their tensors, and when; plain data, as keywords or as one string.
 
+    Select("generator.**.attn.z", heads=2, frames="4:", steps="0:8", branch="cond")
     generator.**.attn.z[heads=2,frames=4:]@steps=0:8,branch=cond
-
-Brackets limit the part of the tensor, what follows `@` limits the time. Several positions: `heads=0|2` or `heads=0,2`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
+from abc import ABCMeta
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 from wanlab.core.clock import Plan, Tick
+from wanlab.core.grammar import AXIS_OF, PARTS, TIMES, SelectionError, join, split
 from wanlab.core.index import holds, index, plain
+from wanlab.core.mask import Mask
 from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import compiled
 
-AXIS_OF = {"heads": "k", "frames": "f", "tokens": "n", "keys": "j", "slots": "m", "channels": "c", "units": "d",
-           "rows": "b"}
-PARTS = (*AXIS_OF, "words", "mask")
-TIMES = ("steps", "sigma", "branch")
+__all__ = ["AXIS_OF", "PARTS", "TIMES", "Limits", "Select", "SelectionError"]
 
 
-class SelectionError(ValueError):
-    """A selection that cannot be read, or that does not fit the site or the run it meets."""
+class _Told(ABCMeta):
+    """Says the nearest right keyword where dataclasses only say that one is unexpected."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        known = [one.name for one in fields(cls) if one.init]  # type: ignore[arg-type]
+        for key in kwargs:
+            if key not in known:
+                raise TypeError(f"{cls.__name__} has no {key!r}{suggestion(key, known)}")
+        return super().__call__(*args, **kwargs)
 
 
 @dataclass(frozen=True)
-class Select:
-    """A pattern `at` of site names with limits; None means no limit.
+class Limits(metaclass=_Told):
+    """A pattern `at` of site names with limits; None means no limit. Selections and edits are made of it.
 
-    heads, frames, tokens, keys, slots, channels, units, rows: positions on the axes k f n j m c d b (with Python's
-    meaning of negative numbers and slices). words: the tokens of words of the prompt, on axis j, else n, in branch
-    `cond` unless told otherwise. mask: boolean, h w or b h w, any resolution. steps, branch: when; sigma: (low, high).
+    heads, frames, tokens, keys, slots, channels, units, groups, rows: positions on the axes k f n j m c d g b (with
+    Python's meaning of negative numbers and slices). words: the tokens of words of the prompt, on axis j, else n, in
+    branch `cond` unless told otherwise. mask: of the picture, at any resolution (`Mask`). steps, branch: when; sigma:
+    (low, high), which steps="0.3:0.8" means too.
     """
 
     at: str
+    _: KW_ONLY
     heads: Any = None
     frames: Any = None
     tokens: Any = None
@@ -46,6 +52,7 @@ class Select:
     slots: Any = None
     channels: Any = None
     units: Any = None
+    groups: Any = None
     rows: Any = None
     words: Any = None
     mask: Any = None
@@ -60,13 +67,36 @@ class Select:
         compiled(at)
         object.__setattr__(self, "at", at)
         for key, value in told.items():
-            if getattr(self, key) is not None:
-                raise SelectionError(f"{key} is given twice: in the string and as a keyword")
-            object.__setattr__(self, key, value)
+            self._tell(key, value)
+        if (levels := _levels(self.steps)) is not None:
+            object.__setattr__(self, "steps", None)
+            self._tell("sigma", levels)
         for key in (*AXIS_OF, "steps"):
             object.__setattr__(self, key, index(getattr(self, key), key))
-        for key, read in (("words", _names), ("branch", _names), ("mask", _mask), ("sigma", _range)):
+        for key, read in (("words", _names), ("branch", _names), ("sigma", _range)):
             object.__setattr__(self, key, read(getattr(self, key), key))
+        object.__setattr__(self, "mask", Mask.of(self.mask))
+
+    def _tell(self, key: str, value: Any) -> None:
+        if getattr(self, key) is not None:
+            raise SelectionError(f"{key} is given twice: {getattr(self, key)!r} and {value!r}")
+        object.__setattr__(self, key, value)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What is limited, by keyword, in canonical form."""
+        return {key: getattr(self, key) for key in (*PARTS, *TIMES) if getattr(self, key) is not None}
+
+    def _typed(self) -> list[str]:
+        """The limits as one would type them: name=value."""
+        told = {key: str(value) if key == "mask" else _ends(value) if key == "sigma" else plain(value)
+                for key, value in self.limits.items()}
+        return [f"{key}={value!r}" for key, value in told.items()]
+
+
+@dataclass(frozen=True, repr=False)
+class Select(Limits):
+    """A selection: read from one string or from keywords, written as either, equal however it was written."""
 
     @classmethod
     def of(cls, value: Select | str | Mapping[str, Any]) -> Select:
@@ -75,7 +105,9 @@ class Select:
             return value
         if isinstance(value, str):
             return cls(value)
-        known = [field.name for field in fields(cls)]
+        if not isinstance(value, Mapping) or "at" not in value:
+            raise SelectionError(f"a selection is a string or a mapping with at, not {value!r}")
+        known = ["at", *PARTS, *TIMES]
         for key in value:
             if key not in known:
                 raise SelectionError(f"a selection has no {key!r}{suggestion(str(key), known)}")
@@ -102,84 +134,24 @@ class Select:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for YAML, without what is not limited; `Select.of` reads it back."""
         out: dict[str, Any] = {"at": self.at}
-        for key in (*PARTS, *TIMES):
-            value = getattr(self, key)
-            if value is None:
-                continue
-            if key == "mask":
-                out[key] = _nested(value)
-            elif key == "sigma":
+        for key, value in self.limits.items():
+            if key == "sigma":
                 out[key] = [None if math.isinf(end) else end for end in value]
             else:
-                out[key] = plain(value)
+                out[key] = value.to_dict() if key == "mask" else plain(value)
         return out
 
+    def content(self) -> dict[str, Any]:
+        """As `to_dict`, but a mask by what it holds, wherever it lies: for hashes."""
+        return self.to_dict() | ({} if self.mask is None else {"mask": self.mask.text})
+
     def __str__(self) -> str:
-        """The one-string form; equal selections have equal strings. A mask shows its size and cannot be read back."""
-        parts = ",".join(f"{key}={self._text(key)}" for key in PARTS if getattr(self, key) is not None)
-        times = ",".join(f"{key}={self._text(key)}" for key in TIMES if getattr(self, key) is not None)
-        return self.at + (f"[{parts}]" if parts else "") + (f"@{times}" if times else "")
+        """The one-string form, which reads back to this selection; equal selections have equal strings."""
+        values = {key: (value,) if key == "mask" else value for key, value in self.limits.items()}
+        return join(self.at, values | ({} if self.sigma is None else {"sigma": (_ends(self.sigma),)}))
 
-    def _text(self, key: str) -> str:
-        value = getattr(self, key)
-        if key == "mask":
-            return f"<{'x'.join(map(str, _shape(value)))}>"
-        if key == "sigma":
-            return ":".join("" if math.isinf(end) else repr(end) for end in value)
-        return "|".join(map(_quoted, value))
-
-
-# ------------------------------------------------------------------------------------------------ reading the string
-
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
-_FORM = re.compile(
-    rf'(?P<site>[^\[\]@]*)(?:\[(?P<parts>(?:{_QUOTED}|\[(?:{_QUOTED}|[^\[\]"])*\]|[^\[\]"])*)\])?(?:@(?P<times>.*))?',
-    re.DOTALL)
-_LIST = re.compile(rf'{_QUOTED}|=\s*\[((?:{_QUOTED}|[^\[\]"])*)\]')
-_ITEM = re.compile(rf"\s*(?:(?P<key>[A-Za-z_]+)\s*=)?\s*(?P<value>{_QUOTED}|[^,|]*?)\s*(?P<end>[,|]|\Z)", re.DOTALL)
-
-
-def split(text: str) -> tuple[str, dict[str, Any]]:
-    """Take "site[parts]@times" apart into the glob and what its limits say; values are still text."""
-    match = _FORM.fullmatch(text.strip())
-    if match is None:
-        raise SelectionError(f"cannot read the selection {text!r}: expected site[heads=2]@steps=0:8,branch=cond")
-    told: dict[str, Any] = {}
-    for part, known, place in ((match["parts"], PARTS, "in [ ]"), (match["times"], TIMES, "after @")):
-        for key, values in _items(part, text) if part is not None else ():
-            if key not in known:
-                other = " (it belongs after @)" if key in TIMES else " (it belongs in [ ])" if key in PARTS else ""
-                raise SelectionError(f"{text!r}: no {key!r} {place}{other}{suggestion(key, known)}")
-            if key in told:
-                raise SelectionError(f"{text!r}: {key} is given twice")
-            if key == "mask":
-                raise SelectionError(f"{text!r}: a mask is given as an array, by the keyword mask=")
-            told[key] = values[0] if key == "sigma" else values
-    return match["site"].strip(), told
-
-
-def _items(part: str, text: str) -> list[tuple[str, list[str]]]:
-    """"heads=0|2,frames=[1,3]" -> [("heads", ["0", "2"]), ("frames", ["1", "3"])]."""
-    part = _LIST.sub(lambda match: match[0] if match[1] is None else f"={match[1]}", part)
-    found: list[tuple[str, list[str]]] = []
-    at, more = 0, True
-    while more:
-        match = _ITEM.match(part, at)
-        value = match["value"] if match else ""
-        if not match or not value or (not match["key"] and not found):
-            raise SelectionError(f"{text!r}: cannot read {part[at:]!r}; expected name=value")
-        value = json.loads(value) if value[0] == '"' else value
-        if match["key"]:
-            found.append((match["key"], [value]))
-        else:
-            found[-1][1].append(value)
-        at, more = match.end(), bool(match["end"])
-    return found
-
-
-def _quoted(value: object) -> str:
-    text = str(value)
-    return text if re.fullmatch(r"[\w:'./-]+", text) else json.dumps(text)
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join([repr(self.at), *self._typed()])})"
 
 
 # ------------------------------------------------------------------------------------------------ canonical values
@@ -187,50 +159,34 @@ def _quoted(value: object) -> str:
 def _names(value: Any, what: str) -> tuple[str, ...] | None:
     if value is None:
         return None
-    names = (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))
+    many = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else value
+    names = tuple(dict.fromkeys(many))
     if not names or not all(isinstance(name, str) and name for name in names):
         raise SelectionError(f"{what}={value!r}: expected a name or a list of names")
     return names
 
 
+def _levels(steps: Any) -> Any:
+    """The noise levels, where `steps` means such: "0.3:0.8", or two floats; None where it means positions."""
+    one = steps[0] if isinstance(steps, (list, tuple)) and len(steps) == 1 else steps
+    if isinstance(one, str):
+        return one if "." in one and ":" in one else None
+    pair = isinstance(one, (list, tuple)) and len(one) == 2 and any(isinstance(end, float) for end in one)
+    return one if pair else None
+
+
 def _range(value: Any, what: str) -> tuple[float, float] | None:
     if value is None:
         return None
-    if isinstance(value, str):
-        value = [float(end) if end.strip() else None for end in value.split(":")]
-    ends = list(value)
-    if len(ends) != 2:
-        raise SelectionError(f"{what}={value!r}: expected two ends, (low, high) or 'low:high'")
-    low, high = (-math.inf if ends[0] is None else float(ends[0]), math.inf if ends[1] is None else float(ends[1]))
+    ends = [end.strip() or None for end in value.split(":")] if isinstance(value, str) else value
+    try:
+        low, high = (math.inf * side if end is None else float(end) for end, side in zip(ends, (-1, 1), strict=True))
+    except (TypeError, ValueError):
+        raise SelectionError(f"{what}={value!r}: expected two ends, (low, high) or 'low:high'") from None
     if not low <= high:
         raise SelectionError(f"{what}={value!r}: low is above high")
     return low, high
 
 
-def _mask(value: Any, what: str) -> tuple[Any, ...] | None:
-    if value is None:
-        return None
-    rows = value.tolist() if hasattr(value, "tolist") else value
-    mask = _frozen(rows, what)
-    if not isinstance(mask, tuple) or len(_shape(mask)) not in (2, 3) or 0 in _shape(mask):
-        raise SelectionError(f"{what}: expected a boolean array h w or b h w")
-    return mask
-
-
-def _frozen(value: Any, what: str) -> Any:
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        rows = tuple(_frozen(one, what) for one in value)
-        if len({_shape(row) for row in rows}) > 1:
-            raise SelectionError(f"{what}: its rows have different lengths")
-        return rows
-    if value not in (0, 1):
-        raise SelectionError(f"{what}: {value!r} is neither true nor false")
-    return bool(value)
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    return (len(value), *(_shape(value[0]) if value else ())) if isinstance(value, tuple) else ()
-
-
-def _nested(value: Any) -> Any:
-    return [_nested(one) for one in value] if isinstance(value, tuple) else int(value)
+def _ends(sigma: tuple[float, float]) -> str:
+    return ":".join("" if math.isinf(end) else repr(end) for end in sigma)

@@ -100,12 +100,14 @@ def _check(module: Hookable, name: str, x: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Site:
-    """One site: full name, axes, and what a dry run may add: the shape, and which parts of the clock it fires under."""
+    """One site: full name, axes, and what a dry run may add: the shape, which parts of the clock it fires under, and whether
+    its module states what stands there when it is bypassed."""
 
     name: str
     axes: tuple[str, ...]
     shape: tuple[int, ...] | None = None
     clock: frozenset[str] | None = None         # of {"step", "branch"}; None: not known before a run
+    bypass: bool | None = None                  # None: not known before a run
 
     def size(self, axis: str) -> int | None:
         """Length of an axis, where the shape is known."""

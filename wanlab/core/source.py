@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wanlab.core.clock import Tick
 from wanlab.core.record import Entry, Record, RecordError
+from wanlab.core.site import Site
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Source:
 
     sha256: str
     path: str | None = field(default=None, compare=False)
-    held: Record | None = field(default=None, compare=False, repr=False)
+    held: Record | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, value: Any) -> Source | None:
@@ -48,6 +49,28 @@ class Source:
     def at(self, site: str, tick: Tick) -> Entry:
         """The record's entry for a site at a moment."""
         return self.record.at(site, tick)
+
+    def check(self, name: str, site: Site, except_axis: str = "b") -> None:
+        """Raise where the record does not hold `name`, or in a geometry that cannot stand at `site` (rows left aside)."""
+        entry = self.record.entry(self.record.find(name)[0])
+        entry.fits(site, except_axis=except_axis)
+
+    def check_moments(self, name: str, ticks: Iterable[Tick] | None) -> None:
+        """Raise where the record lacks a moment at which it will be asked for `name`; None: not known before the run."""
+        held = {(key.step, key.branch) for key in self.record.find(name)}
+        for tick in ticks or ():
+            if not any((step, branch) in held for step in (None, tick.step) for branch in (None, tick.branch)):
+                self.record.at(name, tick)
+
+    def check_rows(self, name: str, site: Site, rows: int) -> None:
+        """Raise where the record's samples are neither one nor as many as the run's."""
+        if site.shape is not None and "b" in site.axes:
+            shape = tuple(rows if axis == "b" else size for axis, size in zip(site.axes, site.shape, strict=True))
+            self.record.entry(self.record.find(name)[0]).fits(site, shape)
+
+    def __repr__(self) -> str:
+        """What one would type for it: its path, where it has one."""
+        return f"<record {self.sha256[:12]} in memory>" if self.path is None else repr(self.path)
 
     def to_dict(self) -> dict[str, str]:
         """Path and hash; a record that was never saved cannot be written down."""

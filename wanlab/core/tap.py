@@ -99,13 +99,13 @@ def _compiled(tap: BaseTap) -> None:
 
 
 class Probe(BaseTap):
-    """Notes the shape and the clock of every site that fires: `with Probe(model) as probe: ...; probe.sites`."""
+    """Notes shape, clock and bypass of every site that fires: `with Probe(model) as probe: ...; probe.sites`."""
 
     def __init__(self, root: nn.Module) -> None:
         super().__init__()
         self._root = root
         self._names = {id(module): (path, module) for path, module in hookables(root).items()}
-        self._seen: dict[str, tuple[tuple[int, ...], set[str]]] = {}
+        self._seen: dict[str, tuple[tuple[int, ...], set[str], bool]] = {}
 
     def __enter__(self) -> Self:
         self._hang(module for _, module in self._names.values())
@@ -119,22 +119,23 @@ class Probe(BaseTap):
         return self._here
 
     def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
-        """Note shape and clock; the tensor passes unchanged."""
+        """Note shape, clock and bypass; the tensor passes unchanged."""
         if self._here:
             path, tick = self._names[id(module)][0], clock.now()
             parts = {part for part in ("step", "branch") if getattr(tick, part) is not None}
-            _, seen = self._seen.setdefault(f"{path}.{name}" if path else name, (tuple(x.shape), parts))
+            full = f"{path}.{name}" if path else name
+            _, seen, _ = self._seen.setdefault(full, (tuple(x.shape), parts, identity is not None))
             seen &= parts
         return x
 
     @property
     def sites(self) -> Sites:
-        """Every site of the model; with shape and clock where it fired."""
+        """Every site of the model; with shape, clock and bypass where it fired."""
         return Sites([
             Site(site.name, site.axes, *(_known(self._seen[site.name]) if site.name in self._seen else ()))
             for site in sites_of(self._root)
         ])
 
 
-def _known(seen: tuple[tuple[int, ...], set[str]]) -> tuple[tuple[int, ...], frozenset[str]]:
-    return seen[0], frozenset(seen[1])
+def _known(seen: tuple[tuple[int, ...], set[str], bool]) -> tuple[tuple[int, ...], frozenset[str], bool]:
+    return seen[0], frozenset(seen[1]), seen[2]

@@ -109,6 +109,8 @@ class Trace(BaseTap):
         for place in self._places.values():
             for select in place.selections():
                 check(select, place.site, self._plan)
+            for edit, _ in place.edits:
+                edit.check_run(place.site, self._plan)
         self._recorder.expect([(place.site, [capture for capture, _ in (*place.captures, *place.gradients)])
                                for place in self._places.values()], self._plan)
         self.ledger.plan = self._plan

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wanlab.core.clock import Plan
 from wanlab.core.edit import Edit, EditError, Event, NotSerialisable
 from wanlab.core.record import Entry
+from wanlab.core.region import moments
 from wanlab.core.seeding import generator
 from wanlab.core.site import Site
 from wanlab.core.source import Source
@@ -79,6 +81,12 @@ class Mean(Edit):
         super().check(site)
         if self.reference is None:
             self._over(site)
+        else:
+            self.reference.check(site.name, site)
+
+    def check_run(self, site: Site, plan: Plan) -> None:
+        if self.reference is not None:
+            self.reference.check_moments(site.name, moments(self.where, site, plan))
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         if self.reference is not None:
@@ -113,14 +121,29 @@ class Resample(Edit):
         super().__post_init__()
         object.__setattr__(self, "reference", Source.of(self.reference))
 
+    def check(self, site: Site) -> None:
+        super().check(site)
+        if self.reference is not None:
+            self._samples(site)
+            self.reference.check(site.name, site)
+
+    def check_run(self, site: Site, plan: Plan) -> None:
+        if self.reference is not None:
+            self.reference.check_moments(site.name, moments(self.where, site, plan))
+        elif plan.seeds is not None:
+            other_rows(len(plan.seeds), self.seed)
+
+    def _samples(self, site: Site) -> None:
+        entry = self.reference.record.entry(self.reference.record.find(site.name)[0])
+        if "b" not in entry.axes:
+            raise EditError(f"resample: the record of {site.name} holds no single samples (axes {' '.join(entry.axes)})")
+
     def change(self, x: Tensor, event: Event) -> Tensor:
         at = event.axis("b", self)
         rows = x.shape[at]
         if self.reference is None:
             return x.index_select(at, torch.tensor(other_rows(rows, self.seed), device=x.device))
         entry = self.reference.at(event.site.name, event.tick)
-        if "b" not in entry.axes:
-            raise EditError(f"resample: the record of {event.site.name} holds no single samples (axes {entry.axes})")
         stored = entry.tensor.shape[entry.axes.index("b")]
         drawn = [int(torch.randint(stored, (), generator=generator("resample", self.seed, event.seed(row))))
                  for row in range(rows)]
@@ -217,9 +240,13 @@ class Patch(Edit):
 
     def check(self, site: Site) -> None:
         super().check(site)
-        keys = self.record.record.find(self.entry or site.name)
-        if site.shape is not None:      # rows are those of the run, which a dry run need not have had
-            self.record.record.entry(keys[0]).fits(site, except_axis="b")
+        self.record.check(self.entry or site.name, site)
+
+    def check_run(self, site: Site, plan: Plan) -> None:
+        name = self.entry or site.name
+        self.record.check_moments(name, moments(self.where, site, plan))
+        if plan.seeds is not None:
+            self.record.check_rows(name, site, len(plan.seeds))
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         return self.record.at(self.entry or event.site.name, event.tick).like(x, event.site).expand_as(x)
@@ -230,6 +257,12 @@ class Bypass(Edit):
     """What stands at the site when its block is left out, as the block itself states it."""
 
     kind = "bypass"
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        if site.bypass is False:
+            raise EditError(f"{site.name} cannot be bypassed: its module states no identity for it; use zero, or bypass "
+                            "the end of its block")
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         if event.identity is None:
@@ -257,8 +290,8 @@ class Replace(Edit):
         raise NotSerialisable(f"replace at {self.where}: a Python function cannot be written down; make it a kind of "
                               "edit (a subclass of Edit) to put it into a study")
 
-    def __str__(self) -> str:
-        return f"{self.kind}({self.where}, {getattr(self.function, '__name__', self.function)})"
+    def _told(self) -> dict[str, Any]:
+        return {"function": self.function}
 
 
 def _number(value: Any, what: str) -> float:

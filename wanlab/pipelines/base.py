@@ -150,7 +150,8 @@ class Pipeline(nn.Module):
 
     def _announced(self, request: Request) -> AbstractContextManager[Any]:
         return clock.announce(steps=request.steps, branches=self.branches(request), seeds=request.seeds,
-                              tokens_of=lambda word, row: self.tokens_of(request, word, row), text_sites=self.text_sites)
+                              tokens_of=lambda word, row: self.tokens_of(request, word, row), text_sites=self.text_sites,
+                              grid_of=self.grid_of)
 
     def branches(self, request: Request) -> tuple[str, ...]:
         """The guidance branches that this request runs."""
@@ -161,6 +162,10 @@ class Pipeline(nn.Module):
     @abstractmethod
     def tokens_of(self, request: Request, word: str, row: int) -> list[int]:
         """Positions of a word of row `row`'s prompt on the text tokens. LookupError lists the prompt's words."""
+
+    def grid_of(self, site: str) -> tuple[int, int] | None:
+        """Height and width of the grid on which the first tokens of a site stand, row by row; None: on none."""
+        return None
 
     # -- looking ----------------------------------------------------------------------------------------------------------
     def sites(self, pattern: str = "**") -> Sites:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wanlab.core import Bypass, Zero, clock
 from wanlab.core.nearest import suggestion
+from wanlab.core.pattern import matches
 from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
 from wanlab.nn.layers import MOTION, compose
 from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
@@ -146,6 +147,13 @@ class Cascade(Pipeline):
         video = torch.zeros(1, f, 3, side, side, device=self.device)
         sizes = enumerate(self.discriminator.config.taps)
         self.discriminator(video, [video.new_zeros(f, c, side >> level, side >> level) for level, c in sizes])
+
+    def grid_of(self, site: str) -> tuple[int, int] | None:
+        """The patches of the first frame (image, fusion), or of every frame at each level of the UNet."""
+        side = int(self.generator.config.size // self.generator.config.patch)  # type: ignore[union-attr]
+        if matches("{image.**,fusion.**,generator.{down.0,up.1}.**}", site):
+            return side, side
+        return (side // 2, side // 2) if matches("generator.{down.1,mid,up.0}.**", site) else None
 
     def words_of(self, request: Request, row: int) -> list[str]:
         """The words of a row's prompt; one token each, as many as the text stage takes in."""
