@@ -5,13 +5,16 @@ from wanlab.core.adapt import adapt
 from wanlab.core.adapted import Adapted
 from wanlab.core.budget import GIB, BudgetError
 from wanlab.core.capture import Capture
+from wanlab.core.checkpoint import checkpointed
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.edit import KINDS, Edit, EditError, Event, NotSerialisable, edit_from_dict
 from wanlab.core.entry import Entry, RecordError
 from wanlab.core.frames import CutFrames, FreezeFrame, LowPassFrames, ReverseFrames, ShuffleFrames
+from wanlab.core.gradient import GradientError
 from wanlab.core.index import PositionError
 from wanlab.core.item import AdaptError
 from wanlab.core.ledger import Ledger, LedgerError
+from wanlab.core.listener import NonFiniteError
 from wanlab.core.moments import CovarianceStat, MeanStat
 from wanlab.core.nearest import nearest, suggestion
 from wanlab.core.pattern import PatternError
@@ -23,7 +26,7 @@ from wanlab.core.site import Hookable, Site, Sites, UnknownSite, sites_of
 from wanlab.core.stat import Moment, Statistic, StatisticError
 from wanlab.core.tap import Probe
 from wanlab.core.top import TopStat
-from wanlab.core.trace import NonFiniteError, Trace, trace
+from wanlab.core.trace import Trace, trace
 from wanlab.core.values import Bypass, Identity, Mean, Noise, Patch, Replace, Resample, Scale, Steer, Zero
 
 __all__ = [
@@ -36,5 +39,5 @@ __all__ = [
     "FreezeFrame", "ShuffleFrames", "ReverseFrames", "LowPassFrames", "CutFrames",
     "Capture", "Record", "Entry", "RecordError", "BudgetError", "GIB",
     "Statistic", "StatisticError", "Moment", "MeanStat", "CovarianceStat", "QuantileStat", "TopStat",
-    "Ledger", "LedgerError", "Trace", "trace", "NonFiniteError",
+    "Ledger", "LedgerError", "Trace", "trace", "NonFiniteError", "GradientError", "checkpointed",
 ]

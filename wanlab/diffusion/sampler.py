@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wanlab.core import Hookable, clock
+from wanlab.core import Hookable, clock, stretch
 from wanlab.core.gradient import rejoin
 
 State = dict[str, Tensor]
@@ -43,8 +43,8 @@ class Sampler(Hookable):
         state = {part: self.site(f"{part}.noise", x) for part, x in noise.items()}
         sigmas = next(iter(schedulers.values())).sigmas[:steps].tolist()
         for step, sigma in enumerate(sigmas):
-            with clock.at(step=step, sigma=sigma):
-                velocity = self._guided(state, predict, sigma, guidance)
+            with clock.at(step=step, sigma=sigma), stretch.step():
+                velocity = stretch.held(self._guided, dict(state), predict, sigma, guidance)
                 for part, solver in schedulers.items():
                     moved = solver.step(velocity[part], solver.timesteps[step], state[part], return_dict=False)[0]
                     state[part] = self.site(f"{part}.latent", moved)

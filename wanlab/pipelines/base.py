@@ -10,6 +10,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanlab.core import Capture, Edit, Ledger, Probe, Record, Sites, clock, suggestion, trace
+from wanlab.core import GIB, Capture, Edit, Ledger, Probe, Record, Sites, clock, stretch, suggestion, trace
+from wanlab.core.gradient import GradientError
+from wanlab.core.stretch import Stretch
 
 Outputs = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -32,6 +35,11 @@ class Node:
     stages: tuple[str, ...]
     reads: tuple[str, ...] = ()
     weights_hash: str = ""
+
+    @property
+    def steps(self) -> bool:
+        """Whether the node runs in denoising steps."""
+        return "steps" in self.reads
 
 
 @dataclass(frozen=True)
@@ -102,15 +110,16 @@ class Pipeline(nn.Module):
     def run_node(self, name: str, inputs: Mapping[str, Outputs], request: Request, edits: Sequence[Edit] = (),
                  capture: Sequence[Capture | str] = (), progress: Progress | None = None) -> Outputs:
         """Run one node for the request's rows under `edits` (those that live in it) and return its tensors on the CPU."""
-        with self._announced(request), trace(self, edits=edits, capture=capture, sites=self._sites(),
+        with self._announced(request), trace(self, edits=edits, capture=_of_values(capture), sites=self._sites(),
                                              within=lambda site: self._owner(site) == name):
             out = self._run_here(name, inputs, request, progress)
         return out
 
-    @torch.no_grad()
     def generate(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
                  steps: int | None = None, guidance: float | None = None, negative: str | Sequence[str] | None = None,
-                 edits: Iterable[Edit] = (), capture: Iterable[Capture | str] = (), progress: Progress | None = None) -> Output:
+                 edits: Iterable[Edit] | Edit = (), capture: Iterable[Capture | str] | str = (),
+                 budget: int | None = 2 * GIB, grad: bool | str = False, checkpoint: bool = False,
+                 progress: Progress | None = None) -> Output:
         """Image and prompt to video.
 
         image       a path, a PIL image, an array (h w c, uint8 or [0, 1]) or a tensor (c h w or b c h w in [0, 1]); None: no image
@@ -118,15 +127,25 @@ class Pipeline(nn.Module):
         seed        one number, or one for each row
         steps, guidance: of the sampler; the preset's own where not given
         edits, capture: see wanlab.core; all are checked before anything runs
+        budget      bytes that captures may hold in memory; more refuses before the run
+        grad        what keeps its autograd graph: True, or nodes and steps, "detail", "denoise@steps=3", "**@steps=4:"; gradients
+                    are captured by a trace around this call and the backward pass (`wanlab.core.gradient`)
+        checkpoint  with grad: each step and node is computed again by the backward pass, which holds one of them at a time
         progress    called with (steps done, steps) in the denoising loop
+
+        An edit or capture that did not act as it should raises LedgerError; what was generated is its `result`.
         """
         request = self.request(image, prompt, seed, steps=steps, guidance=guidance, negative=negative)
-        with self._announced(request), trace(self, edits=list(edits), capture=list(capture), sites=self._sites(),
-                                             within=self._runs) as t:
+        nodes_steps = {node.name: node.steps for node in self.nodes}
+        part = Stretch.of(grad, nodes_steps, request.steps, checkpoint) if grad else None
+        with self._announced(request), trace(self, edits=edits, capture=_of_values(capture), budget=budget, strict=False,
+                                             sites=self._sites(), within=self._runs) as t, stretch.differentiating(part):
             nodes: dict[str, Outputs] = {}
             for node in self.nodes:
                 nodes[node.name] = self._run_here(node.name, nodes, request, progress)
-        return Output(nodes[self.nodes[-1].name]["video"], t.record, t.ledger, request, nodes)
+        out = Output(nodes[self.nodes[-1].name]["video"], t.record, t.ledger, request, nodes)
+        t.ledger.verify(out)
+        return out
 
     def request(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
                 steps: int | None = None, guidance: float | None = None, negative: str | Sequence[str] | None = None) -> Request:
@@ -146,11 +165,13 @@ class Pipeline(nn.Module):
     def _run_here(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
         node = self.node(name)
         here = {key: {k: v.to(self.device) for k, v in inputs[key].items()} for key in node.inputs}
-        return {k: v.detach().cpu() for k, v in self._run(name, here, request, progress).items()}
+        out = stretch.node(name, node.steps, self._run, name, here, request, progress)
+        return {k: (v if stretch.covers(name) else v.detach()).cpu() for k, v in out.items()}
 
     def _announced(self, request: Request) -> AbstractContextManager[Any]:
         return clock.announce(steps=request.steps, branches=self.branches(request), seeds=request.seeds,
-                              tokens_of=lambda word, row: self.tokens_of(request, word, row), text_sites=self.text_sites,
+                              tokens_of=lambda word, row: self.tokens_of(request, word, row),
+                              words=[self.words_of(request, row) for row in range(len(request))], text_sites=self.text_sites,
                               grid_of=self.grid_of)
 
     def branches(self, request: Request) -> tuple[str, ...]:
@@ -163,6 +184,10 @@ class Pipeline(nn.Module):
     def tokens_of(self, request: Request, word: str, row: int) -> list[int]:
         """Positions of a word of row `row`'s prompt on the text tokens. LookupError lists the prompt's words."""
 
+    def words_of(self, request: Request, row: int) -> list[str]:
+        """The words of row `row`'s prompt that the text tokens hold, in order: labels of records. Here none are known."""
+        return []
+
     def grid_of(self, site: str) -> tuple[int, int] | None:
         """Height and width of the grid on which the first tokens of a site stand, row by row; None: on none."""
         return None
@@ -174,10 +199,13 @@ class Pipeline(nn.Module):
 
     def _sites(self) -> Sites:
         if "_known_sites" not in self.__dict__:
-            with torch.no_grad(), Probe(self) as probe:
-                self._dry_run()
-            self.__dict__["_known_sites"] = probe.sites
+            self.__dict__["_known_sites"] = Context().run(self._probed)     # a context in which no trace of the caller's is open
         return self.__dict__["_known_sites"]
+
+    def _probed(self) -> Sites:
+        with torch.no_grad(), Probe(self) as probe:
+            self._dry_run()
+        return probe.sites
 
     def _dry_run(self) -> None:
         size = self.config["size"]
@@ -244,6 +272,16 @@ class Pipeline(nn.Module):
     def weights_hash(self) -> str:
         """sha256 over all nodes' weights."""
         return hashlib.sha256("".join(node.weights_hash for node in self.nodes).encode()).hexdigest()
+
+
+def _of_values(capture: Iterable[Capture | str] | Capture | str) -> list[Capture]:
+    """The captures; one of a gradient raises, as none comes back before the run has returned."""
+    captures = [Capture.of(one) for one in ([capture] if isinstance(capture, (str, Capture)) else capture)]
+    for one in captures:
+        if one.grad:
+            raise GradientError(f"{one}: a gradient comes back after the run; open the trace around it and the backward pass: "
+                                f"with trace(pipe, capture={str(one)!r}): pipe.generate(..., grad=True).video.sum().backward()")
+    return captures
 
 
 def with_hashes(pipe: Pipeline, nodes: Sequence[Node]) -> list[Node]:

@@ -29,12 +29,15 @@ class Prediction(NamedTuple):
     condition: Condition
 
 
-def predict(stages: Mapping[str, Any], video: Tensor, motion: Tensor, text: Text, image: Image, sigma: Tensor) -> Prediction:
-    """Predict clean (video, motion) from noisy ones at noise level `sigma` (b): x_sigma = (1 - sigma) x0 + sigma noise."""
+def predict(stages: Mapping[str, Any], video: Tensor, motion: Tensor, text: Text, image: Image, sigma: Tensor,
+            taught: Tensor | None = None) -> Prediction:
+    """Predict clean (video, motion) from noisy ones at noise level `sigma` (b): x_sigma = (1 - sigma) x0 + sigma noise.
+
+    taught: of training, rows (b) in which the picture's error is to teach the motion; everywhere, unless told otherwise.
+    """
     condition = stages["fusion"](text, image, sigma)
     draft = stages["generator"](video, motion, image.frame, condition)
-    # In training, the picture's error teaches the motion only at low noise; above, it would pull it off the conditional mean.
-    motion = torch.where(sigma[:, None, None, None] > 0.5, draft.motion.detach(), draft.motion)
+    motion = draft.motion if taught is None else torch.where(taught[:, None, None, None], draft.motion, draft.motion.detach())
     aligned = stages["align"](image, condition, draft, motion * motion_std(motion))
     clean = stages["generator"].blend(draft, aligned.frames, aligned.valid, video)
     return Prediction(clean, draft.motion, draft, aligned, condition)

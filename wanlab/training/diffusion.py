@@ -145,7 +145,8 @@ def losses(base: Base, batch: Batch, recipe: Recipe, generator: torch.Generator)
     noisy = (1 - s) * clean + s * torch.randn(clean.shape, generator=generator)
     noisy_motion = (1 - s[..., 0]) * motion + s[..., 0] * torch.randn(motion.shape, generator=generator)
     words, still = base["text"](batch.ids), base["image"](batch.video[:, 0], batch.present)
-    out = predict(base, noisy, noisy_motion, words, still, sigma)
+    # The picture's error teaches the motion only at low noise; above, it would pull it off the conditional mean.
+    out = predict(base, noisy, noisy_motion, words, still, sigma, taught=sigma <= 0.5)
 
     weight = 1 / sigma.clamp(min=0.3) ** 2
     given = (batch.labels[..., 0] >= 0).float()
