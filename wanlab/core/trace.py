@@ -28,7 +28,6 @@ from wanlab.core.edit import Edit, EditError
 from wanlab.core.gradient import GradientLine, graph_task, own, recomputing, unknown_moment
 from wanlab.core.ledger import Ledger
 from wanlab.core.listener import Listener, listeners
-from wanlab.core.listener import NonFiniteError as NonFiniteError
 from wanlab.core.recorder import Recorder
 from wanlab.core.region import check
 from wanlab.core.select import Select
