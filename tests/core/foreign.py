@@ -41,7 +41,7 @@ def tiny_t5() -> nn.Module:
     torch.manual_seed(0)
     config = T5Config(vocab_size=40, d_model=32, d_kv=6, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0,
                       feed_forward_proj="gated-gelu")
-    return _perturbed(T5EncoderModel(config))
+    return perturbed(T5EncoderModel(config))
 
 
 def tiny_unet() -> nn.Module:
@@ -49,13 +49,13 @@ def tiny_unet() -> nn.Module:
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
-    return _perturbed(UNet2DConditionModel(
+    return perturbed(UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
         cross_attention_dim=12, attention_head_dim=(2, 4), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")))
 
 
-def _perturbed(model: nn.Module) -> nn.Module:
+def perturbed(model: nn.Module) -> nn.Module:
     """Without the zeros and ones of a fresh model, which would hide what lies before them."""
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape)

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.core.foreign import T5, UNET, denoise, hooks, tiny_t5, tiny_unet, with_hook, without, words
+from tests.core.foreign import (
+    T5,
+    UNET,
+    denoise,
+    hooks,
+    perturbed,
+    tiny_t5,
+    tiny_unet,
+    with_hook,
+    without,
+    words,
+)
 from tests.core.models import Denoiser, start
 from wanlab.core import Bypass, Identity, Mean, Place, Probe, Replace, Scale, UnknownSite, Zero, adapt, clock, trace
 
@@ -129,6 +141,50 @@ def test_bfloat16_stays_bfloat16(t5: nn.Module) -> None:
     with trace(model, [Identity("**"), Scale("blocks.0.attn.v", 0.5, heads=1)], "blocks.0.attn.v"):
         out = model(words()).last_hidden_state
     assert out.dtype == plain.dtype == torch.bfloat16 and not torch.equal(out, plain)
+
+
+def test_a_video_autoencoder_is_seen_through_its_own_methods_chunk_by_chunk() -> None:
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(0)
+    vae = perturbed(AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1, attn_scales=[],
+                                     temperal_downsample=[False, True, True]))
+    middle = "{side}coder.mid_block.attentions.0"
+    model, video = adapt(vae, {
+        "{side}.attn.out": Place(middle, "b c f h w"), "latent": Place("quant_conv", "b c f h w", part=(0, 2, 1)),
+        **{f"{{side}}.attn.{one}": Place(f"{middle}.to_qkv", "b c h w", part=(i, 3, 1)) for i, one in enumerate("qkv")},
+    }), torch.randn(1, 3, 5, 16, 16)
+
+    def run() -> Tensor:
+        return model.decode(model.encode(video).latent_dist.mean).sample
+
+    plain = run()
+    with trace(model, Identity("**"), "en.attn.out") as t:
+        assert torch.equal(run(), plain)
+    assert t.record["en.attn.out"].axes[0] == "call" and len(t.record.firings) == 2       # the first frame, then four
+    with trace(model, Zero("en.attn.v")):
+        edited = run()
+    values = vae.encoder.mid_block.attentions[0].to_qkv
+    reference = with_hook(values, lambda x: torch.cat([x[:, :16], torch.zeros_like(x[:, 16:])], 1), run)
+    assert torch.equal(edited, reference) and not torch.equal(edited, plain)
+
+
+def test_two_threads_that_share_an_adapted_module_do_not_see_each_other(t5: nn.Module) -> None:
+    model, plain, out = adapt(t5, T5), t5(words()).last_hidden_state, {}
+    barrier = threading.Barrier(2)
+
+    def work(factor: int) -> None:
+        with trace(model, Scale("out", factor)):
+            barrier.wait()
+            out[factor] = model(words()).last_hidden_state
+            barrier.wait()
+
+    threads = [threading.Thread(target=work, args=(factor,)) for factor in (2, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(out[factor], plain * factor) for factor in (2, 4)) and "_taps" not in vars(model)
 
 
 # ------------------------------------------------------------------------------------------------ bypass

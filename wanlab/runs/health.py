@@ -47,7 +47,8 @@ def search(pipeline: str, device: str, random_weights: bool, console: Console, e
 def _show(console: Console, errors: Console, made: Callable[[Told], Iterator[Check]]) -> None:
     """The checks in columns, with what is being checked on the line below while it takes its time."""
     start, seen = time.monotonic(), []
-    with errors.status("", spinner="line") as status:
+    screen = console if console.is_terminal else errors     # one that knows where the cursor is
+    with screen.status("", spinner="line") as status:
         for one in made(lambda text: status.update(f"checking: {text}")):
             line = Table.grid(padding=(0, 2, 0, 0))
             for width in (4, 20, max(20, console.width - 30)):
@@ -109,12 +110,12 @@ def _loaded(pipeline: str, device: str, random_weights: bool, told: Told) -> Ite
 
         pipe = load(pipeline, init="random" if random_weights else None).to(device)
     except (LookupError, ValueError, RuntimeError, OSError) as error:
-        yield Check("bad", f"pipeline {pipeline}", str(error))
+        yield Check("bad", "pipeline", str(error))
         return
     told("weights")
     spoilt = non_finite_weights(pipe)
     verified = "random weights" if random_weights else "every file of weights as its sha256 says"
-    yield Check("ok", f"pipeline {pipeline}", f"{sum(p.numel() for p in pipe.parameters()):,} parameters; {verified}")
+    yield Check("ok", "pipeline", f"{pipeline}: {sum(p.numel() for p in pipe.parameters()):,} parameters; {verified}")
     yield Check("bad" if spoilt else "ok", "weights", f"NaN or infinity in {', '.join(spoilt[:3])}" if spoilt else
                 ", ".join(f"{node.name} {node.weights_hash[:12]}" for node in pipe.nodes))
     yield pipe
