@@ -25,6 +25,7 @@ from wanlab.core import (
     SelectionError,
     Statistic,
     StatisticError,
+    Steer,
     Tick,
     TopStat,
     trace,
@@ -165,9 +166,9 @@ def test_memory_does_not_grow_with_what_is_added(kind: type, options: dict[str, 
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS, ids=ID)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.uint8, torch.bool])
 def test_every_type_of_values(kind: type, options: dict[str, Any], dtype: torch.dtype) -> None:
-    x = (values() / 1000).to(dtype)
+    x = (values().abs() / 1000).to(dtype)
     low, wide = filled(kind, options, [x]), filled(kind, options, [x.double()])
     assert torch.equal(low.value, wide.value) and low.value.dtype == torch.float32
 
@@ -191,6 +192,19 @@ def test_nothing_and_nan_are_errors(kind: type, options: dict[str, Any]) -> None
         stat.add(torch.zeros(2, 2))
     with pytest.raises(StatisticError, match="not parts of one statistic"):
         stat.merge(kind(("b", "f", "k", "c"), **options))
+
+
+def test_large_tensors_are_taken_in_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [filled(kind, options, [values()]) for kind, options in KINDS]
+    monkeypatch.setattr("wanlab.core.moments.CHUNK", 100)
+    monkeypatch.setattr("wanlab.core.quantiles.CHUNK", 100)
+    for (kind, options), one in zip(KINDS, whole, strict=True):
+        parts = filled(kind, options, [values()])
+        assert parts.count == one.count
+        np.testing.assert_allclose(parts.value, one.value, rtol=1e-6)
+        with pytest.raises(StatisticError, match="NaN"):
+            parts.add(values().index_fill(0, torch.tensor(5), float("nan")))
+        assert parts.count == one.count
 
 
 def test_what_cannot_be_is_named() -> None:
@@ -294,6 +308,25 @@ def test_parts_of_a_study_are_saved_loaded_and_merged(keep: str, tmp_path: Path)
     assert all(isinstance(one, Statistic) for one in read[0].statistics.values())
     assert [one.count for one in read[0].statistics.values()] == [one.count for one in whole.statistics.values()]
     np.testing.assert_allclose(read[0][SITE].tensor, whole[SITE].tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_the_difference_of_two_means_is_a_direction() -> None:
+    mean = kept(f"{SITE} -> mean(per=c,by=branch)")
+    direction = mean[SITE, None, "cond"].tensor - mean[SITE, None, "uncond"].tensor
+    assert direction.shape == (8,)
+    plain = kept(SITE)[SITE].tensor[0]
+    with torch.no_grad(), trace(model := Denoiser(), Steer(SITE, direction=direction, strength=2.0), SITE) as t:
+        model(start())
+    assert torch.allclose(t.record[SITE].tensor[0], plain + 2 * direction, atol=1e-6)
+
+
+def test_a_statistic_in_a_record_answers_more_than_its_value() -> None:
+    record = kept(f"{SITE} -> quantiles", f"{SITE} -> covariance", SITE)
+    x = record[SITE].tensor.double()
+    quantiles, covariance = record.statistics[f"{SITE} -> quantiles"], record.statistics[f"{SITE} -> covariance"]
+    assert isinstance(quantiles, QuantileStat) and isinstance(covariance, CovarianceStat)
+    assert abs(float(quantiles.quantile(0.3)) - float(x.quantile(0.3))) <= quantiles.error * float(x.abs().max())
+    np.testing.assert_allclose(covariance.mean, x.mean((0, 1, 2, 3, 4)), rtol=1e-5, atol=1e-6)
 
 
 def test_a_streamed_mean_is_the_reference_of_an_edit(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from wanlab.core.stat import Moment, Statistic, StatisticError, axes_named, wide
 
+CHUNK = 2**22       # values that are widened to float64 at once: what that takes beside the state is bounded
+
 
 class MeanStat(Statistic):
     """The mean. Apart stay all axes but samples (b), unless `per` names which."""
@@ -27,7 +29,7 @@ class MeanStat(Statistic):
 
     def _add(self, x: Tensor, at: Moment) -> None:
         pooled = self._apart(x)
-        total = wide(pooled).sum(-1).cpu()
+        total = pooled.sum(-1, dtype=torch.float64).cpu()
         self._finite(total)
         self._fits(total.shape, self._sum.shape)
         self._sum, self.count = self._sum + total, self.count + pooled.shape[-1]
@@ -64,17 +66,21 @@ class CovarianceStat(Statistic):
         self._mean = self._square = torch.zeros((), dtype=torch.float64)
 
     def _add(self, x: Tensor, at: Moment) -> None:
-        flat = wide(self._apart(x, last=[self._feature]))
-        mean = flat.mean(-2)
-        centred = flat - mean.unsqueeze(-2)
-        self._take(flat.shape[-2], mean.cpu(), (centred.mT @ centred).cpu())
+        self._finite(x)
+        apart = self._apart(x, last=[self._feature])
+        self._fits(torch.Size([*apart.shape[:-2], apart.shape[-1]]), self._mean.shape)
+        positions = max(1, CHUNK * apart.shape[-2] // apart.numel())
+        for part in apart.split(positions, -2):
+            flat = wide(part)
+            mean = flat.mean(-2)
+            centred = flat - mean.unsqueeze(-2)
+            self._take(flat.shape[-2], mean.cpu(), (centred.mT @ centred).cpu())
 
     def _merge(self, other: Self) -> None:
+        self._fits(other._mean.shape, self._mean.shape)
         self._take(other.count, other._mean, other._square)
 
     def _take(self, count: int, mean: Tensor, square: Tensor) -> None:
-        self._finite(mean)
-        self._fits(mean.shape, self._mean.shape)
         total, shift = self.count + count, mean - self._mean
         self._square = self._square + square + shift.unsqueeze(-1) * shift.unsqueeze(-2) * (self.count * count / total)
         self._mean = self._mean + shift * (count / total)

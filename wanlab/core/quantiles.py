@@ -15,6 +15,7 @@ from wanlab.core.stat import Moment, Statistic, StatisticError, axes_named, wide
 
 AT = (0.0, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
 LOWEST = -64                # magnitudes below 2^-64 count as 0
+CHUNK = 2**22               # values that are sorted in at once: what that takes beside the counts is bounded
 EXPECTED = 32               # octaves of magnitude that the values of a network usually span
 
 
@@ -59,31 +60,34 @@ class QuantileStat(Statistic):
         apart = self._apart(x)
         shape, flat = apart.shape[:-1], apart.reshape(-1, apart.shape[-1])
         self._fits(shape, self._low.shape)
+        low, high = (end.cpu().double().reshape(shape) for end in torch.aminmax(flat, dim=-1))
+        if self.count == 0:
+            self._counts = self._counts.new_zeros(len(flat), 2, 0, self._fine)
+        zeros = sum(self._sort_in(part) for part in flat.split(max(1, CHUNK // len(flat)), -1))
+        self._take(zeros, low, high, apart.shape[-1])
+
+    def _sort_in(self, flat: Tensor) -> Tensor:
+        """Count values (positions x samples) in their buckets; returns how many are 0 at each position."""
         flat = flat if flat.dtype in (torch.float32, torch.float64) else wide(flat)
-        low, high = (wide(end).cpu().reshape(shape) for end in torch.aminmax(flat, dim=-1))
         mantissa, exponent = torch.frexp(flat)
         zero = (exponent <= LOWEST) | (flat == 0)
-        bucket = ((mantissa.abs() * 2 - 1) * self._fine).long().clamp_(max=self._fine - 1)
         held = exponent[~zero]
         if held.numel():
-            self._grow(int(held.min()), int(held.max()) + 1, len(flat))
-        octaves = self._counts.shape[2]
+            self._grow(int(held.min()), int(held.max()) + 1)
+        bucket = ((mantissa.abs() * 2 - 1) * self._fine).long()
         row = torch.arange(len(flat), device=flat.device).unsqueeze(-1) * 2 + (flat < 0)
-        cell = (row * octaves + (exponent - self._first)) * self._fine + bucket
-        counted = torch.bincount(cell[~zero], minlength=len(flat) * 2 * octaves * self._fine).cpu()
-        if self.count == 0:
-            self._counts = self._counts.new_zeros(len(flat), 2, octaves, self._fine)
+        cell = (row * self._counts.shape[2] + (exponent - self._first)) * self._fine + bucket
+        counted = torch.bincount(cell[~zero], minlength=self._counts.numel()).cpu()
         self._counts += counted.reshape(self._counts.shape)
-        self._take(zero.sum(-1).cpu(), low, high, apart.shape[-1])
+        return zero.sum(-1).cpu()
 
     def _merge(self, other: Self) -> None:
         self._fits(other._low.shape, self._low.shape)
-        octaves = other._counts.shape[2]
         if self.count == 0:
-            self._first, self._counts = other._first, torch.zeros_like(other._counts)
-        elif octaves:
-            self._grow(other._first, other._first + octaves, len(other._counts))
+            self._counts = self._counts.new_zeros(len(other._counts), 2, 0, self._fine)
+        octaves = other._counts.shape[2]
         if octaves:
+            self._grow(other._first, other._first + octaves)
             begin = other._first - self._first
             self._counts[:, :, begin:begin + octaves] += other._counts
         self._take(other._zeros, other._low, other._high, other.count)
@@ -95,17 +99,15 @@ class QuantileStat(Statistic):
         self._high = torch.maximum(self._high, high) if some else high.clone()
         self.count += count
 
-    def _grow(self, first: int, end: int, rows: int) -> None:
+    def _grow(self, first: int, end: int) -> None:
         """Make room for the octaves from `first` to before `end`."""
         octaves = self._counts.shape[2]
         if octaves:
             first, end = min(first, self._first), max(end, self._first + octaves)
-        if (first, end) == (self._first, self._first + octaves):
-            return
-        grown = torch.zeros(rows, 2, end - first, self._fine, dtype=torch.int64)
-        if octaves and len(self._counts):
-            grown[:, :, self._first - first:self._first - first + octaves] = self._counts
-        self._counts, self._first = grown, first
+        if end - first > octaves:
+            grown = self._counts.new_zeros(len(self._counts), 2, end - first, self._fine)
+            grown[:, :, self._first - first:self._first - first + octaves] = self._counts if octaves else 0
+            self._counts, self._first = grown, first
 
     # -- reading
     def quantile(self, q: float | Sequence[float]) -> Tensor:

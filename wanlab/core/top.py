@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wanlab.core.entry import Entry, Label
-from wanlab.core.stat import Moment, Statistic, axes_named
+from wanlab.core.stat import Moment, Statistic, axes_named, wide
 
 NONE = -(2**63)             # no step, no branch, no seed
 ORDERS = ("largest", "smallest", "magnitude")
@@ -56,6 +56,7 @@ class TopStat(Statistic):
         self._finite(x)
         apart = self._apart(x)
         flat = apart.reshape(-1, apart.shape[-1])
+        flat = flat if flat.is_floating_point() else wide(flat)         # whole numbers wrap around at a change of sign
         kept = _first_of(self._key(flat), min(self.k, flat.shape[-1]))
         values = flat.gather(-1, kept).cpu().to(torch.float64).reshape(*apart.shape[:-1], -1)
         sizes = [x.shape[self.source.index(axis)] for axis in self._pooled]
