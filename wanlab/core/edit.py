@@ -68,6 +68,7 @@ class Edit(Limits):
 
     kind: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()       # axes without which the kind means nothing
+    inert: ClassVar[bool] = False               # whether it changes nothing
 
     where: Select = field(init=False, repr=False, compare=False)
 
@@ -88,6 +89,8 @@ class Edit(Limits):
 
     def check(self, site: Site) -> None:
         """Whether this kind can mean anything at `site`; called before anything runs."""
+        if site.derived and not self.inert:
+            raise EditError(f"{site.name} is derived and can only be recorded: nothing is computed from it")
         for letter in self.needs:
             if letter not in site.axes:
                 raise EditError(f"{self.kind} needs an axis {letter}, but {site.name} has axes "

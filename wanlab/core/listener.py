@@ -86,7 +86,8 @@ def listeners(root: nn.Module, known: Sites | None) -> dict[tuple[int, str], Lis
     for path, module in hookables(root).items():
         for name, axes in module.SITES.items():
             full = f"{path}.{name}" if path else name
-            site = known[full] if known is not None and full in known else Site(full, tuple(axes.split()))
+            known_here = known is not None and full in known
+            site = known[full] if known_here else Site(full, tuple(axes.split()), derived=name in module.DERIVED)
             found[id(module), name] = Listener(site)
     return found
 

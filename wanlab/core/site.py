@@ -43,9 +43,13 @@ class Tap(Protocol):
 
 
 class Hookable(nn.Module):
-    """An nn.Module with sites. `SITES` maps local names to axes, one letter for each dimension: {"z": "b k n d"}."""
+    """An nn.Module with sites. `SITES` maps local names to axes, one letter for each dimension: {"z": "b k n d"}.
+
+    `DERIVED` names those from which nothing is computed: they can be recorded, and an edit there raises.
+    """
 
     SITES: Mapping[str, str] = {}
+    DERIVED: Sequence[str] = ()
     _taps: tuple[Tap, ...] | None = None        # an attribute of the instance only while a trace is open
 
     def site(self, name: str, x: Tensor, identity: Tensor | Callable[[], Tensor] | None = None) -> Tensor:
@@ -108,6 +112,7 @@ class Site:
     shape: tuple[int, ...] | None = None
     clock: frozenset[str] | None = None         # of {"step", "branch"}; None: not known before a run
     bypass: bool | None = None                  # None: not known before a run
+    derived: bool = False                       # nothing is computed from it
 
     def size(self, axis: str) -> int | None:
         """Length of an axis, where the shape is known."""
@@ -200,6 +205,6 @@ def hookables(root: nn.Module) -> dict[str, Hookable]:
 def sites_of(root: nn.Module) -> Sites:
     """All sites under `root`, without shapes (those need a run: see `wanlab.core.trace.probe`)."""
     return Sites([
-        Site(f"{path}.{name}" if path else name, tuple(axes.split()))
+        Site(f"{path}.{name}" if path else name, tuple(axes.split()), derived=name in module.DERIVED)
         for path, module in hookables(root).items() for name, axes in module.SITES.items()
     ])

@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import Iterable
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from wanlab.core import clock
-from wanlab.core.site import Hookable, Site, Sites, hookables, sites_of
+from wanlab.core.site import Hookable, Sites, hookables, sites_of
 
 _open: ContextVar[tuple[BaseTap, ...]] = ContextVar("wanlab_open_taps", default=())
 _lock = threading.Lock()
@@ -132,10 +133,10 @@ class Probe(BaseTap):
     def sites(self) -> Sites:
         """Every site of the model; with shape, clock and bypass where it fired."""
         return Sites([
-            Site(site.name, site.axes, *(_known(self._seen[site.name]) if site.name in self._seen else ()))
+            replace(site, **_known(self._seen[site.name])) if site.name in self._seen else site
             for site in sites_of(self._root)
         ])
 
 
-def _known(seen: tuple[tuple[int, ...], set[str], bool]) -> tuple[tuple[int, ...], frozenset[str], bool]:
-    return seen[0], frozenset(seen[1]), seen[2]
+def _known(seen: tuple[tuple[int, ...], set[str], bool]) -> dict[str, Any]:
+    return {"shape": seen[0], "clock": frozenset(seen[1]), "bypass": seen[2]}

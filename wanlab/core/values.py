@@ -26,6 +26,7 @@ class Identity(Edit):
     """Changes nothing: the bytes that come in go out. For tests of the instrument."""
 
     kind = "identity"
+    inert = True
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         return x

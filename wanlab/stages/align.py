@@ -81,6 +81,8 @@ class FlowWarp(_Align):
     SITES = {**SITES, "pixels": "b c h w", "ground": "b c h w", "mixed": "b c h w", "query": "b m c", "logits": "b m h w",
              "masks": "b m h w", "motion": "b f m d", "flow": "b f c h w", "owner": "b f m h w"}
 
+    DERIVED = ("flow", "owner")
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         width = config.width
@@ -104,17 +106,12 @@ class FlowWarp(_Align):
         query = self.site("query", self.query(condition.slots))
         return self.site("logits", self.scale * torch.einsum("bmc,bchw->bmhw", query, pixels))
 
-    def _read(self, name: str, value: Tensor) -> None:
-        """A site that may be recorded but not edited, as nothing is computed from it."""
-        if self.site(name, value) is not value:
-            raise ValueError(f"align.{name} is derived and can only be recorded: edit align.motion or align.masks instead")
-
     def forward(self, image: Image, condition: Condition, draft: Draft, motion: Tensor) -> Aligned:
         """motion b f m 5 in the units of `nn.layers`."""
         masks = self.site("masks", torch.softmax(self.segment(image, condition), 1))
         composite = compose(image.frame, masks, self.site("motion", motion))
-        self._read("flow", composite.flow)
-        self._read("owner", composite.owner)
+        self.site("flow", composite.flow)
+        self.site("owner", composite.owner)
         scope = repeat(image.present, "b -> b f", f=motion.shape[1])
         # What an object hid in the first frame is filled from around it: the UNet would paint the object's ghost there.
         valid = composite.inside * image.present[:, None, None, None, None]
