@@ -275,14 +275,24 @@ def test_copies_and_pickles_taken_in_a_trace_have_no_hooks_and_sites_of_their_ow
             assert (one is shallow) is not torch.equal(t5(words()).last_hidden_state, plain)
 
 
-def test_gradients_reach_the_kept_values_of_reshaped_sites(t5: nn.Module) -> None:
-    model = adapt(t5, T5)
-    embeds = torch.randn(2, 5, 32, requires_grad=True)
-    with trace(model, Identity("{blocks.**,out}"), ["blocks.0.attn.z -> graph", "blocks.0.out -> graph"]) as t:
-        loss = model(inputs_embeds=embeds).last_hidden_state.square().sum()
-    z, out = (t.record[site].tensor for site in ("blocks.0.attn.z", "blocks.0.out"))
-    found = torch.autograd.grad(loss, [z, out, embeds])
-    assert found[0].shape == (2, 4, 5, 6) and all(one.abs().sum() > 0 for one in found)
+@pytest.mark.parametrize("differentiated", [True, False])
+def test_gradients_of_reshaped_sites_are_those_of_the_modules_tensors(t5: nn.Module, differentiated: bool) -> None:
+    model, embeds = adapt(t5, T5), torch.randn(2, 5, 32, requires_grad=differentiated)
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x if x.requires_grad else x.requires_grad_())
+        return x
+
+    plain = with_hook(t5.encoder.block[1].layer[0].SelfAttention.o, keep, lambda: t5(inputs_embeds=embeds).last_hidden_state,
+                      before=True)
+    [expected] = torch.autograd.grad(plain.square().sum(), kept)
+    with trace(model, Identity("{blocks.**,out}"), ["blocks.1.attn.z -> grad", "blocks.1.attn.z -> graph"]) as t:
+        out = model(inputs_embeds=embeds).last_hidden_state
+        out.square().sum().backward()
+    found = t.record["blocks.1.attn.z -> grad"].tensor
+    assert found.shape == (2, 4, 5, 6) and torch.equal(out, plain)
+    assert torch.allclose(found.transpose(1, 2).flatten(2), expected, atol=1e-6) and expected.abs().sum() > 0
 
 
 def test_it_compiles_without_a_break_and_traces_afterwards() -> None:
