@@ -8,10 +8,13 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -35,10 +38,22 @@ from wanlab.core.firing import Key
 SITE = "blocks.0.temporal.z"
 
 
-def record(*capture: str, rows: int = 3, **kwargs: object) -> Record:
+def record(*capture: str | Select, rows: int = 3, **kwargs: object) -> Record:
     with trace(model := Denoiser(), capture=capture, **kwargs) as t:
         model(start(rows))
     return t.record
+
+
+def positions_of(size: int) -> st.SearchStrategy[Any]:
+    """What a user may ask for along an axis of that length."""
+    single = st.integers(-size, size - 1)
+    return st.none() | single | st.lists(single, min_size=1, max_size=3) | st.sampled_from(["last", ":", "1:", "::2", "-2:"])
+
+
+@pytest.fixture(scope="module")
+def whole() -> Record:
+    """Every firing of one site."""
+    return record(SITE)
 
 
 def test_steps_and_branches_stack_as_leading_axes() -> None:
@@ -102,6 +117,16 @@ def test_records_are_read_by_the_grammar_of_selections() -> None:
         kept["latent@branch=cond"]
     with pytest.raises(RecordError, match="a mask cuts no rectangle"):
         kept[Select("latent", mask=[[1, 0]])]
+
+
+@settings(deadline=None, max_examples=40)
+@given(heads=positions_of(2), frames=positions_of(4), tokens=positions_of(5), rows=positions_of(3), steps=positions_of(3),
+       branch=st.sampled_from([None, "cond", "uncond", ("cond", "uncond")]))
+def test_a_part_of_the_record_is_the_record_of_the_part(whole: Record, **limits: Any) -> None:
+    select = Select(SITE, **limits)
+    part, kept = whole[select], record(select)[SITE]
+    assert torch.equal(part.tensor, kept.tensor) and part.axes == kept.axes
+    assert {**part.coords, **kept.coords} == dict(part.coords) and part.full | kept.full == part.full
 
 
 def test_words_mean_all_their_tokens() -> None:
