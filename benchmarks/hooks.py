@@ -11,8 +11,8 @@ over 50 steps.
     what                                              --quick               full
     idle sites, the same code without, a module       15 rounds x 2,000     60 rounds x 10,000 passes of 12
     a site with an edit, with a capture               15 rounds x 500       60 rounds x 2,000 calls
-    the large block: idle sites, guards compiled out  5 rounds              20
-    the large block: 12 tensors captured, 6 ways      5 rounds              20
+    the large block: idle sites, guards compiled out  8 rounds              20
+    the large block: 12 tensors captured, 6 ways      8 rounds              20
     the small block: all of these                     25 rounds x 50        60 rounds x 100 forwards
     peak memory of streaming                          1 fresh process each  3
 
@@ -178,7 +178,7 @@ def calls(quick: bool) -> Iterator[Row]:
 
 def sizes(quick: bool) -> Iterator[tuple[str, dict[str, int], int, int, int]]:
     """The two blocks: name, sizes, tokens, rounds, forwards in a round."""
-    yield "large", *LARGE, 5 if quick else 20, 1
+    yield "large", *LARGE, 8 if quick else 20, 1
     yield "small", *SMALL, *((25, 50) if quick else (60, 100))
 
 
