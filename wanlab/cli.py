@@ -103,8 +103,8 @@ def generate(
     picture = load_image(image) if image is not None else None
     pipe = _load(pipeline, random_weights, device, swap or [])
     edits = [e for name in ablate or [] for e in pipe.ablate(name)] + [_edit(text) for text in edit or []]
-    for note in picture.notes if picture is not None else ():
-        errors.print(f"[yellow]note[/]  {escape(f'{image}: {note}')}")
+    for note in _notes_on(picture, pipe.config["size"]) if picture is not None else ():
+        errors.print(f"[yellow]note[/]  {escape(f'{image}: {note}')}", highlight=False, soft_wrap=True)
     _warn_about(pipe, prompt)
     result = pipe.generate(
         None if picture is None else picture.image,
@@ -151,6 +151,15 @@ def _edit(text: str) -> Any:
     pairs = [pair.partition("=") for pair in inside[:-1].split(",") if pair] if bracket else []
     parameters = {name.strip(): YAML(typ="safe", pure=True).load(value) for name, _, value in pairs}
     return edit_from_dict({"kind": kind, "at": site, **parameters})
+
+
+def _notes_on(picture: Any, size: int) -> list[str]:
+    """What was decided about a first frame, and what to expect of one that is no rendered frame."""
+    h, w = picture.image.shape[-2:]
+    if (h, w) == (size, size):
+        return list(picture.notes)
+    expect = "the shipped model knows rendered shapes alone and moves parts of a photograph as if they were such"
+    return [*picture.notes, f"of its {w} x {h} pixels the centre square is used, at {size} x {size}; {expect}"]
 
 
 def _warn_about(pipe: Any, prompt: str) -> None:

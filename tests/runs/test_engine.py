@@ -355,6 +355,31 @@ def test_a_photograph_is_judged_against_the_baseline(run: Run, tmp_path: Path) -
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
 
 
+def test_what_real_pictures_cannot_tell_is_left_out_with_a_word(run: Run, pipe: Toy, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "p.png")
+    text = STUDY.replace(
+        "{kind: procedural, split: test, n: 5, seed: 0}",
+        f"{{kind: image, path: {tmp_path / 'p.png'}, prompts: [a cat, xyzzy, ' ']}}",
+    ).replace("[psnr, flicker", "[motion_accuracy, background_psnr, psnr, flicker")
+    said = io.StringIO()
+    root, outcome = run("photo", text=text, said=said, report=True)
+    words = " ".join(said.getvalue().split())
+    assert not outcome.failed
+    assert "left out: motion_accuracy, background_psnr; they need the truth of rendered videos (factors, masks)" in words
+    assert "1 of 3 samples have an empty prompt" in words and "does not know: xyzzy" in words
+    results = (root / "results.csv").read_text()
+    assert "motion_accuracy" not in results and "background_psnr" not in results
+    assert "baseline,psnr,100" in results
+    page = (root / "report" / "report.html").read_text()
+    assert "Left out, because real pictures" in page and "The reference is the clip of baseline" in page
+    assert "fewer than four videos" not in page  # two seeds of three prompts are six
+    assert (root / "report" / "figures" / "forest.png").exists()
+    with pytest.raises(SourceError, match="no metric of this study can be computed: left out: motion_accuracy"):
+        bench(text=text.replace("[motion_accuracy, background_psnr, psnr, flicker, colour_distance]", "[motion_accuracy]"))
+
+
 def test_the_disk_cache_serves_another_run(run: Run, pipe: Toy, tmp_path: Path) -> None:
     first, _ = run("first", f"cache.disk={tmp_path / 'cache'}")
     pipe.runs.clear()

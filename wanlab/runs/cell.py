@@ -39,8 +39,8 @@ class Task:
 class Workbench:
     """A study with everything that evaluating its cells needs.
 
-    measures are those of `wanlab.measure.resolve`; `notify(what, done, total)` is told what is going on (a stage and its
-    denoising steps, or "metrics").
+    measures are those of `wanlab.measure.resolve` that the data allows; `notify(what, done, total)` is told what is going on
+    (a stage and its denoising steps, or "metrics"); notes is what the user should hear about before it runs.
     """
 
     study: Study
@@ -50,6 +50,7 @@ class Workbench:
     cache: StageCache
     notify: Notify = field(default=lambda what, done, total: None)
     judges: Source | None = None
+    notes: Sequence[str] = ()
     _clips: tuple[tuple[int, ...], Clips, torch.Tensor | None] | None = field(default=None, repr=False)
 
     def evaluate(self, task: Task) -> Part:
@@ -120,7 +121,7 @@ class Workbench:
     def _measure(
         self, video: torch.Tensor, reference: torch.Tensor | None, clips: Clips
     ) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
-        """Values per sample (NaN: does not apply) and features of the set metrics."""
+        """Values per sample (NaN: does not apply to it) and features of the set metrics."""
         from wanlab.measure import Batch
 
         batch = Batch(
@@ -136,10 +137,7 @@ class Workbench:
         values: dict[str, list[float]] = {}
         features: dict[str, torch.Tensor] = {}
         for measure in self.measures:
-            if any(getattr(batch, need) is None for need in measure.needs):
-                if measure.kind == "sample":
-                    values[measure.name] = [float("nan")] * len(video)
-            elif measure.kind == "set":
+            if measure.kind == "set":
                 features[f"{measure.key}.video"] = measure.features(batch)
                 features[f"{measure.key}.reference"] = measure.features(batch, "reference")
             else:
@@ -190,6 +188,7 @@ def open_workbench(
     except LookupError as error:
         raise document.error([document.problem(("pipeline",), str(error))]) from None
     source = open_source(study.data, pipe.config["size"], pipe.config["frames"])
+    measures, left_out = _measurable(measures, source)
     context = context_of(device)
     judges = None
     if study.reference not in ("auto", "data", "baseline"):
@@ -203,7 +202,8 @@ def open_workbench(
     plan = make_plan(study, document, pipe, source, measures, context)
     folder = study.cache.disk
     cache = StageCache(int(study.cache.memory_gib * GIB), folder, int(study.cache.disk_gib * GIB))
-    return Workbench(study, plan, source, measures, cache, judges=judges)
+    notes = [*source.notes, *left_out, *_notes_on_prompts(study, pipe, source)]
+    return Workbench(study, plan, source, measures, cache, judges=judges, notes=notes)
 
 
 def _measures(study: Study, document: Document, device: str, resolve: Callable[..., Sequence[Any]]) -> list[Any]:
@@ -217,3 +217,30 @@ def _measures(study: Study, document: Document, device: str, resolve: Callable[.
     if problems:
         raise document.error(problems)
     return found
+
+
+def _measurable(measures: Sequence[Any], source: Source) -> tuple[list[Any], list[str]]:
+    """The measures that this data allows, and in words those that it does not. Raises SourceError where none is left."""
+    lacking = {measure.key: sorted(measure.needs - {"reference"} - source.fields) for measure in measures}
+    names = [name for name, fields in lacking.items() if fields]
+    if not names:
+        return list(measures), []
+    fields = sorted({field for name in names for field in lacking[name]})
+    why = f"they need the truth of rendered videos ({', '.join(fields)}), and real pictures have none"
+    note = f"left out: {', '.join(names)}; {why}"
+    if len(names) == len(lacking):
+        raise SourceError(f"no metric of this study can be computed: {note}")
+    return [measure for measure in measures if not lacking[measure.key]], [note]
+
+
+def _notes_on_prompts(study: Study, pipe: Any, source: Source) -> list[str]:
+    """Prompts that say nothing, and words that the text stage has never seen."""
+    prompts = source.prompts(range(source.n))
+    empty = sum(not prompt.strip() for prompt in prompts)
+    notes = [f"{empty} of {source.n} samples have an empty prompt: their videos follow the image alone"] if empty else []
+    negative = [study.sampler_of(name).negative or "" for name in study.cells]
+    unknown = sorted({word for prompt in {*prompts, *negative} for word in pipe.unknown_words(prompt)})
+    if unknown:
+        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+        notes.append(f"the text stage does not know: {', '.join(unknown[:20])}{more}")
+    return notes

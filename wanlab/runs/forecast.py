@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from wanlab.graph import GIB
@@ -42,6 +43,7 @@ class Forecast:
     metric_rows: int
     memory: int
     disk: int
+    notes: Sequence[str] = ()
 
     @property
     def unknown(self) -> list[str]:
@@ -56,6 +58,8 @@ class Forecast:
 
     def show(self, console: Console) -> None:
         """Print the forecast."""
+        for note in self.notes:
+            console.print(f"[yellow]note[/]  {escape(note)}", highlight=False, soft_wrap=True)
         table = Table(
             title=f"{self.study}: {self.cells} cells ({self.done} done), {self.samples} samples each", title_justify="left"
         )
@@ -138,6 +142,7 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
         metric_rows,
         memory,
         disk,
+        bench.notes,
     )
 
 

@@ -28,10 +28,12 @@ class SourceError(ValueError):
 
 
 class Source(Protocol):
-    """n samples. `truth` says whether their true clips are known, `notes` what the user should hear about."""
+    """n samples. `truth` says whether their true clips are known, `fields` what of a batch (see `measure.Batch`) is known
+    beside video and reference, `notes` what the user should hear about."""
 
     n: int
     truth: bool
+    fields: frozenset[str]
     notes: list[str]
 
     def prompts(self, indices: Sequence[int]) -> list[str]:
@@ -61,6 +63,7 @@ class ProceduralSource:
     """Rendered videos with known truth."""
 
     truth = True
+    fields = frozenset({"image", "factors", "masks", "tracks", "flow_pairs", "occlusion"})
 
     def __init__(self, data: Procedural, size: int, frames: int):
         import wanlab.data
@@ -94,6 +97,7 @@ class FolderSource:
     """Real clips: the first `frames` frames of each file, or of each folder of frames, in the order of their names."""
 
     truth = True
+    fields = frozenset({"image"})
 
     def __init__(self, data: Folder, size: int, frames: int):
         from wanlab.data.folder import VideoFolder
@@ -136,6 +140,7 @@ class ImageSource:
     """One photograph under several prompts; there is no true clip."""
 
     truth = False
+    fields = frozenset({"image"})
 
     def __init__(self, data: Image, size: int):
         from wanlab.data.folder import load_image

@@ -58,7 +58,7 @@ def run_study(
     baseline = bench.plan.cells[study.baseline]
     with folder.open(study, describe(where, baseline.pipe)), Monitor(console) as monitor:
         bench.notify = monitor.stage
-        for note in bench.source.notes:
+        for note in bench.notes:
             monitor.note(note)
         outcome = Executor(bench, folder, monitor).run(runner)
         bench.cache.memory.clear()
@@ -95,9 +95,12 @@ def write_report(folder: RunFolder, measures: Sequence[Any], bench: Workbench | 
 
 
 def results_of(study: Study, cells: dict[str, CellFolder], measures: Sequence[Any]) -> list[Result]:
-    """The table of a study from its finished cells, under the names (with their protocols) that they were measured with."""
+    """The table of a study from its finished cells, under the names (with their protocols) that they were measured with.
+
+    Measures that the data did not allow are not in it.
+    """
     names = next(iter(cells.values())).description()["metrics"]
-    measures = [_renamed(measure, names[measure.key]) for measure in measures]
+    measures = [_renamed(measure, names[measure.key]) for measure in measures if measure.key in names]
     resampler = Resampler(study.stats.resamples, study.stats.confidence, study.stats.seed)
     scores = {name: scores_of(cell) for name, cell in cells.items()}
     return analyse(scores, study.baseline, measures, resampler, study.stats.family)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,15 +47,16 @@ def prompts_of(study: Study, cells: Mapping[str, CellFolder]) -> dict[str, str]:
 
 
 def _forest(study: Study, order: Sequence[str], results: Sequence[Result], folder: Path) -> str | None:
-    """figures/forest.pdf and .png; returns the same figure as SVG text for the page, or None without a second cell."""
+    """figures/forest.pdf and .png; returns the same figure as SVG text for the page, or None without a single difference."""
     from wanlab.plots import Effect, forest, save
 
+    known = {r.metric for r in results if math.isfinite(r.delta)}
     effects = [
         Effect(r.cell, headline(r.metric), r.delta, r.delta_low, r.delta_high, r.significant, r.better)
         for cell in order
         if cell != study.baseline
         for r in results
-        if r.cell == cell
+        if r.cell == cell and r.metric in known
     ]
     if not effects:
         return None

@@ -204,6 +204,17 @@ def _sharing(cells: Mapping[str, CellFolder]) -> dict[str, Any]:
 def _notes(study: Study, results: Sequence[Result]) -> list[str]:
     """What a careful reader has to know about these numbers."""
     notes = []
+    absent = [name for name in study.metrics if name.split("[")[0] not in {r.key for r in results}]
+    if absent:
+        notes.append(f"Left out, because real pictures come without the truth that they need: {', '.join(absent)}.")
+    few = sorted({headline(r.metric) for r in results if r.n and not math.isfinite(r.value)})
+    if few:
+        notes.append(f"No value, because there are fewer than four videos: {', '.join(few)}.")
+    if study.reference == "baseline" or (study.reference == "auto" and study.data.kind == "image"):
+        notes.append(
+            f"The reference is the clip of {study.baseline}: its own agreement with it is perfect by construction, and the other "
+            "cells' values say how far they are from it, not how good they are."
+        )
     n = min((r.n for r in results if math.isfinite(r.value)), default=0)
     if n < SMALL_N:
         notes.append(f"Only {n} samples: the intervals are a rough guide, and a difference that is not significant means little.")
