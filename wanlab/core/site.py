@@ -198,8 +198,12 @@ def tree(sites: Sites) -> str:
 
 
 def hookables(root: nn.Module) -> dict[str, Hookable]:
-    """Every Hookable under `root` (itself too, as "") by its path; a shared module appears once, at its first path."""
-    return {path: module for path, module in root.named_modules() if isinstance(module, Hookable)}
+    """Every Hookable under `root` (itself too, as "") by its path; a shared module appears once, at its first path.
+
+    What `torch.compile` puts around a module is no part of the path.
+    """
+    return {".".join(part for part in path.split(".") if part != "_orig_mod"): module
+            for path, module in root.named_modules() if isinstance(module, Hookable)}
 
 
 def sites_of(root: nn.Module) -> Sites:

@@ -83,12 +83,19 @@ def known_context() -> bool:
 # Compiled callables run uncompiled while any tap hangs: their graphs have no sites, and could not hold the clock.
 _hanging: set[int] = set()
 _stance: list[Any] = []
+_said = False
 
 
 def _uncompiled(tap: BaseTap) -> None:
+    global _said
     _hanging.add(id(tap))
-    if "torch._dynamo" in sys.modules and not _stance:
-        logging.getLogger(__name__).info("a trace is open: compiled models run uncompiled until it is closed")
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None and not _stance:
+        if not _said and dynamo.utils.counters["frames"]["total"]:
+            _said = True
+            logging.getLogger(__name__).warning(
+                "a trace is open: what torch.compile has compiled has no sites, and runs uncompiled until the trace is closed "
+                "(said once)")
         _stance.append(torch.compiler.set_stance("force_eager"))
         _stance[0].__enter__()
 
