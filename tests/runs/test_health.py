@@ -164,7 +164,7 @@ def find(pipe: Toy, **given: Any) -> Any:
 
 def test_a_poisoned_weight_is_found_with_site_step_and_branch() -> None:
     pipe = Looped()
-    assert not find(pipe) and str(find(pipe)).startswith("no NaN or infinity in ")
+    assert not find(pipe) and str(find(pipe)) == str(find(Looped())) and str(find(pipe)).startswith("no NaN or infinity in ")
     pipe.generator.attn.v.weight.data[0, 0] = torch.inf
     found = find(pipe)
     assert (found.site, found.step, found.branch) == ("generator.attn.v", 0, "cond")
