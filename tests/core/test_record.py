@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import shutil
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ from safetensors.torch import save_file
 
 from tests.core.models import Denoiser, start
 from wanlab.core import (
-    BudgetError,
     Capture,
     Entry,
+    Mean,
+    Patch,
     PositionError,
     Probe,
     Record,
@@ -185,6 +184,31 @@ def test_captures_of_one_site_stay_apart_or_join() -> None:
     assert list(ways) == ["latent -> cpu", "latent -> disk"] and ways["latent -> disk"] == ways["latent -> cpu"]
 
 
+def test_a_part_of_a_site_stands_at_its_own_positions_and_nowhere_else() -> None:
+    model, other = Denoiser(), start() + 1
+    with torch.no_grad(), trace(model, capture=f"{SITE}[frames=1|3,heads=1]") as t:
+        model(other)
+    with torch.no_grad(), trace(model, capture=SITE) as all_of_it:
+        model(other)
+    values, plain = all_of_it.record[SITE].tensor[0], record(SITE)[SITE].tensor[0]
+    edits = {"[frames=3,heads=1]": [3], "[frames=1:4:2,heads=1]": [1, 3]}
+    for limits, frames in edits.items():
+        with torch.no_grad(), trace(model, Patch(f"{SITE}{limits}", record=t.record), SITE) as patched:
+            model(start())
+        expected = plain.clone()
+        expected[..., 1, frames, :] = values[..., 1, frames, :]
+        assert torch.equal(patched.record[SITE].tensor[0, 0], expected[0])
+    with Probe(model) as probe:
+        model(start(), steps=1)
+    for known in ({}, {"sites": probe.sites}):
+        with pytest.raises(RecordError, match=r"holds frames 1, 3 alone, not 0, 2: limit the edit to frames=\[1, 3\]"), \
+                trace(model, Patch(f"{SITE}[heads=1]", record=t.record), **known):
+            model(start())
+        with pytest.raises(RecordError, match="holds heads 1 alone, not 0"), \
+                trace(model, Mean(f"{SITE}[frames=1]", reference=t.record), **known):
+            model(start())
+
+
 def test_a_record_is_a_mapping_that_shows_itself() -> None:
     kept = record(SITE, "latent -> mean", "text -> disk")
     assert set(kept.keys()) == {SITE, "latent -> mean", "text"} and len(dict(kept.items())) == 3
@@ -314,62 +338,6 @@ def test_a_site_that_fires_twice_at_one_moment_gets_an_axis_call() -> None:
     for i in range(2):
         kept.add(Key("a", 0, "cond"), Entry(torch.full((2,), float(i)), ("b",), "a"))
     assert kept["a"].axes == ("s", "call", "b") and kept["a"].tensor.tolist() == [[[0, 0], [1, 1]]]
-
-
-def test_over_the_budget_refuses_before_the_run_where_shapes_are_known() -> None:
-    model = Denoiser()
-    with Probe(model) as probe:
-        model(start(), steps=1)
-    site, need, mean = "blocks.0.out", 4 * 3 * 4 * 5 * 8 * 3 * 2, 8 * 4 * 5 * 8
-    kwargs = {"steps": 3, "branches": ("cond", "uncond"), "sites": probe.sites}
-    trace(model, capture=site, budget=need, **kwargs)
-    with pytest.raises(BudgetError, match=r"out needs .* GiB in memory, the budget is .* GiB: stream \('blocks.0.out -> mean'"):
-        trace(model, capture=site, budget=need - 1, **kwargs)
-    several = [f"{site} -> mean", f"{site} -> disk", f"{site}@steps=0"]
-    trace(model, capture=several, budget=need // 3 + mean, **kwargs)
-    with pytest.raises(BudgetError, match=r"2 captures \(the largest: blocks.0.out -> cpu, .* GiB\) need"):
-        trace(model, capture=several, budget=need // 3 + mean - 1, **kwargs)
-    with pytest.raises(BudgetError):
-        trace(model, capture=site, budget=need, seeds=range(4), **kwargs)
-    trace(model, capture=f"{site}[rows=3]", budget=need // 3, **kwargs)        # a row that the dry run did not have
-    trace(model, capture=f"{site}@sigma=0.5:", budget=need, **kwargs)
-    with pytest.raises(BudgetError):
-        trace(model, capture=f"{site} -> mean(by=step)", budget=3 * mean - 1, **kwargs)
-
-
-def test_unknown_shapes_are_measured_when_they_fire_first() -> None:
-    need, model = 4 * 3 * 4 * 5 * 8 * 3 * 2, Denoiser()
-    with pytest.raises(BudgetError, match=r"blocks.0.out needs"), \
-            trace(model, capture="blocks.0.out", budget=need - 1, steps=3, branches=("cond", "uncond")) as t:
-        model(start())
-    assert not t.record.firings
-    with trace(model, capture="blocks.0.out", budget=need) as t:
-        model(start())
-    with pytest.raises(BudgetError, match=r"the captures up to blocks.0.out"), \
-            trace(model, capture="blocks.0.out", budget=need - 1) as t:
-        for _ in range(2):          # what nobody announced is refused when it comes
-            model.blocks[0](start())
-            model.blocks[0](torch.cat([start()] * 9))
-
-
-def test_a_full_disk_refuses_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Denoiser()
-    with Probe(model) as probe:
-        model(start(), steps=1)
-    need, free = 4 * 3 * 4 * 5 * 8 * 3 * 2, shutil.disk_usage(".")
-    kwargs = {"steps": 3, "branches": ("cond", "uncond"), "sites": probe.sites, "capture": "blocks.0.out -> disk"}
-    for left, context in ((need, nullcontext()), (need - 1, pytest.raises(BudgetError, match=r"GiB are free in .*TMPDIR"))):
-        monkeypatch.setattr(shutil, "disk_usage", lambda _, left=left: free._replace(free=left))
-        with context:
-            trace(model, **kwargs)
-
-
-def test_what_lies_on_disk_is_not_read_at_once_over_the_budget() -> None:
-    kept = record(f"{SITE} -> disk", budget=600)
-    assert kept.bytes == 0 and kept[SITE, 1, "cond"].tensor.shape == (3, 5, 2, 4, 4)
-    assert kept[f"{SITE}[heads=0,frames=1]@steps=1"].tensor.numel() == 2 * 3 * 5 * 4
-    with pytest.raises(BudgetError, match=r"on disk, the budget is .*: ask for one firing, record\['blocks.0.temporal.z', step"):
-        kept[SITE]
 
 
 def test_captures_read_from_strings_and_data() -> None:

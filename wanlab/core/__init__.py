@@ -8,11 +8,12 @@ from wanlab.core.capture import Capture
 from wanlab.core.checkpoint import checkpointed
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.edit import KINDS, Edit, EditError, Event, NotSerialisable, edit_from_dict
-from wanlab.core.entry import Entry, RecordError
+from wanlab.core.entry import Entry
 from wanlab.core.frames import CutFrames, FreezeFrame, LowPassFrames, ReverseFrames, ShuffleFrames
 from wanlab.core.gradient import GradientError
 from wanlab.core.index import PositionError
 from wanlab.core.item import AdaptError
+from wanlab.core.label import RecordError
 from wanlab.core.ledger import Ledger, LedgerError
 from wanlab.core.listener import NonFiniteError
 from wanlab.core.moments import CovarianceStat, MeanStat

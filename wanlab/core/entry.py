@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wanlab.core.index import Index, holds, index, positions
-from wanlab.core.nearest import suggestion
-from wanlab.core.select import AXIS_OF
+from wanlab.core.index import positions
+from wanlab.core.label import Label, RecordError, short
+from wanlab.core.part import part_of
+from wanlab.core.select import AXIS_OF, Select
 from wanlab.core.site import Site
-
-LIMITS = {**AXIS_OF, "steps": "s"}
-
-
-class RecordError(LookupError):
-    """Something that a record does not hold, or holds in a shape that does not fit."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
-
-class Label(NamedTuple):
-    """Further names of positions: one value for each position along `axes` (the word at a token, the frame of a maximum)."""
-
-    axes: tuple[str, ...]
-    values: np.ndarray
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Label) and self.axes == other.axes and self.values.tolist() == other.values.tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +63,6 @@ class Entry:
         coords |= {name: (label.axes, label.values) for name, label in self.labels.items()}
         return xarray.DataArray(self.to_numpy(), dims=self.axes, name=self.site or None, coords=coords)
 
-    # ------------------------------------------------------------------------------------------------ parts
-
     def take(self, *, branch: Any = None, words: Any = None, **limits: Any) -> Entry:
         """Part of the entry: heads=, frames=, tokens=, steps=, branch=, words=, ... as in selections.
 
@@ -90,85 +70,7 @@ class Entry:
         tokens, and in an entry with guidance branches those of `cond` unless told otherwise. RecordError where something
         asked for is not held, with what is.
         """
-        part = self
-        if words is not None and branch is None and "branch" in self.axes:
-            branch = "cond"
-        if branch is not None:
-            part = part._branch(branch)
-        for key, value in limits.items():
-            if LIMITS.get(key) not in self.axes:
-                has = [other for other, axis in LIMITS.items() if axis in self.axes] + ["branch"] * ("branch" in self.axes)
-                raise RecordError(f"{self.site or 'the entry'} has axes '{' '.join(self.axes)}': no {key!r} to take"
-                                  f"{suggestion(key, has)}")
-            asked = index(value, key)
-            if asked is not None:
-                axis = LIMITS[key]
-                labels = part.coords.get(axis, range(part.sizes[axis]))
-                full = part.full.get(axis, None if axis in part.coords else part.sizes[axis])
-                part = part._at(axis, _held(labels, asked, full, f"{self.site}: {key}" if self.site else key), full)
-        return part if words is None else part._words([words] if isinstance(words, str) else list(words))
-
-    def _branch(self, asked: Any) -> Entry:
-        names = [asked] if isinstance(asked, str) else list(asked)
-        held = self.coords.get("branch", ()) if "branch" in self.axes else (self.coords.get("branch"),)
-        for name in names:
-            if name not in held:
-                told = ", ".join(one for one in held if one) or "none"
-                raise RecordError(f"{self.site or 'the entry'} is not held for branch {name!r}; it has {told}")
-        if "branch" not in self.axes:
-            return self
-        part = self._at("branch", [held.index(name) for name in names], None)
-        return part.drop("branch") if len(names) == 1 else part
-
-    def drop(self, axis: str) -> Entry:
-        """The entry without an axis of length 1; its position stays as a single coordinate."""
-        at = self.axes.index(axis)
-        coords = {**self.coords, axis: self.coords.get(axis, (0,))[0]}
-        labels = {name: Label(tuple(one for one in label.axes if one != axis),
-                              label.values.take(0, label.axes.index(axis)) if axis in label.axes else label.values)
-                  for name, label in self.labels.items()}
-        full = {name: size for name, size in self.full.items() if name != axis}
-        return replace(self, tensor=self.tensor.squeeze(at), axes=(*self.axes[:at], *self.axes[at + 1:]), coords=coords,
-                       labels=labels, full=full)
-
-    def _at(self, axis: str, kept: list[int], full: int | None) -> Entry:
-        at = self.axes.index(axis)
-        tensor = self.tensor.index_select(at, torch.tensor(kept, device=self.tensor.device))
-        known = self.coords.get(axis, range(self.tensor.shape[at]))
-        labels = {name: label._replace(values=label.values.take(kept, label.axes.index(axis)))
-                  if axis in label.axes else label for name, label in self.labels.items()}
-        return replace(self, tensor=tensor, coords={**self.coords, axis: tuple(known[i] for i in kept)}, labels=labels,
-                       full={**self.full, **({} if full is None else {axis: full})})
-
-    def _words(self, words: list[str]) -> Entry:
-        if "word" not in self.labels:
-            raise RecordError(f"{self.site or 'the entry'} holds no prompt's tokens, so there are no words to take")
-        label = self.labels["word"]
-        if label.axes[:-1] not in ((), ("b",)):
-            raise RecordError(f"{self.site}: the prompt's tokens differ along {', '.join(label.axes[:-1])}: take one branch")
-        rows = label.values.reshape(-1, label.values.shape[-1])
-        kept = [_tokens_of(words, row.tolist(), i if len(rows) > 1 else None) for i, row in enumerate(rows)]
-        axis = label.axes[-1]
-        if all(tokens == kept[0] for tokens in kept):
-            return self._at(axis, kept[0], self.full.get(axis, None if axis in self.coords else self.sizes[axis]))
-        if len({len(tokens) for tokens in kept}) > 1:
-            told = ", ".join(f"{len(tokens)} in row {i}" for i, tokens in enumerate(kept))
-            raise RecordError(f"{self.site}: the words {', '.join(words)} have different numbers of tokens ({told}): "
-                              "take one row (rows=0)")
-        return self._words_by_row(axis, kept, rows)
-
-    def _words_by_row(self, axis: str, kept: list[list[int]], rows: np.ndarray) -> Entry:
-        """As many tokens in each row, but others: the axis counts them, and label `token` says where they stood."""
-        at, b = self.axes.index(axis), self.axes.index("b")
-        parts = [self.tensor.narrow(b, row, 1).index_select(at, torch.tensor(tokens, device=self.tensor.device))
-                 for row, tokens in enumerate(kept)]
-        known = self.coords.get(axis, range(self.tensor.shape[at]))
-        labels = {name: label for name, label in self.labels.items() if axis not in label.axes}
-        labels["word"] = Label(("b", axis), np.array([row[tokens] for row, tokens in zip(rows, kept, strict=True)]))
-        labels["token"] = Label(("b", axis), np.array([[known[i] for i in tokens] for tokens in kept]))
-        return replace(self, tensor=torch.cat(parts, b), labels=labels,
-                       coords={name: value for name, value in self.coords.items() if name != axis},
-                       full={name: size for name, size in self.full.items() if name != axis})
+        return part_of(self, branch, words, limits)
 
     # ------------------------------------------------------------------------------------------------ standing at a site
 
@@ -184,24 +86,71 @@ class Entry:
         if strange:
             raise RecordError(f"{site.name} has axes '{' '.join(site.axes)}', the record '{' '.join(self.axes)}': "
                               f"it cannot stand there")
-        sizes = self.sizes
         shape = site.shape if shape is None else shape
-        wrong = [axis for axis, want in zip(site.axes, shape or ()) if sizes.get(axis, 1) not in (1, want)]
+        wrong = [axis for axis, want in zip(site.axes, shape or ()) if not self._spans(axis, want)]
         if set(wrong) - {except_axis}:
-            told = " ".join(f"{axis}={size}" for axis, size in sizes.items())
+            told = " ".join(f"{axis}={self.full.get(axis, size)}" for axis, size in self.sizes.items())
             raise RecordError(f"the record of {self.site or site.name} has {told}, {site.name} "
                               f"{' '.join(f'{axis}={size}' for axis, size in zip(site.axes, shape or ()))}: "
                               f"{', '.join(wrong)} differ")
 
-    def like(self, x: Tensor, site: Site) -> Tensor:
-        """The values in the site's order of axes, ready to broadcast against `x`; another geometry raises."""
+    def _spans(self, axis: str, want: int) -> bool:
+        """Whether the entry is of a site with that length along an axis."""
+        if axis in self.axes and axis in self.coords and axis != "b":
+            return self.full.get(axis, want) == want and max(self.coords[axis]) < want
+        return self.sizes.get(axis, 1) in (1, want)
+
+    def _partly(self, site: Site, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """The positions held along the axes of which the entry holds a part alone. Rows are samples, not positions."""
+        return {axis: self.coords[axis] for axis, want in zip(site.axes, shape)
+                if axis in self.axes and axis in self.coords and axis != "b" and len(self.coords[axis]) < want}
+
+    def covers(self, select: Select, site: Site) -> None:
+        """Raise where an edit of `select` would need positions that a part of a site does not hold, as far as is known."""
+        partly = self._partly(site, site.shape or ())
+        for key, axis in AXIS_OF.items():
+            if axis in partly and not (select.words is not None and axis in "jn") and select.mask is None:
+                size, limit = site.size(axis) or 0, getattr(select, key)
+                self._needs(site, axis, range(size) if limit is None else positions(limit, size, key), partly[axis])
+
+    def _needs(self, site: Site, axis: str, asked: Sequence[int], held: Sequence[int]) -> None:
+        missing = sorted(set(asked) - set(held))
+        if missing:
+            key = next((key for key, letter in AXIS_OF.items() if letter == axis), axis)
+            raise RecordError(f"the record of {self.site or site.name} holds {key} {short(tuple(held))} alone, not "
+                              f"{short(tuple(missing))}: limit the edit to {key}={list(held)}, or record all")
+
+    def like(self, x: Tensor, site: Site, part: Callable[[], Tensor | None] = lambda: None) -> Tensor:
+        """The values in the site's order of axes, ready to broadcast against `x`; another geometry raises.
+
+        Where the entry holds some positions alone, `x` stands at the others; `part` gives the region that is needed
+        (boolean, broadcasts to `x`; None: all), and what is needed and not held raises.
+        """
         self.fits(site, tuple(x.shape))
         order = [self.axes.index(axis) for axis in site.axes if axis in self.axes]
         tensor = self.tensor.permute(order)
         for at, axis in enumerate(site.axes):
             if axis not in self.axes:
                 tensor = tensor.unsqueeze(at)
-        return tensor.to(x.device, x.dtype, copy=True)      # a copy: the model may write to what it is given
+        tensor = tensor.to(x.device, x.dtype, copy=True)        # a copy: the model may write to what it is given
+        partly = self._partly(site, tuple(x.shape))
+        return self._among(tensor, x, site, partly, part()) if partly else tensor
+
+    def _among(self, tensor: Tensor, x: Tensor, site: Site, partly: Mapping[str, tuple[int, ...]],
+               part: Tensor | None) -> Tensor:
+        """The held positions at their places among those of `x`."""
+        known = torch.ones([1] * x.ndim, dtype=torch.bool, device=x.device)
+        for axis, held in partly.items():
+            at, size = site.axes.index(axis), x.shape[site.axes.index(axis)]
+            others = [i for i in range(x.ndim) if i != at]
+            asked = part.any(others) if part is not None and part.shape[at] == size else torch.ones(size)
+            self._needs(site, axis, asked.nonzero().flatten().tolist(), held)
+            places = torch.tensor(held, device=x.device)
+            shape = [size if i == at else n for i, n in enumerate(tensor.shape)]
+            tensor = tensor.new_zeros(shape).index_copy(at, places, tensor)
+            line = torch.zeros(size, dtype=torch.bool, device=x.device).index_fill(0, places, True)
+            known = known & line.reshape([-1 if i == at else 1 for i in range(x.ndim)])
+        return torch.where(known, tensor, x)
 
     # ------------------------------------------------------------------------------------------------ as a value
 
@@ -221,12 +170,12 @@ class Entry:
 
     def __repr__(self) -> str:
         sizes = " ".join(f"{axis}={size}" for axis, size in self.sizes.items())
-        held = [f"{axis} {_short(at)}" for axis, at in self.coords.items()]
+        held = [f"{axis} {short(at)}" for axis, at in self.coords.items()]
         held += [f"labels {', '.join(self.labels)}"] if self.labels else []
         return f"Entry({'; '.join([f'{self.site}: {sizes}, {self.dtype}', *held])})"
 
     def _repr_html_(self) -> str:
-        rows = [(axis, size, _short(self.coords.get(axis, (f"0 to {size - 1}",))),
+        rows = [(axis, size, short(self.coords.get(axis, (f"0 to {size - 1}",))),
                  ", ".join(name for name, label in self.labels.items() if axis in label.axes))
                 for axis, size in self.sizes.items()]
         single = ", ".join(f"{name} {at}" for name, at in self.coords.items() if name not in self.axes)
@@ -251,36 +200,3 @@ def table(head: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
     cells = ["".join(f"<td>{escape(str(one))}</td>" for one in row) for row in rows]
     body = "".join(f"<tr>{row}</tr>" for row in ("".join(f"<th>{escape(name)}</th>" for name in names), *cells))
     return f"<table><caption>{escape(head)}</caption>{body}</table>"
-
-
-def _held(labels: Sequence[int], asked: Index, full: int | None, what: str) -> list[int]:
-    """Where among `labels` the asked positions stand. One that is not there raises."""
-    wanted = None if full is None else set(positions(asked, full, what))
-    found = [i for i, one in enumerate(labels) if (one in wanted if wanted is not None else holds(asked, one, None, what))]
-    single = [one if one >= 0 or full is None else one % full for one in asked if isinstance(one, int)]
-    missing = [one for one in single if one not in labels]
-    if missing or not found:
-        told = ", ".join(map(str, missing)) or ", ".join(map(str, asked))
-        raise RecordError(f"{what}={told} is not held; there are {_short(tuple(labels))}")
-    return found
-
-
-def _tokens_of(words: list[str], row: list[str], number: int | None) -> list[int]:
-    """Positions of the words' tokens in one row of labels; a word that is not there raises with those that are."""
-    found: set[int] = set()
-    for word in words:
-        exact = [i for i, one in enumerate(row) if one == word]
-        at = exact or [i for i, one in enumerate(row) if one.casefold() == word.casefold() and one]
-        if not at:
-            has = list(dict.fromkeys(filter(None, row)))
-            raise RecordError(f"no word {word!r}{'' if number is None else f' in row {number}'}{suggestion(word, has)}; "
-                              f"held: {' '.join(has)}")
-        found.update(at)
-    return sorted(found)
-
-
-def _short(values: Any) -> str:
-    if not isinstance(values, tuple):
-        return str(values)
-    told = [str(value) for value in values]
-    return ", ".join(told if len(told) < 9 else [*told[:4], "...", *told[-2:]])

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from wanlab.core.clock import Tick
-from wanlab.core.entry import Entry, Label, RecordError
+from wanlab.core.entry import Entry
+from wanlab.core.label import Label, RecordError
 
 
 class Key(NamedTuple):

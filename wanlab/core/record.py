@@ -20,9 +20,11 @@ from torch import Tensor
 
 from wanlab.core.budget import GIB, BudgetError, check_memory, folder_for_captures
 from wanlab.core.clock import Plan, Tick
-from wanlab.core.entry import Entry, RecordError, outlined, raw, table
+from wanlab.core.entry import Entry, outlined, raw, table
 from wanlab.core.firing import Key, moments, site_of, stacked
+from wanlab.core.label import RecordError
 from wanlab.core.nearest import suggestion
+from wanlab.core.part import dropped
 from wanlab.core.select import AXIS_OF, Select
 from wanlab.core.site import UnknownSite
 from wanlab.core.stat import STATISTICS, Statistic
@@ -135,7 +137,7 @@ class Record(Mapping[Any, Entry]):
         self._weigh_reading(keys, select)
         entry = stacked({one: _limited(self.entry(one), select) for one in keys}, self.steps, self.sigmas, self.branches)
         if not isinstance(key, (str, Select)) and "s" in entry.axes and key[1] is not None:
-            return entry.drop("s")
+            return dropped(entry, "s")
         return entry
 
     def _keys(self, key: Any) -> tuple[list[Key], Select | None]:

@@ -13,9 +13,10 @@ from torch import Tensor
 from wanlab.core.budget import check_disk, check_memory, folder_for_captures
 from wanlab.core.capture import Capture
 from wanlab.core.clock import Plan, Tick
-from wanlab.core.entry import Entry, Label
+from wanlab.core.entry import Entry
 from wanlab.core.firing import Key
 from wanlab.core.index import positions
+from wanlab.core.label import Label
 from wanlab.core.pattern import matches
 from wanlab.core.record import Record
 from wanlab.core.region import kept_positions

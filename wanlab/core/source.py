@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from wanlab.core.clock import Tick
-from wanlab.core.record import Entry, Record, RecordError
+from wanlab.core.entry import Entry
+from wanlab.core.label import RecordError
+from wanlab.core.record import Record
+from wanlab.core.select import Select
 from wanlab.core.site import Site
 
 
@@ -50,10 +53,12 @@ class Source:
         """The record's entry for a site at a moment."""
         return self.record.at(site, tick)
 
-    def check(self, name: str, site: Site, except_axis: str = "b") -> None:
-        """Raise where the record does not hold `name`, or in a geometry that cannot stand at `site` (rows left aside)."""
+    def check(self, name: str, site: Site, where: Select) -> None:
+        """Raise where the record does not hold `name`, or in a geometry that cannot stand at `site` (rows left aside), or
+        not all positions that an edit of `where` needs."""
         entry = self.record.entry(self.record.find(name)[0])
-        entry.fits(site, except_axis=except_axis)
+        entry.fits(site, except_axis="b")
+        entry.covers(where, site)
 
     def check_moments(self, name: str, ticks: Iterable[Tick] | None) -> None:
         """Raise where the record lacks a moment at which it will be asked for `name`; None: not known before the run."""

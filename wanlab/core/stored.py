@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wanlab.core.entry import Entry, RecordError, outlined, raw
+from wanlab.core.entry import Entry, outlined, raw
+from wanlab.core.label import RecordError
 
 MARK = "wanlab_record"
 _NAMES = {

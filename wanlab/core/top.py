@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanlab.core.entry import Entry, Label
+from wanlab.core.entry import Entry
+from wanlab.core.label import Label
 from wanlab.core.stat import Moment, Statistic, axes_named, wide
 
 NONE = -(2**63)             # no step, no branch, no seed

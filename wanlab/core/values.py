@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,7 @@ from torch import Tensor
 
 from wanlab.core.clock import Plan
 from wanlab.core.edit import Edit, EditError, Event, NotSerialisable
-from wanlab.core.record import Entry
-from wanlab.core.region import moments
+from wanlab.core.region import moments, region
 from wanlab.core.seeding import generator
 from wanlab.core.site import Site
 from wanlab.core.source import Source
@@ -83,7 +83,7 @@ class Mean(Edit):
         if self.reference is None:
             self._over(site)
         else:
-            self.reference.check(site.name, site)
+            self.reference.check(site.name, site, self.where)
 
     def check_run(self, site: Site, plan: Plan) -> None:
         if self.reference is not None:
@@ -92,7 +92,7 @@ class Mean(Edit):
     def change(self, x: Tensor, event: Event) -> Tensor:
         if self.reference is not None:
             entry = self.reference.at(event.site.name, event.tick).mean_over_rows()
-            return entry.like(x, event.site).expand_as(x)
+            return entry.like(x, event.site, partial(region, self.where, event.site, x, event.plan)).expand_as(x)
         at = [event.site.axes.index(letter) for letter in self._over(event.site)]
         return x.mean(at, keepdim=True).expand_as(x)
 
@@ -126,7 +126,7 @@ class Resample(Edit):
         super().check(site)
         if self.reference is not None:
             self._samples(site)
-            self.reference.check(site.name, site)
+            self.reference.check(site.name, site, self.where)
 
     def check_run(self, site: Site, plan: Plan) -> None:
         if self.reference is not None:
@@ -149,7 +149,8 @@ class Resample(Edit):
         drawn = [int(torch.randint(stored, (), generator=generator("resample", self.seed, event.seed(row))))
                  for row in range(rows)]
         picked = entry.tensor.index_select(entry.axes.index("b"), torch.tensor(drawn))
-        return Entry(picked, entry.axes, entry.site).like(x, event.site)
+        part = partial(region, self.where, event.site, x, event.plan)
+        return replace(entry, tensor=picked).like(x, event.site, part)
 
 
 def other_rows(rows: int, seed: int) -> list[int]:
@@ -241,7 +242,7 @@ class Patch(Edit):
 
     def check(self, site: Site) -> None:
         super().check(site)
-        self.record.check(self.entry or site.name, site)
+        self.record.check(self.entry or site.name, site, self.where)
 
     def check_run(self, site: Site, plan: Plan) -> None:
         name = self.entry or site.name
@@ -250,7 +251,8 @@ class Patch(Edit):
             self.record.check_rows(name, site, len(plan.seeds))
 
     def change(self, x: Tensor, event: Event) -> Tensor:
-        return self.record.at(self.entry or event.site.name, event.tick).like(x, event.site).expand_as(x)
+        entry = self.record.at(self.entry or event.site.name, event.tick)
+        return entry.like(x, event.site, partial(region, self.where, event.site, x, event.plan)).expand_as(x)
 
 
 @dataclass(frozen=True)
