@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
 from functools import cached_property
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import Phase, given, settings
 from torch import Tensor
 
-from wanlab.core import Identity, LedgerError, Noise, Replace, SelectionError, UnknownSite, Zero, edit_from_dict, trace
+from tests.contracts import strategies
+from wanlab.core import (
+    EditError,
+    Entry,
+    FreezeFrame,
+    Identity,
+    LedgerError,
+    Mean,
+    Noise,
+    Patch,
+    Record,
+    RecordError,
+    Replace,
+    Resample,
+    SelectionError,
+    Steer,
+    UnknownSite,
+    Zero,
+    edit_from_dict,
+    trace,
+)
+from wanlab.core.record import Key
 
 
 class PipelineContract:
@@ -41,8 +65,8 @@ class PipelineContract:
         return torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
 
     def run(self, pipe: Any, *edits: Any, capture: Any = (), seed: Any = 0, **kwargs: Any) -> Any:
-        return pipe.generate(self.image, self.prompt, seed=seed, steps=self.steps, guidance=self.guidance,
-                             edits=list(edits), capture=list(capture), **kwargs)
+        return pipe.generate(self.image, self.prompt, seed=seed, guidance=self.guidance, edits=list(edits),
+                             capture=list(capture), **{"steps": self.steps, **kwargs})
 
     def fired(self, pipe: Any) -> list[str]:
         """The sites that generating passes; a stage that no node runs has sites too."""
@@ -87,12 +111,23 @@ class PipelineContract:
     # ------------------------------------------------------------------------------------- exactly this changes
 
     def test_zeroing_a_site_changes_only_what_lies_downstream(self, pipe: Any) -> None:
-        plain = self.run(pipe, capture=self.chain).record
+        plain = self.run(pipe, capture=self.chain, steps=1).record
         for i, site in enumerate(self.chain):
-            edited = self.run(pipe, Zero(site), capture=self.chain).record
+            edited = self.run(pipe, Zero(site), capture=self.chain, steps=1).record
             for j, other in enumerate(self.chain[:i + 1]):
                 before, after = (_first(record[other]) for record in (plain, edited))
                 assert torch.equal(before, after) is (j < i), f"zeroing {site} and {other}"
+
+    def test_whatever_fired_before_an_edit_acted_is_as_it_was(self, pipe: Any) -> None:
+        """At any site: those before it in the run, its upstream among them, keep their bytes."""
+        plain, draw = self.run(pipe, capture=["**"], steps=1).record, random.Random(2)
+        order, derived = plain.firings, {site.name for site in pipe.sites() if site.derived}
+        for name in draw.sample([name for name in self.fired(pipe) if name not in derived], 4):
+            edited = self.run(pipe, Zero(name), capture=["**"], steps=1).record
+            first = next(i for i, key in enumerate(order) if key.site == name)
+            same = [_same(plain.entry(key).tensor, edited.entry(key).tensor) for key in order]
+            assert edited.firings == order and all(same[:first]), f"zeroing {name}"
+            assert not plain.entry(order[first]).tensor.any() or not same[first], name
 
     def test_an_edit_from_a_step_on_leaves_every_latent_before(self, pipe: Any) -> None:
         plain, edited = (self.run(pipe, *edits, capture=[self.latent]).record[self.latent].tensor
@@ -108,7 +143,7 @@ class PipelineContract:
 
     def test_a_pattern_edited_in_one_row_and_head_leaves_the_rest(self, pipe: Any) -> None:
         z = self.pattern.removesuffix("pattern") + "z"
-        plain, edited = (self.run(pipe, *edits, capture=[z], seed=[0, 1]).record[z, 0, "cond"].tensor[0]
+        plain, edited = (_first(self.run(pipe, *edits, capture=[z], seed=[0, 1], steps=1).record[z, 0, "cond"])
                          for edits in ((), (Zero(self.pattern, rows=1, heads=0),)))
         assert torch.equal(plain[0], edited[0]) and not torch.equal(plain[1], edited[1])
         heads = pipe.sites()[z].axes.index("k") - 1
@@ -128,25 +163,43 @@ class PipelineContract:
         with pytest.raises(SelectionError, match="not the prompt's"):
             self.run(pipe, Zero(self.pattern, words="left"))
 
-    def test_a_row_edited_in_a_batch_is_the_row_alone_and_others_do_not_move(self, pipe: Any) -> None:
-        seeds = list(range(8))
-        for edit in (Zero, Noise):
-            plain = self.run(pipe, seed=seeds)
-            batch = self.run(pipe, edit(self.block, rows=2), seed=seeds)
-            alone = self.run(pipe, edit(self.block), seed=2)
-            others = [row for row in seeds if row != 2]
-            assert torch.equal(batch.video[others], plain.video[others])
-            assert torch.allclose(batch.video[2:3], alone.video, atol=1e-5)
-            assert not torch.equal(batch.video[2], plain.video[2])
+    def test_a_mask_reaches_the_tokens_of_its_part_of_the_picture(self, pipe: Any) -> None:
+        left = torch.zeros(8, 8)
+        left[:, :4] = 1
+        plain, edited = (self.run(pipe, *edits, capture=[self.block], steps=1).record[self.block, 0, "cond"]
+                         for edits in ((), (Zero(self.block, mask=left),)))
+        (h, w), n = pipe.grid_of(self.block), plain.axes.index("n")
+        inside = torch.zeros(plain.tensor.shape[n], dtype=torch.bool)
+        inside[: h * w] = (torch.arange(h * w) % w) < w // 2
+        before, after = plain.tensor.movedim(n, 0), edited.tensor.movedim(n, 0)
+        assert before[inside].all() and not after[inside].any() and torch.equal(before[~inside], after[~inside])
 
-    def test_edits_written_down_and_read_back_give_the_same_bytes(self, pipe: Any) -> None:
-        draw = random.Random(0)
-        for _ in range(3):
-            sites = draw.sample(self.fired(pipe), 3)
-            edits = [edit_from_dict({"kind": kind, "at": site})
-                     for kind, site in zip(("zero", "noise", "scale"), sites, strict=True)]
-            again = [edit_from_dict(edit.to_dict()) for edit in edits]
-            assert torch.equal(self.run(pipe, *edits).video, self.run(pipe, *again).video)
+    def test_a_row_edited_in_a_batch_is_the_row_alone_and_others_do_not_move(self, pipe: Any) -> None:
+        """Eight samples, one of them edited; `EditContract` has every kind of edit do this on a small model."""
+        seeds, site = list(range(8)), pipe.sites()[self.block]
+        plain, others = self.run(pipe, seed=seeds, steps=1).video, [row for row in seeds if row != 2]
+        for edit in (Zero(self.block), Noise(self.block, 0.5, seed=1), Mean(self.block), Steer(self.block, [1.0] * site.size("c"))):
+            batch = self.run(pipe, dataclasses.replace(edit, rows=2), seed=seeds, steps=1).video
+            alone = self.run(pipe, edit, seed=2, steps=1).video
+            assert torch.equal(batch[others], plain[others]), edit
+            assert torch.allclose(batch[2:3], alone, atol=1e-5), edit
+            assert not torch.equal(batch[2], plain[2]), edit
+
+    def test_generated_edits_read_back_to_the_same_bytes_and_leave_nothing(self, pipe: Any) -> None:
+        fired, plain, before = self.fired(pipe), self.run(pipe, seed=[0, 1], steps=2).video, _state(pipe)
+        sites = [site for site in pipe.sites() if site.name in fired]
+
+        @settings(max_examples=5, deadline=None, phases=[Phase.reuse, Phase.generate])
+        @given(strategies.edits(sites, rows=2, steps=2, branches=("cond", "uncond")))
+        def check(told: list[dict[str, Any]]) -> None:
+            edits = [edit_from_dict(one) for one in told]
+            again = [edit_from_dict(json.loads(json.dumps(edit.to_dict()))) for edit in edits]
+            assert again == edits
+            out = self.run(pipe, *edits, seed=[0, 1], steps=2)
+            assert out.ledger.ok and _same(out.video, self.run(pipe, *again, seed=[0, 1], steps=2).video)
+
+        check()
+        assert _state(pipe) == before and torch.equal(self.run(pipe, seed=[0, 1], steps=2).video, plain)
 
     # ------------------------------------------------------------------------------------- nothing is silent
 
@@ -156,6 +209,14 @@ class PipelineContract:
         (lambda self: Zero(self.block, branch="conditional"), SelectionError),
         (lambda self: Zero(self.block, heads=99), ValueError),
         (lambda self: Zero(self.outside, steps=0), SelectionError),
+        (lambda self: Zero(self.outside, heads=0), SelectionError),
+        (lambda self: Zero(self.word_map, words="rihgt"), LookupError),
+        (lambda self: Zero(self.latent, mask="10/01;01/10"), SelectionError),
+        (lambda self: edit_from_dict({"kind": "zeros", "at": self.block}), EditError),
+        (lambda self: Steer(self.block, [1.0, 2.0]), EditError),
+        (lambda self: FreezeFrame(self.latent, 99), EditError),
+        (lambda self: Resample(self.block), EditError),
+        (lambda self: Patch(self.latent, _record(self.latent)), RecordError),
     ])
     def test_mistakes_raise_before_anything_runs(self, pipe: Any, edit: Any, error: type) -> None:
         done: list[int] = []
@@ -164,6 +225,15 @@ class PipelineContract:
         with pytest.raises(error):
             self.run(pipe, watch, edit(self), progress=lambda *_: done.append(1))
         assert not done
+
+    def test_a_step_or_branch_at_a_site_that_has_none_raises_at_every_such_site(self, pipe: Any) -> None:
+        request, fired = pipe.request(self.image, self.prompt, steps=self.steps, guidance=self.guidance), self.fired(pipe)
+        lacking = [(site.name, limit) for site in pipe.sites() for limit, part in (("steps", "step"), ("branch", "branch"))
+                   if site.name in fired and part not in (site.clock or ())]
+        assert len({name for name, limit in lacking if limit == "steps"}) > 20
+        for name, limit in random.Random(3).sample(lacking, min(40, len(lacking))):
+            with pytest.raises(SelectionError, match="fires outside any"):
+                pipe.check([Identity(name, **{limit: {"steps": 0, "branch": "cond"}[limit]})], request)
 
     def test_an_edit_of_a_branch_that_does_not_run_raises(self, pipe: Any) -> None:
         with pytest.raises(SelectionError, match="uncond"):
@@ -180,15 +250,30 @@ class PipelineContract:
 
     # ------------------------------------------------------------------------------------- nothing stays behind
 
-    def test_exceptions_at_random_sites_leave_the_model_as_it_was(self, pipe: Any) -> None:
-        before, plain, draw = _state(pipe), self.run(pipe).video, random.Random(1)
-        for _ in range(20):
+    @pytest.mark.parametrize("rounds", [20, pytest.param(1000, marks=pytest.mark.slow)])
+    def test_exceptions_at_random_sites_leave_the_model_as_it_was(self, pipe: Any, rounds: int) -> None:
+        before, plain, draw = _state(pipe), self.run(pipe, steps=1).video, random.Random(1)
+        fired = self.fired(pipe)
+        editable = [site.name for site in pipe.sites() if site.name in fired and not site.derived]
+        for _ in range(rounds):
             def fail(x: Tensor) -> Tensor:
                 raise draw.choice([ValueError, KeyboardInterrupt, GeneratorExit])
 
             with pytest.raises((ValueError, KeyboardInterrupt, GeneratorExit)):
-                self.run(pipe, Replace(draw.choice(self.fired(pipe)), fail), capture=["**"])
-        assert _state(pipe) == before and torch.equal(self.run(pipe).video, plain)
+                self.run(pipe, Replace(draw.choice(editable), fail), capture=["**"], steps=1)
+        assert _state(pipe) == before and torch.equal(self.run(pipe, steps=1).video, plain)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal bytes, so that NaN is equal to itself."""
+    return one.shape == other.shape and one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes()
+
+
+def _record(site: str) -> Record:
+    """A record of the site in another geometry."""
+    record = Record()
+    record.add(Key(site), Entry(torch.zeros(1, 4, 3, 7, 5), ("b", "f", "c", "h", "w")))
+    return record
 
 
 def _first(entry: Any) -> Tensor:

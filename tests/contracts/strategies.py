@@ -24,7 +24,7 @@ def positions(size: int) -> st.SearchStrategy[Any]:
 @st.composite
 def limits(draw: st.DrawFn, site: Site, rows: int, steps: int, branches: Sequence[str], masks: bool = True) -> Data:
     """Limits that fit a site: positions on some of its axes, a mask where it has a picture, some steps and branches."""
-    sizes = {axis: size for axis, size in zip(site.axes, site.shape or (), strict=True)} | {"b": rows}
+    sizes = dict(zip(site.axes, site.shape or (), strict=True)) | {"b": rows}
     known = {key: sizes[axis] for key, axis in AXIS_OF.items() if axis in site.axes}
     told = {key: draw(positions(size)) for key, size in known.items() if draw(st.integers(0, 3)) == 0}
     if masks and {"h", "w"} <= set(site.axes) and draw(st.booleans()):

@@ -14,9 +14,9 @@ from wanlab.pipelines.load import PRESETS, load
 
 @pytest.fixture(scope="module")
 def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A preset like `tiny` at half the size: a 16 x 16 base video, 64 x 64 out."""
+    """A preset like `tiny`, smaller: 4 frames, a 16 x 16 base video, 64 x 64 out."""
     preset = json.loads((PRESETS / "tiny" / "pipeline.json").read_text())
-    preset |= {"name": "small", "size": 64}
+    preset |= {"name": "small", "size": 64, "frames": 4}
     for stage in preset["stages"].values():
         for variant in stage["variants"].values():
             variant.pop("file", None)
