@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import random
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from wanlab.core import (
     Bypass,
     CutFrames,
     EditError,
+    Hookable,
     Identity,
     LedgerError,
     Mean,
@@ -227,16 +230,40 @@ def test_the_first_non_finite_value_is_found_with_site_step_and_branch() -> None
 
 # ------------------------------------------------------------------------------------------------ nothing stays behind
 
-def test_stop_after_saves_the_rest() -> None:
-    model, later = Denoiser(), []
+def test_stop_after_saves_the_rest_of_the_forward() -> None:
+    model, ran = Denoiser(), []
+    for path, module in model.named_modules():
+        module.register_forward_hook(lambda *_, path=path: ran.append(path))
     with trace(model, capture="blocks.0.out", stop_after="blocks.0.out@steps=1,branch=cond") as t:
         model(start())
-        later.append(1)
-    assert not later and t.ledger.stopped and t.ledger.ok and len(t.record.firings) == 3
+        ran.append("the line after")
+    assert t.ledger.stopped == clock.Tick(1, 1 - 1 / 3, "cond") and t.ledger.ok and len(t.record.firings) == 3
+    assert ran.count("blocks.0.temporal") == 3 and ran.count("blocks.1") == 2 and ran[-1] == "blocks.0.temporal"
     with pytest.raises(LedgerError, match="stop_after"), trace(model, stop_after="blocks.0.out@steps=1"), \
             clock.at(step=0):
         model.blocks[0](start())
-    assert state(model) == state(Denoiser())
+    assert state(model)[0] == state(Denoiser())[0] and not any("_taps" in vars(module) for module in model.modules())
+
+
+def test_a_stop_is_caught_by_the_trace_that_asked_for_it_alone() -> None:
+    model, later = Denoiser(), []
+    with trace(model, capture="blocks.0.resid@steps=0,branch=cond") as outer:
+        with trace(model, stop_after="blocks.0.out@steps=0,branch=cond") as inner:
+            model(start())
+        later.append(1)
+    assert later and inner.ledger.stopped and not outer.ledger.stopped
+
+
+def test_what_a_stopped_run_should_have_done_before_is_held_against_it() -> None:
+    model = Denoiser()
+    with pytest.raises(LedgerError, match=r"zero\(picture\) at picture: no site of it fired before .* stopped \(step 1\)"), \
+            trace(model, Zero("picture"), stop_after="latent@steps=1"):
+        model(start())
+    with pytest.raises(LedgerError, match=r"zero\(latent\) at latent: did not act at step 0"), \
+            trace(model, Zero("latent"), stop_after="latent@steps=1"), clock.announce(steps=3), clock.at(step=1):
+        model.site("latent", start())
+    with trace(model, Zero("**.out"), stop_after="blocks.0.out"):
+        model(start())
 
 
 class Interrupt(BaseException):
@@ -290,6 +317,50 @@ def test_a_generator_that_is_dropped_half_way_leaves_nothing() -> None:
     assert state(model) == state(Denoiser()) and model(x).any()
 
 
+def test_a_clock_that_stops_in_another_thread_leaves_both_clocks_right() -> None:
+    def half() -> Iterator[None]:
+        with clock.announce(steps=8), clock.at(step=5):
+            yield
+
+    it = half()
+    next(it)
+    seen = []
+
+    def close() -> None:
+        with clock.at(step=2):
+            it.close()
+            seen.append(clock.now().step)
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    thread.join()
+    assert seen == [2] and clock.now() == clock.Tick() and clock.plan() == clock.Plan()
+
+
+def test_an_interrupt_while_a_trace_is_opened_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, count = Denoiser(), []
+
+    def interrupted(module: object) -> None:
+        count.append(module)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Hookable, "_tapped", interrupted)
+    with pytest.raises(KeyboardInterrupt), trace(model, Zero("**")):
+        pass
+    assert len(count) == 6 and state(model) == state(Denoiser())
+
+
+def test_a_ledger_is_saved_with_its_differences(tmp_path: Path) -> None:
+    model = Denoiser()
+    with pytest.raises(LedgerError) as caught, trace(model, Zero("latent"), steps=3), clock.announce(steps=3), clock.at(step=0):
+        model.site("latent", start())
+    told = json.loads(caught.value.ledger.save(tmp_path / "run" / "ledger.json").read_text())
+    assert not told["ok"] and told["lines"] == [{
+        "what": "zero(latent)", "site": "latent", "fault": "did not act at step 1; step 2",
+        "expected": [[0, None], [1, None], [2, None]], "actual": [[0, None, 1]]}]
+
+
 def test_hooks_of_others_are_not_touched() -> None:
     model = Denoiser()
     fired = []
@@ -326,6 +397,25 @@ def test_two_threads_that_share_modules_do_not_see_each_other() -> None:
     for thread in threads:
         thread.join()
     assert not errors and state(model) == state(Denoiser())
+
+
+def test_two_threads_on_two_pipelines_see_their_own_and_run_as_alone() -> None:
+    edits = {"a": [Noise("**.out", std=0.3), Scale("text@branch=cond", 0.5)], "b": [ReverseFrames("**.resid"), Mean("latent")]}
+    alone = {name: run(Denoiser(), edits[name], "**") for name in edits}
+    together, barrier, models = {}, threading.Barrier(2), {name: Denoiser() for name in edits}
+
+    def work(name: str) -> None:
+        barrier.wait()
+        together[name] = run(models[name], edits[name], "**")
+
+    threads = [threading.Thread(target=work, args=name) for name in edits]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, (out, t) in alone.items():
+        assert torch.equal(together[name][0], out) and together[name][1].record == t.record
+        assert together[name][1].ledger.to_dict() == t.ledger.to_dict()
 
 
 def test_a_trace_is_used_once() -> None:

@@ -139,6 +139,14 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(run: Run, monkeypatch: 
     assert outcome.done == ["text"] and not outcome.failed
 
 
+def test_a_ledger_that_does_not_agree_is_kept_with_the_failed_cell(run: Run) -> None:
+    root, outcome = run("out", "cells.text={edits: [{kind: zero, at: 'generator.out', sigma: [5, 6]}]}")
+    assert "never due" in outcome.failed["text"] and len(outcome.done) == 4
+    [line] = [json.loads(line) for line in next(root.glob("cells/text-*/attempts.jsonl")).read_text().splitlines()]
+    [told] = line["ledger"]["lines"]
+    assert not line["ledger"]["ok"] and told["site"] == "generator.out" and "never due" in told["fault"]
+
+
 def test_a_folder_of_another_study_is_refused_with_both_hashes(run: Run) -> None:
     run()
     old, new = (parse_study(STUDY, sets)[0].hash for sets in ([], ["data.n=4"]))

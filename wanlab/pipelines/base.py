@@ -77,10 +77,12 @@ class Output:
     nodes: dict[str, Outputs] = field(default_factory=dict, repr=False)
 
     def save(self, path: str | Path, fps: float = 8, row: int = 0) -> Path:
-        """Write one row as an mp4 for looking at."""
+        """Write one row as an mp4 for looking at, and beside it what the edits and captures did (NAME.ledger.json)."""
         from wanlab.data.folder import write_video
 
         write_video(path, self.video[row], fps=fps)
+        if len(self.ledger):
+            self.ledger.save(Path(path).with_suffix(".ledger.json"))
         return Path(path)
 
 

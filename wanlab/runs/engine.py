@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that raised: one line, and the traceback."""
+    """A task that raised: one line, the traceback, and the ledger where it was the ledger that did not agree."""
 
     message: str
     traceback: str
+    ledger: dict[str, Any] | None = None
 
 
 class Engine(Protocol):
@@ -100,7 +101,8 @@ class Executor:
     def _deliver(self, task: Task, result: Part | Failure) -> None:
         cell = self.cells[task.cell]
         if isinstance(result, Failure):
-            cell.log({"chunk": task.chunk, "state": "failed", "error": result.message, "traceback": result.traceback})
+            ledger = {} if result.ledger is None else {"ledger": result.ledger}
+            cell.log({"chunk": task.chunk, "state": "failed", "error": result.message, "traceback": result.traceback, **ledger})
             self.outcome.failed[task.cell] = result.message
             self.monitor.failed(task.cell, result.message)
             return

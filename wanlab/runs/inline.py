@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable
 
+from wanlab.core import LedgerError
+
 from .cell import Task, Workbench
 from .engine import Failure
 from .store import Part
@@ -19,5 +21,6 @@ class Inline:
             try:
                 result: Part | Failure = bench.evaluate(task)
             except Exception as error:
-                result = Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+                ledger = error.ledger.to_dict() if isinstance(error, LedgerError) and error.ledger else None
+                result = Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), ledger)
             deliver(task, result)
