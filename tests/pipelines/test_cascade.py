@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wanlab.core import Identity, SelectionError, UnknownSite, Zero
+from wanlab.core import BudgetError, Identity, SelectionError, UnknownSite, Zero
 from wanlab.pipelines.base import Request
 from wanlab.pipelines.cascade import STAGES, Cascade
 from wanlab.pipelines.load import WeightsError, load
@@ -206,3 +206,18 @@ def test_a_loaded_pipeline_is_ready_to_run_and_asks_for_no_gradient(folder: Path
     fresh = load(folder, init="random")
     assert not fresh.training and fresh.device.type == "cpu"
     assert not fresh.generate(IMAGE, PROMPT, steps=1, guidance=1).video.requires_grad
+
+
+def test_a_record_knows_the_words_of_the_prompt(pipe: Cascade) -> None:
+    out = pipe.generate(IMAGE, [PROMPT, "a blue circle"], seed=1, capture=["fusion.attn.pattern", "text.embed -> topk(k=2)"])
+    array = out.record["fusion.attn.pattern"].to_xarray()
+    assert array.word.sel(branch="cond").isel(b=0).values.tolist()[:6] == [*PROMPT.split(), ""]
+    part = out.record["fusion.attn.pattern[words=circle]@steps=last"]
+    assert part.coords["j"] == (2,) and part.coords["branch"] == "cond"
+    whole = out.record["fusion.attn.pattern", 1, "cond"].tensor
+    assert torch.equal(part.tensor[0, ..., 0], whole[..., 2])
+    assert set(out.record["text.embed -> topk"].to_xarray().seed.values) == {1}
+    with pytest.raises(LookupError, match=r"no word 'left' in row 1; nearest: .*; held: a blue circle"):
+        out.record["fusion.attn.pattern[words=left]"]
+    with pytest.raises(BudgetError, match=r"the budget is .* stream \('.*fusion.attn.pattern -> mean'"):
+        pipe.generate(IMAGE, PROMPT, capture="fusion.attn.pattern", budget=2**10)
