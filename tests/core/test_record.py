@@ -220,6 +220,8 @@ def test_a_record_is_a_mapping_that_shows_itself() -> None:
     assert html.count("<tr>") == 4 and "latent -&gt; mean" in html
     assert "frames" not in (shown := kept[SITE]._repr_html_()) and "<td>branch</td><td>2</td><td>cond, uncond</td>" in shown
     assert repr(kept[SITE]).startswith("Entry(blocks.0.temporal.z: s=3 branch=2 b=3 n=5 k=2 f=4 d=4, float32; s 0, 1, 2;")
+    with pytest.raises(RecordError, match=r"'cond' is no step: .* \('text', 0, 'cond'\)"):
+        kept["text", "cond"]
     with pytest.raises(RecordError, match=r"asked for a name, .* not for 3"):
         kept[3]
 

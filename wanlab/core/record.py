@@ -152,6 +152,9 @@ class Record(Mapping[Any, Entry]):
         if not isinstance(key, tuple) or not 1 <= len(key) <= 3 or not isinstance(key[0], str):
             raise RecordError(f"a record is asked for a name, (name, step[, branch]) or a selection, not for {key!r}")
         wanted, keys = Key(*key), self.find(key[0])
+        if not (wanted.step is None or hasattr(wanted.step, "__index__")):
+            raise RecordError(f"{wanted.step!r} is no step: ask for (name, step, branch), as in ({key[0]!r}, 0, 'cond'), with "
+                              f"None for every step, or for a selection, as in '{key[0]}@steps=0:4,branch=cond'")
         return self._some([one for one in keys if one.fits(wanted)], keys, str(wanted)), None
 
     def at(self, site: str, tick: Tick) -> Entry:
