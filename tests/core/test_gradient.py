@@ -23,10 +23,12 @@ from wanlab.core import (
     LedgerError,
     Noise,
     Patch,
+    Place,
     Replace,
     Scale,
     UnknownSite,
     Zero,
+    adapt,
     checkpointed,
     clock,
     trace,
@@ -149,6 +151,18 @@ def test_values_that_stand_beside_a_kernel_have_gradients_and_leave_its_bytes(
     assert torch.equal(traced, layer(x)) and torch.allclose(traced, out, atol=1e-5)
     assert torch.allclose(t.record[f"{site} -> grad"].tensor, wanted[0], atol=1e-5)
     assert torch.allclose(x.grad, wanted[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_sites_of_another_librarys_module_have_gradients_before_what_is_written_in_place(frozen: bool) -> None:
+    first, last = nn.Linear(4, 6).requires_grad_(not frozen), nn.Linear(6, 3).requires_grad_(not frozen)
+    adapted, x = adapt(nn.Sequential(first, nn.ReLU(inplace=True), last),
+                       {"hidden": Place("0", reshape="b (k d) -> b k d", sizes={"k": 2})}), torch.randn(5, 4)
+    with trace(adapted, capture="hidden -> grad") as t:
+        adapted(x).sin().sum().backward()
+    hidden = first(x).detach().requires_grad_()
+    [wanted] = torch.autograd.grad(last(hidden.relu()).sin().sum(), [hidden])
+    assert torch.allclose(t.record["hidden -> grad"].tensor.flatten(1), wanted, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ how they are kept

@@ -42,8 +42,10 @@ def gradient(pipe: Cascade, capture: Any, **kwargs: Any) -> Any:
 
 def test_a_run_that_is_differentiated_gives_the_same_bytes(pipe: Cascade) -> None:
     plain = run(pipe).video
-    for kwargs in ({"grad": True}, {"grad": "**@steps=1:", "checkpoint": True}):
-        with trace(pipe, capture=f"{SITE}@steps=1 -> grad", strict=False):
+    inside = "{generator,fusion,align,upsample,detail}.**.{q,k,z,pattern,scale,resid_post,out,branch,skip}"
+    for capture, kwargs in ((f"{inside} -> grad", {"grad": True}),
+                            (f"{SITE}@steps=1 -> grad", {"grad": "**@steps=1:", "checkpoint": True})):
+        with trace(pipe, capture=capture, strict=False):
             out = run(pipe, **kwargs)
         assert torch.equal(out.video, plain) and out.video.requires_grad
     assert not run(pipe).video.requires_grad

@@ -67,9 +67,9 @@ def own(x: Tensor, site: Site, tick: Tick) -> Tensor:
         mode = "torch.inference_mode" if x.is_inference() else "torch.no_grad"
         raise GradientError(f"no gradient can come back to {site.name}: it fires under {mode} ({tick}); pipelines "
                             "differentiate what generate(grad=...) names, as in grad=True or grad='**@steps=3:'")
-    if x.requires_grad:
-        return x.view_as(x)
-    return x.detach().requires_grad_().clone()      # a clone, as a model may write to what it is given, but not to a leaf
+    x = x if x.requires_grad else x.detach().requires_grad_()
+    mine = x.clone()        # no view: a model that writes to what it is given would take a view's gradient past the site
+    return mine if mine.stride() == x.stride() else x.view_as(x)        # kernels downstream depend on strides
 
 
 def rejoin(out: Tensor, again: Tensor, changed: Tensor) -> Tensor:
