@@ -11,7 +11,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+from hypothesis import settings
 
+settings.register_profile("house", deadline=None)  # a slow machine is no mistake
+settings.load_profile("house")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 

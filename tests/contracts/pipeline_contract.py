@@ -189,7 +189,7 @@ class PipelineContract:
         fired, plain, before = self.fired(pipe), self.run(pipe, seed=[0, 1], steps=2).video, _state(pipe)
         sites = [site for site in pipe.sites() if site.name in fired]
 
-        @settings(max_examples=5, deadline=None, phases=[Phase.reuse, Phase.generate])
+        @settings(max_examples=5, phases=[Phase.reuse, Phase.generate])
         @given(strategies.edits(sites, rows=2, steps=2, branches=("cond", "uncond")))
         def check(told: list[dict[str, Any]]) -> None:
             edits = [edit_from_dict(one) for one in told]

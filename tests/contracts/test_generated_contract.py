@@ -55,7 +55,7 @@ def inside(select: Select, site: Site, shape: tuple[int, ...]) -> np.ndarray:
     return found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(strategies.edits(list(SITES), **FITTING))
 def test_a_list_of_edits_reads_back_to_the_same_bytes_and_leaves_nothing(told: list[dict[str, Any]]) -> None:
     edits, text = [edit_from_dict(one) for one in told], io.StringIO()
@@ -67,14 +67,14 @@ def test_a_list_of_edits_reads_back_to_the_same_bytes_and_leaves_nothing(told: l
     assert state(MODEL) == STATE and torch.equal(MODEL(X, STEPS), PLAIN)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(strategies.edits(list(SITES), **FITTING))
 def test_rows_that_no_edit_means_do_not_move(told: list[dict[str, Any]]) -> None:
     limited = [edit_from_dict(one | {"rows": [0, 2]}) for one in told]
     assert torch.equal(run(limited)[0][1], PLAIN[1])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(strategies.selections(list(SITES), **FITTING))
 def test_zero_reaches_exactly_what_is_selected_and_a_capture_keeps_exactly_that(drawn: tuple[Site, Select]) -> None:
     site, select = drawn
