@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.runs.toy import STUDY, Toy
 from wanlab import cli
@@ -70,6 +71,27 @@ def test_generate_writes_a_video_and_warns_about_words(call: Call, toy: Toy, tmp
     assert code == 0 and "does not know: xyzzy" in said and "8 frames of 16 x 16, seed 3, 3 steps" in said
     assert read_video(tmp_path / "deep" / "out.mp4").shape == (8, 3, 16, 16)
     assert "the prompt is empty" in call("generate", "-p", "toy", "--prompt", " ")[1]
+    assert "does not know: xyzzy" in call("generate", "-p", "toy", "--prompt", "a", "--negative", "xyzzy xyzzy")[1]
+
+
+@pytest.mark.parametrize(("mode", "name", "note"), [
+    ("I;16", "a.png", "16-bit grey"),
+    ("RGBA", "a.png", "transparent parts were laid on white"),
+    ("CMYK", "a.jpg", "converted from CMYK"),
+])  # fmt: skip
+def test_generate_takes_a_photograph_and_says_what_becomes_of_it(call: Call, toy: Toy, mode: str, name: str, note: str) -> None:
+    Image.new(mode, (40, 30)).save(name)
+    code, said = call("generate", "-p", "toy", "--prompt", "a red circle", "--image", name)
+    assert code == 0 and f"{name}: {note}" in said
+    assert "of its 40 x 30 pixels the centre square is used, at 16 x 16; the shipped model knows rendered shapes alone" in said
+    Image.new("RGB", (16, 16)).save("frame.png")
+    assert "note" not in call("generate", "-p", "toy", "--prompt", "a red circle", "--image", "frame.png")[1]
+
+
+def test_generate_keeps_what_an_edit_that_did_not_act_made(call: Call, toy: Toy, tmp_path: Path) -> None:
+    code, said = call("generate", "-p", "toy", "--prompt", "a red circle", "--edit", "zero:generator.out@sigma=5:6")
+    assert code == 2 and "never due" in said and (tmp_path / "out.mp4").exists()
+    assert '"fault": "never due' in (tmp_path / "out.ledger.json").read_text()
 
 
 def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
@@ -98,6 +120,13 @@ def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
     (["generate", "-p", "toy", "--prompt", "a", "--edit", "zero:text.ouut"], "text.out"),
     (["generate", "-p", "toy", "--prompt", "a", "--device", "tpu"], "--device tpu"),
     (["generate", "-p", "tyni", "--prompt", "a"], "'tyni'; nearest: tiny"),
+    (["generate", "-p", "toy", "--prompt", "a", "--out", "empty"], "--out empty: a folder; say the name of a file"),
+    (["generate", "-p", "toy", "--prompt", "a", "--out", "study.yaml/o.mp4"], "the folder study.yaml cannot be made"),
+    (["generate", "-p", "toy", "--prompt", "a", "--image", "cut.jpg"], "cut.jpg: truncated or corrupt"),
+    (["run", "empty"], "empty: a folder, where a YAML file is wanted"),
+    (["run", "cut.jpg"], "cut.jpg: not a text file (UTF-8)"),
+    (["plan", "study.yaml", "--set", "reference=nowhere"], "reference=nowhere: reference: nowhere: no such file"),
+    (["train", "study.yaml"], "a training file says kind: cascade or judges; without it, is this a study for wanlab run?"),
     (["generate"], "Missing option '--prompt'"),
     (["run", "no.yaml"], "no.yaml: no such file"),
     (["run", "study.yaml", "--engine", "inlin"], "no engine 'inlin' (did you mean 'inline'?)"),
@@ -118,6 +147,8 @@ def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
 def test_mistakes_end_with_one_message_and_code_2(call: Call, toy: Toy, study: Path, arguments: list[str], expected: str) -> None:
     (study.parent / "empty").mkdir()
     (study.parent / "broken.png").write_bytes(b"\x89PNG nothing")
+    Image.new("RGB", (64, 64)).save(study.parent / "whole.jpg")
+    (study.parent / "cut.jpg").write_bytes((study.parent / "whole.jpg").read_bytes()[:-40])
     code, said = call(*arguments)
     assert code == 2 and expected in said.replace("│ ", "").replace(" │", ""), said
     assert "Traceback" not in said
@@ -155,12 +186,14 @@ def test_a_failed_cell_gives_code_1_and_ctrl_c_130(call: Call, toy: Toy, study: 
     code, said = call("run", "study.yaml")
     assert code == 1 and "1 cells failed: text" in said
 
-    def stopped(self: Any, task: Any) -> Any:
+    def stopped(*given: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cell.Workbench, "evaluate", stopped)
     code, said = call("run", "study.yaml")
-    assert code == 130 and "stopped" in said
+    assert code == 130 and said.endswith("stopped; what is finished is kept, go on with: wanlab run study.yaml")
+    monkeypatch.setattr(Toy, "generate", stopped)
+    assert call("generate", "-p", "toy", "--prompt", "a") == (130, "stopped")
 
 
 def test_sites_schema_metrics(call: Call, toy: Toy, tmp_path: Path) -> None:

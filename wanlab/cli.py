@@ -6,6 +6,7 @@ A user's mistake ends with one clear message and exit code 2, Ctrl-C with 130, f
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import warnings
@@ -62,7 +63,8 @@ def _report_error(error: BaseException, debug: bool) -> int:
         return 2
     if debug or not _is_mistake(error):
         raise error
-    errors.print(f"[bold red]error[/]  {escape(str(error))}", highlight=False, soft_wrap=True)
+    said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    errors.print(f"[bold red]error[/]  {escape(said)}", highlight=False, soft_wrap=True)
     return 2
 
 
@@ -70,6 +72,8 @@ def _is_mistake(error: BaseException) -> bool:
     """Whether an error speaks about what the user gave (and not about wanlab): its message is then all that is needed."""
     from wanlab.pipelines.load import WeightsError
 
+    if isinstance(error, FloatingPointError) and "step" in str(error):  # a training that diverged: it says where, and what is left
+        return True
     if type(error) in (KeyError, IndexError):  # raised by a slip of the code; what wanlab raises on purpose is a class of its own
         return False
     return isinstance(error, (ValueError, LookupError, OSError, MemoryError, WeightsError)) and bool(str(error))
@@ -100,12 +104,13 @@ def generate(
     """Make one video from an image and a prompt."""
     from wanlab.data.folder import load_image, write_video
 
+    _demand_place(out)
     picture = load_image(image) if image is not None else None
     pipe = _load(pipeline, random_weights, device, swap or [])
     edits = [e for name in ablate or [] for e in pipe.ablate(name)] + [_edit(text) for text in edit or []]
     for note in _notes_on(picture, pipe.config["size"]) if picture is not None else ():
         errors.print(f"[yellow]note[/]  {escape(f'{image}: {note}')}", highlight=False, soft_wrap=True)
-    _warn_about(pipe, prompt)
+    _warn_about(pipe, prompt, negative or "")
     result = pipe.generate(
         None if picture is None else picture.image,
         prompt,
@@ -162,11 +167,23 @@ def _notes_on(picture: Any, size: int) -> list[str]:
     return [*picture.notes, f"of its {w} x {h} pixels the centre square is used, at {size} x {size}; {expect}"]
 
 
-def _warn_about(pipe: Any, prompt: str) -> None:
+def _demand_place(out: Path) -> None:
+    """Raise ValueError where a file cannot be written, before minutes are spent on what is to be written there."""
+    if out.is_dir():
+        raise ValueError(f"--out {out}: a folder; say the name of a file, for example {out / 'out.mp4'}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out}: the folder {out.parent} cannot be made ({error.strerror})") from None
+    if not os.access(out.parent, os.W_OK):
+        raise ValueError(f"--out {out}: the folder {out.parent} cannot be written to")
+
+
+def _warn_about(pipe: Any, prompt: str, negative: str) -> None:
     """A prompt that says nothing, or words that the text stage has never seen."""
     if not prompt.strip():
         errors.print("[yellow]warning[/]  the prompt is empty: the video follows the image alone")
-    unknown = pipe.unknown_words(prompt)
+    unknown = list(dict.fromkeys([*pipe.unknown_words(prompt), *pipe.unknown_words(negative)]))
     if unknown:
         errors.print(f"[yellow]warning[/]  the text stage does not know: {escape(', '.join(unknown))}", highlight=False)
 

@@ -20,22 +20,16 @@ from typing import Any
 import pytest
 import torch
 
-from tests.runs.toy import STUDY, Toy, load_toy, resolve_toy
+from tests.runs.toy import STUDY, Toy, bench
 from wanlab.runs import cell as cells
 from wanlab.runs import store
-from wanlab.runs.cell import Task, Workbench, open_workbench
+from wanlab.runs.cell import Task, Workbench
 from wanlab.runs.document import StudyError
-from wanlab.runs.source import SourceError
 from wanlab.runs.spec import parse_study
 from wanlab.runs.store import RunFolder, RunFolderError
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def bench(*sets: str, text: str = STUDY, pipe: Toy | None = None) -> Workbench:
-    study, document = parse_study(text, sets)
-    return open_workbench(study, document, "cpu", load_toy(pipe), resolve_toy)
 
 
 def content(root: Path) -> dict[str, str]:
@@ -317,75 +311,6 @@ def test_baseline_as_reference_gives_distances_from_it() -> None:
     features = other.features
     assert torch.equal(same.features["colour_distance.video"], features["colour_distance.reference"])
     assert min(same.values["psnr"]) > max(other.values["psnr"])
-
-
-def test_a_folder_of_clips_as_data_and_as_reference(run: Run, tmp_path: Path) -> None:
-    from wanlab.data.folder import write_video
-
-    clips = tmp_path / "clips"
-    clips.mkdir()
-    for i in range(3):
-        write_video(clips / f"{i}.mp4", torch.rand(9, 3, 16, 16, generator=torch.Generator().manual_seed(i)), fps=8)
-    (clips / "broken.mp4").write_bytes(b"no video")
-    (tmp_path / "captions.csv").write_text("file,caption\n1.mp4,a <b>bold</b> cat\n")
-    data = f"{{kind: folder, path: {clips}, captions: {tmp_path / 'captions.csv'}}}"
-    text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", data)
-    said = io.StringIO()
-    root, outcome = run("folder", text=text, said=said, report=True)
-    assert not outcome.failed and "broken.mp4 is left out" in said.getvalue().replace("\n", "")
-    table = RunFolder(root).cells()["baseline"].samples()
-    assert set(zip(table["unit"], table["prompt"])) == {("0.mp4", ""), ("1.mp4", "a <b>bold</b> cat"), ("2.mp4", "")}
-    page = (root / "report" / "report.html").read_text()
-    assert "a &lt;b&gt;bold&lt;/b&gt; cat" in page and "<b>bold</b>" not in page
-    with pytest.raises(SourceError, match=r"holds 3 clips of 8 frames, the study asks for 4.*broken.mp4"):
-        bench(text=text.replace("kind: folder,", "kind: folder, n: 4,"))
-    with pytest.raises(SourceError, match=r"has 5 samples"):
-        bench(f"reference={clips}")
-    (tmp_path / "captions.csv").write_text("file,caption\n3.mp4,x\n")
-    with pytest.raises(SourceError, match=r"captions.csv:2: no clip '3.mp4'"):
-        bench(text=text)
-
-
-def test_a_photograph_is_judged_against_the_baseline(run: Run, tmp_path: Path) -> None:
-    import numpy as np
-    from PIL import Image
-
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 4), dtype=np.uint8), "RGBA").save(tmp_path / "p.png")
-    text = STUDY.replace(
-        "{kind: procedural, split: test, n: 5, seed: 0}",
-        f"{{kind: image, path: {tmp_path / 'p.png'}, prompts: [a cat, '<script>alert(1)</script>']}}",
-    )
-    said = io.StringIO()
-    root, outcome = run("photo", text=text, said=said, report=True)
-    assert not outcome.failed and "p.png" in said.getvalue()
-    assert not (root / "reference").exists()
-    page = (root / "report" / "report.html").read_text()
-    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
-
-
-def test_what_real_pictures_cannot_tell_is_left_out_with_a_word(run: Run, pipe: Toy, tmp_path: Path) -> None:
-    from PIL import Image
-
-    Image.new("RGB", (40, 30), "red").save(tmp_path / "p.png")
-    text = STUDY.replace(
-        "{kind: procedural, split: test, n: 5, seed: 0}",
-        f"{{kind: image, path: {tmp_path / 'p.png'}, prompts: [a cat, xyzzy, ' ']}}",
-    ).replace("[psnr, flicker", "[motion_accuracy, background_psnr, psnr, flicker")
-    said = io.StringIO()
-    root, outcome = run("photo", text=text, said=said, report=True)
-    words = " ".join(said.getvalue().split())
-    assert not outcome.failed
-    assert "left out: motion_accuracy, background_psnr; they need the truth of rendered videos (factors, masks)" in words
-    assert "1 of 3 samples have an empty prompt" in words and "does not know: xyzzy" in words
-    results = (root / "results.csv").read_text()
-    assert "motion_accuracy" not in results and "background_psnr" not in results
-    assert "baseline,psnr,100" in results
-    page = (root / "report" / "report.html").read_text()
-    assert "Left out, because real pictures" in page and "The reference is the clip of baseline" in page
-    assert "fewer than four videos" not in page  # two seeds of three prompts are six
-    assert (root / "report" / "figures" / "forest.png").exists()
-    with pytest.raises(SourceError, match="no metric of this study can be computed: left out: motion_accuracy"):
-        bench(text=text.replace("[motion_accuracy, background_psnr, psnr, flicker, colour_distance]", "[motion_accuracy]"))
 
 
 def test_the_disk_cache_serves_another_run(run: Run, pipe: Toy, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from wanlab.core import Bypass, Hookable, Zero, clock
 from wanlab.diffusion.sampler import draw_noise
 from wanlab.measure import SetMeasure, resolve
 from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
+from wanlab.runs.cell import Workbench, open_workbench
+from wanlab.runs.spec import parse_study
 
 STUDY = """
 name: toy
@@ -177,3 +179,9 @@ def _colour_distance() -> SetMeasure:
         return torch.cat([video.mean((1, 3, 4)), video.std((1, 3, 4))], 1)
 
     return SetMeasure("colour_distance", "colour_distance[toy]", False, frozenset({"reference"}), extract)
+
+
+def bench(*sets: str, text: str = STUDY, pipe: Toy | None = None) -> Workbench:
+    """The workbench of the toy study, or of another text, after settings `a.b=c`."""
+    study, document = parse_study(text, sets)
+    return open_workbench(study, document, "cpu", load_toy(pipe), resolve_toy)

@@ -64,3 +64,19 @@ def test_a_step_without_down_is_told(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"step 0 of a.pt ended without"):
         for _ in Descent(nn.Linear(2, 1), steps=2, rate=0.1, path=tmp_path / "a.pt"):
             continue
+
+
+def test_a_full_disk_is_told_and_the_checkpoint_before_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(tmp_path / "whole.pt")
+    train(tmp_path / "a.pt", until=5)  # the checkpoint is of step 4
+
+    def full(state: dict, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 294720 vs 294608")
+
+    expected = r"a\.pt cannot be written \(\d+ MiB free .*before it is kept"
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=expected):
+        patched.setattr(torch, "save", full)
+        train(tmp_path / "a.pt")
+    assert {path.name for path in tmp_path.glob("a.*")} == {"a.pt", "a.jsonl"}
+    assert torch.equal(train(tmp_path / "a.pt").module.weight, whole.module.weight)

@@ -56,7 +56,7 @@ class VideoFolder(Sequence[Tensor]):
     @property
     def names(self) -> list[str]:
         """The file names of the clips, in order."""
-        return [file.name for file in self.files]
+        return [_name(file) for file in self.files]
 
     def _candidates(self) -> list[Path]:
         entries = sorted(self.path.iterdir())
@@ -71,7 +71,7 @@ class VideoFolder(Sequence[Tensor]):
             self._read(file)
         except MediaError as error:
             reason = str(error).removeprefix(f"{file}: ")
-            (self.short if reason.startswith("too short") else self.corrupt)[file.name] = reason
+            (self.short if reason.startswith("too short") else self.corrupt)[_name(file)] = reason
         else:
             self.files.append(file)
 
@@ -100,3 +100,8 @@ class VideoFolder(Sequence[Tensor]):
             shapes = ", ".join(f"{self.names[i]} {tuple(v.shape)}" for i, v in zip(indices, videos, strict=True))
             raise MediaError(f"{self.path}: clips of different shapes cannot be stacked; ask for a size ({shapes})")
         return Clips(torch.stack(videos), [self.caption(index) for index in indices])
+
+
+def _name(file: Path) -> str:
+    """The name of a file or folder, of `.` too."""
+    return file.name or file.resolve().name

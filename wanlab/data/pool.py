@@ -114,7 +114,8 @@ def _fill(world: World, n: int, arrays: dict[str, NDArray[Any]]) -> dict[str, li
 
     captions, factors = [], []
     title = f"drawing {n} clips ({world.split}, {world.size} px)"
-    for index in track(range(n), title, console=Console(stderr=True), transient=True):  # stdout belongs to results
+    console = Console(stderr=True)  # stdout belongs to results
+    for index in track(range(n), title, console=console, transient=True, disable=not console.is_terminal):
         sample = world[index]
         arrays["video"][index] = _quantise(sample.video.numpy(), arrays["video"].dtype)
         arrays["masks"][index] = _quantise(sample.masks[0].numpy(), np.dtype(np.uint8))

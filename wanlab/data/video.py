@@ -155,7 +155,8 @@ def write_video(path: str | Path, video: Tensor, fps: float = 8, lossless: bool 
 
     The file appears complete or not at all. yuv420p plays everywhere and needs even sides: an odd one is padded by
     repeating its last row or column. lossless: RGB at crf 0, any size, exact in 8 bits, for players that know it.
-    Raises ValueError for another shape, no frames, or values that are not finite.
+    Raises ValueError for another shape, no frames, or values that are not finite; OSError, with the path,
+    where the file cannot be written.
     """
     if video.ndim != 4 or video.shape[1] != 3 or not video.shape[0]:
         raise ValueError(f"write_video: a video is f c h w with c = 3 and f >= 1, not {tuple(video.shape)}")
@@ -164,11 +165,13 @@ def write_video(path: str | Path, video: Tensor, fps: float = 8, lossless: bool 
     pixels = (video.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     images = rearrange(pixels, "f c h w -> f h w c").numpy()
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _encode(part, images, fps, lossless)
         os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
     return path

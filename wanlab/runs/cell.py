@@ -179,6 +179,7 @@ def open_workbench(
         StudyError: metrics, components, variants, edits or sites that do not exist, all with their places.
         SourceError, MediaError: data that cannot be used. WeightsError: weights that are missing or damaged.
     """
+    from wanlab.data.folder import MediaError
     from wanlab.measure import resolve as shipped_measures
     from wanlab.pipelines.load import load as shipped_pipelines
 
@@ -192,7 +193,10 @@ def open_workbench(
     context = context_of(device)
     judges = None
     if study.reference not in ("auto", "data", "baseline"):
-        judges = open_source(Folder(kind="folder", path=Path(study.reference)), pipe.config["size"], pipe.config["frames"])
+        try:
+            judges = open_source(Folder(kind="folder", path=Path(study.reference)), pipe.config["size"], pipe.config["frames"])
+        except MediaError as error:
+            raise document.error([document.problem(("reference",), str(error))]) from None
         if judges.n < source.n:
             raise SourceError(
                 f"{study.reference} holds {judges.n} clips, but clip i is the reference of sample i and the "

@@ -112,8 +112,12 @@ def read(path: Path) -> Document:
         folder = path.parent if path.parent.is_dir() else Path()
         known = [str(file) for file in folder.glob("*.y*ml")]
         raise StudyError([], f"{path}: no such file{did_you_mean(str(path), known)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError([], f"{path}: cannot be read: {error}") from None
+    except IsADirectoryError:
+        raise StudyError([], f"{path}: a folder, where a YAML file is wanted") from None
+    except UnicodeDecodeError:
+        raise StudyError([], f"{path}: not a text file (UTF-8), where YAML is wanted") from None
+    except OSError as error:
+        raise StudyError([], f"{path}: cannot be read: {error.strerror}") from None
     return parse(text, str(path))
 
 

@@ -40,6 +40,8 @@ from wanlab.graph import digest, file_digest
 from .document import StudyError
 from .spec import Study, settings
 
+SHOWN = 8  # differences between two studies that a message names
+
 
 class RunFolderError(ValueError):
     """The run folder cannot be used or written; the message says why and what helps."""
@@ -307,6 +309,8 @@ class RunFolder:
         if stored["hash"] == study.hash:
             return
         differences = differing(settings(stored["study"]), settings(study.resolved()))
+        if len(differences) > SHOWN:
+            differences = [*differences[:SHOWN], f"and {len(differences) - SHOWN} more"]
         raise RunFolderError(
             f"{self.root} belongs to another study: its hash is {stored['hash']}, this one's is "
             f"{study.hash}. Different: {'; '.join(differences)}. Choose another folder with --out"

@@ -26,6 +26,8 @@ def run(config: dict[str, Any], out: Path) -> dict[str, Any]:
         from wanlab.training import cascade
 
         return cascade.train(config, out)
+    if kind is None:
+        raise ValueError(f"a training file says kind: {' or '.join(KINDS)}; without it, is this a study for wanlab run?")
     from wanlab.core.nearest import suggestion
 
     raise ValueError(f"a training file says kind: {' or '.join(KINDS)}, not {kind!r}{suggestion(str(kind), KINDS)}")

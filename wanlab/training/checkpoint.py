@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,26 @@ class Average:
 
 
 def save(path: Path, **state: Any) -> None:
-    """Save a dictionary of state dicts, tensors and numbers under `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Save a dictionary of state dicts, tensors and numbers under `path`. Raises OSError where it cannot be written."""
     part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of torch
+        part.unlink(missing_ok=True)
+        raise unwritten(path, error) from error
+
+
+def unwritten(path: Path, error: Exception) -> OSError:
+    """What to say of a file of a training that cannot be written, most often because the disk is full."""
+    where = next(folder for folder in path.parents if folder.exists())
+    free = shutil.disk_usage(where).free / 1024**2
+    reason = str(error).strip().splitlines()[0]
+    return OSError(
+        f"{path} cannot be written ({free:.0f} MiB free on this disk; {reason}). The checkpoint before it is kept: make room and "
+        "give the same command again, it goes on from there"
+    )
 
 
 def load(path: Path) -> dict[str, Any]:

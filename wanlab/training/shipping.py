@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from wanlab.pipelines.load import save_stage
+from wanlab.training.checkpoint import unwritten
 
 
 def ship(
@@ -27,10 +29,13 @@ def ship(
     config: Any,
 ) -> Path:
     """Write <stage>.<variant>.safetensors (float16) and provenance-<stage>.<variant>.json into `out`, each whole or
-    not at all.
+    not at all. Raises OSError where they cannot be written.
     """
     path = out / f"{stage}.{variant}.safetensors"
-    sha256 = save_stage(module, path)
+    try:
+        sha256 = save_stage(module, path)
+    except (OSError, SafetensorError) as error:
+        raise unwritten(path, error) from error
     provenance = {
         "stage": stage,
         "variant": variant,
