@@ -110,6 +110,8 @@ def test_mistakes_raise_before_anything_runs(pipe: Cascade, grad: str, error: ty
 def test_gradients_are_captured_around_the_run(pipe: Cascade) -> None:
     with pytest.raises(GradientError, match="open the trace around it and the backward pass"):
         run(pipe, capture=f"{SITE} -> grad", grad=True, progress=lambda *_: pytest.fail("it ran"))
+    with pytest.raises(GradientError, match=r"no gradient comes back to align.flow, nothing is computed from it"):
+        trace(pipe, capture="align.{out,flow} -> grad")
     with torch.inference_mode(), pytest.raises(GradientError, match="inference_mode"):
         run(pipe, grad=True)
 

@@ -25,7 +25,7 @@ from wanlab.core.capture import Capture
 from wanlab.core.checkpoint import Again
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.edit import Edit, EditError
-from wanlab.core.gradient import GradientLine, graph_task, own, recomputing, unknown_moment
+from wanlab.core.gradient import GradientError, GradientLine, graph_task, own, recomputing, unknown_moment
 from wanlab.core.ledger import Ledger
 from wanlab.core.listener import Listener, listeners
 from wanlab.core.recorder import Recorder
@@ -78,6 +78,8 @@ class Trace(BaseTap):
         for capture in captures:
             for site in self._find(found, capture.where):
                 if capture.grad:
+                    if site.derived:
+                        raise GradientError(f"{capture}: no gradient comes back to {site.name}, nothing is computed from it")
                     back = GradientLine(f"capture {capture}", site.name, capture.where)
                     self.ledger.lines.append(back)
                     at[site.name].gradients.append((capture, back))
