@@ -70,13 +70,14 @@ def _report_error(error: BaseException, debug: bool) -> int:
 
 def _is_mistake(error: BaseException) -> bool:
     """Whether an error speaks about what the user gave (and not about wanlab): its message is then all that is needed."""
+    from wanlab.core import LedgerError
     from wanlab.pipelines.load import WeightsError
 
     if isinstance(error, FloatingPointError) and "step" in str(error):  # a training that diverged: it says where, and what is left
         return True
     if type(error) in (KeyError, IndexError):  # raised by a slip of the code; what wanlab raises on purpose is a class of its own
         return False
-    return isinstance(error, (ValueError, LookupError, OSError, MemoryError, WeightsError)) and bool(str(error))
+    return isinstance(error, (ValueError, LookupError, OSError, MemoryError, WeightsError, LedgerError)) and bool(str(error))
 
 
 @app.command()
@@ -101,7 +102,8 @@ def generate(
     random_weights: Random = False,
     debug: Debug = False,
 ) -> None:
-    """Make one video from an image and a prompt."""
+    """Make one video from an image and a prompt; beside it, what the edits did (NAME.ledger.json)."""
+    from wanlab.core import LedgerError
     from wanlab.data.folder import load_image, write_video
 
     _demand_place(out)
@@ -111,16 +113,24 @@ def generate(
     for note in _notes_on(picture, pipe.config["size"]) if picture is not None else ():
         errors.print(f"[yellow]note[/]  {escape(f'{image}: {note}')}", highlight=False, soft_wrap=True)
     _warn_about(pipe, prompt, negative or "")
-    result = pipe.generate(
-        None if picture is None else picture.image,
-        prompt,
-        seed=seed,
-        steps=steps,
-        guidance=guidance,
-        negative=negative,
-        edits=edits,
-    )
+    fault: LedgerError | None = None
+    try:
+        result = pipe.generate(
+            None if picture is None else picture.image,
+            prompt,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            edits=edits,
+        )
+    except LedgerError as error:  # what was made all the same is kept, with what is wrong with it
+        fault, result = error, error.result
     write_video(out, result.video[0], fps=fps, lossless=lossless)
+    if edits:
+        result.ledger.save(out.with_suffix(".ledger.json"))
+    if fault is not None:
+        raise fault
     f, _, h, w = result.video[0].shape
     console.print(
         f"{escape(str(out))}: {f} frames of {w} x {h}, seed {seed}, {result.request.steps} steps, guidance "
