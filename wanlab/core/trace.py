@@ -173,7 +173,8 @@ class Trace(BaseTap):
         if recomputing(self._task):
             self._check_moment(place)
             return self.repeat(module, name, x, identity)
-        plan, tick = self._plan_here(), clock.now()
+        self._check_plan()
+        plan, tick = self._plan, clock.now()
         x = self._await_gradients(place, tick, plan, place.edited(x, tick, plan, identity, self._watch))
         for capture, line in place.captures:
             acts = place.acts(capture.where, tick, plan)
