@@ -57,7 +57,7 @@ def _pixels(image: Image.Image, notes: list[str]) -> np.ndarray:
     """`h w 3` float32 in [0, 1]."""
     if (count := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"{count} frames: the first was taken")
-    deep = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in image.tile)
+    deep = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
     if deep:
         notes.append("16 bits per channel, read as 8")
