@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from wanlab.core.nearest import suggestion
@@ -71,6 +72,8 @@ class Capture:
             rest = dict(value)
             keep, grad = rest.pop("keep", "cpu"), rest.pop("grad", False)
             return cls(Select.of(rest), keep, grad)
+        if isinstance(value, str) and "mask" not in value:      # a mask may be a file, which may change
+            return _read_once(value)
         return cls(value)
 
     @property
@@ -95,6 +98,11 @@ class Capture:
 
     def __str__(self) -> str:
         return f"{self.where}" + (" -> grad" if self.grad else "") + ("" if self.keep == "cpu" else f" -> {self.keep}")
+
+
+@lru_cache(4096)
+def _read_once(text: str) -> Capture:
+    return Capture(text)
 
 
 def _read(keep: str) -> tuple[str, dict[str, Any]]:
