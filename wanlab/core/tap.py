@@ -106,21 +106,33 @@ def _compiled(tap: BaseTap) -> None:
         _stance.pop().__exit__(None, None, None)
 
 
-class Probe(BaseTap):
-    """Notes shape, clock and bypass of every site that fires: `with Probe(model) as probe: ...; probe.sites`."""
+class Onlooker(BaseTap):
+    """Base of taps that hang on every Hookable under a root and change nothing."""
 
     def __init__(self, root: nn.Module) -> None:
         super().__init__()
-        self._root = root
-        self._names = {id(module): (path, module) for path, module in hookables(root).items()}
-        self._seen: dict[str, tuple[tuple[int, ...], set[str], bool]] = {}
+        self._modules = {id(module): (path, module) for path, module in hookables(root).items()}
 
     def __enter__(self) -> Self:
-        self._hang(module for _, module in self._names.values())
+        self._hang(module for _, module in self._modules.values())
         return self
 
     def __exit__(self, *_: object) -> None:
         self._take_off()
+
+    def _full(self, module: Hookable, name: str) -> str:
+        """The full name of a module's site."""
+        path, _ = self._modules[id(module)]
+        return f"{path}.{name}" if path else name
+
+
+class Probe(Onlooker):
+    """Notes shape, clock and bypass of every site that fires: `with Probe(model) as probe: ...; probe.sites`."""
+
+    def __init__(self, root: nn.Module) -> None:
+        super().__init__(root)
+        self._root = root
+        self._seen: dict[str, tuple[tuple[int, ...], set[str], bool]] = {}
 
     def listens(self, module: Hookable, name: str) -> bool:
         """Everything is of interest, dense attention maps too."""
@@ -129,10 +141,10 @@ class Probe(BaseTap):
     def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
         """Note shape, clock and bypass; the tensor passes unchanged."""
         if self._here:
-            path, tick = self._names[id(module)][0], clock.now()
+            tick = clock.now()
             parts = {part for part in ("step", "branch") if getattr(tick, part) is not None}
-            full = f"{path}.{name}" if path else name
-            _, seen, _ = self._seen.setdefault(full, (tuple(x.shape), parts, identity is not None))
+            known = tuple(x.shape), parts, identity is not None
+            _, seen, _ = self._seen.setdefault(self._full(module, name), known)
             seen &= parts
         return x
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wanlab.core import Hookable, clock
 from wanlab.core.record import Key
-from wanlab.core.site import hookables
-from wanlab.core.tap import BaseTap
+from wanlab.core.tap import Onlooker
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 CACHES = {"_known_sites", "_nodes"}         # what a pipeline finds out about itself once
 
 
-class Witness(BaseTap):
+class Witness(Onlooker):
     """Notes every firing of every site in order, with a digest of each row (of the whole, where axis b is not the first).
 
     It is hung before the traces that open inside it, so that it sees what comes to a site, not what an edit makes of it.
@@ -25,17 +24,9 @@ class Witness(BaseTap):
     """
 
     def __init__(self, root: nn.Module, digests: bool = True) -> None:
-        super().__init__()
-        self._names = {id(module): (path, module) for path, module in hookables(root).items()}
+        super().__init__(root)
         self._digests = digests
         self.firings: dict[Key, tuple[bytes, ...]] = {}
-
-    def __enter__(self) -> Self:
-        self._hang(module for _, module in self._names.values())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._take_off()
 
     def listens(self, module: Hookable, name: str) -> bool:
         """Nothing is computed for a witness."""
@@ -44,8 +35,8 @@ class Witness(BaseTap):
     def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
         """Note what passes; it passes unchanged."""
         if self._here:
-            path, tick = self._names[id(module)][0], clock.now()
-            key = Key(f"{path}.{name}" if path else name, tick.step, tick.branch)
+            tick = clock.now()
+            key = Key(self._full(module, name), tick.step, tick.branch)
             while key in self.firings:
                 key = key._replace(call=key.call + 1)
             rows = x.unbind(0) if module.SITES[name].split()[0] == "b" else (x,)
