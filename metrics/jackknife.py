@@ -19,7 +19,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 class Difference(NamedTuple):
-    """A difference of two distances with its 95 % interval and two-sided p-value."""
+    """A difference of two distances with its interval and two-sided p-value."""
 
     delta: float
     low: float
@@ -27,17 +27,24 @@ class Difference(NamedTuple):
     p: float
 
 
-def blocks_of(n: int, blocks: int = BLOCKS) -> list[Tensor]:
+def blocks_of(n: int, blocks: int = BLOCKS, units: Tensor | None = None) -> list[Tensor]:
     """For each block the indices that remain without it; blocks interleave, so that order in a file does not matter.
 
+    Args:
+        n: rows.
+        blocks: at most this many blocks, never more than there are units.
+        units: for each row the unit it belongs to (n,); rows of one unit (one scene under several seeds) are not
+            independent, so they leave together. None: each row is a unit.
+
     Raises:
-        ValueError: fewer than 3 samples per side of the split, so no block can be left out.
+        ValueError: fewer than 4 units: a spread over 3 replicates says nothing.
     """
-    if n < 4:
-        raise ValueError(f"a jackknife interval needs at least 4 samples, got {n}")
-    blocks = min(blocks, n)
-    index = torch.arange(n)
-    return [index[index % blocks != k] for k in range(blocks)]
+    rank = torch.arange(n) if units is None else torch.unique(units, return_inverse=True)[1]
+    count = int(rank.max()) + 1 if n else 0
+    if count < 4:
+        raise ValueError(f"a jackknife interval needs at least 4 samples, got {count}")
+    index, blocks = torch.arange(n), min(blocks, count)
+    return [index[rank % blocks != k] for k in range(blocks)]
 
 
 def standard_error(replicates: Tensor) -> Tensor:
@@ -47,9 +54,15 @@ def standard_error(replicates: Tensor) -> Tensor:
 
 
 def jackknife_interval(
-    x: Tensor, y: Tensor, distance: Distance, paired: bool | None = None, blocks: int = BLOCKS
+    x: Tensor,
+    y: Tensor,
+    distance: Distance,
+    paired: bool | None = None,
+    blocks: int = BLOCKS,
+    confidence: float = 0.95,
+    units: Tensor | None = None,
 ) -> tuple[float, float]:
-    """95 % interval of distance(x, y).
+    """Interval of distance(x, y), by Student's t with blocks - 1 degrees of freedom.
 
     Args:
         x: features (n, d).
@@ -57,13 +70,15 @@ def jackknife_interval(
         distance: of two feature matrices, a scalar.
         paired: row i of x and of y belong together (one scene) and leave together; None = when n equals m.
         blocks: at most this many blocks per side.
+        confidence: of the interval.
+        units: of paired rows, which unit each belongs to (see `blocks_of`).
     """
     paired = len(x) == len(y) if paired is None else paired
     estimate = distance(x, y)
     if paired:
         if len(x) != len(y):
             raise ValueError(f"paired sets must have equal n, got {len(x)} and {len(y)}")
-        kept = blocks_of(len(x), blocks)
+        kept = blocks_of(len(x), blocks, units)
         error = standard_error(torch.stack([distance(x[k], y[k]) for k in kept]))
         freedom = len(kept) - 1
     else:
@@ -71,17 +86,23 @@ def jackknife_interval(
         error_x = standard_error(torch.stack([distance(x[k], y) for k in kept_x]))
         error_y = standard_error(torch.stack([distance(x, y[k]) for k in kept_y]))
         error, freedom = torch.hypot(error_x, error_y), min(len(kept_x), len(kept_y)) - 1
-    half = float(error) * student_quantile(0.975, freedom)
+    half = float(error) * student_quantile((1 + confidence) / 2, freedom)
     return max(float(estimate) - half, 0.0), float(estimate) + half
 
 
 def jackknife_difference(
-    a: Tensor, b: Tensor, reference: Tensor, distance: Distance, blocks: int = BLOCKS
+    a: Tensor,
+    b: Tensor,
+    reference: Tensor,
+    distance: Distance,
+    blocks: int = BLOCKS,
+    confidence: float = 0.95,
+    units: Tensor | None = None,
 ) -> Difference:
     """distance(a, reference) - distance(b, reference) for two cells on the same samples.
 
     Row i of a and b is the same sample, and leaves both together; where the reference has as many rows, its row i
-    leaves too. The shared part of the noise (and of the bias) cancels.
+    leaves too. The shared part of the noise (and of the bias) cancels. `confidence` and `units` as above.
 
     Raises:
         ValueError: a and b differ in shape.
@@ -89,14 +110,14 @@ def jackknife_difference(
     if a.shape != b.shape:
         raise ValueError(f"paired cells must hold the same samples, got {tuple(a.shape)} and {tuple(b.shape)}")
     delta = distance(a, reference) - distance(b, reference)
-    kept = blocks_of(len(a), blocks)
+    kept = blocks_of(len(a), blocks, units)
     together = len(reference) == len(a)
     values = []
     for keep in kept:
         rest = reference[keep] if together else reference
         values.append(distance(a[keep], rest) - distance(b[keep], rest))
     error, freedom = float(standard_error(torch.stack(values))), len(kept) - 1
-    half = error * student_quantile(0.975, freedom)
+    half = error * student_quantile((1 + confidence) / 2, freedom)
     p = 1.0 if delta == 0 else (0.0 if error == 0 else 2 * student_tail(abs(float(delta)) / error, freedom))
     return Difference(float(delta), float(delta) - half, float(delta) + half, p)
 

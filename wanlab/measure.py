@@ -180,13 +180,20 @@ class SetMeasure:
         """Analytic first-order bias of `distance` at these n and m."""
         return float(part("frechet").frechet_bias(x, y))
 
-    def interval(self, x: Tensor, y: Tensor) -> tuple[float, float]:
-        """95 % block-jackknife interval of E[distance] at this n; rows are paired when n equals m."""
-        return part("jackknife").jackknife_interval(x, y, part("frechet").frechet_distance)
+    def interval(
+        self, x: Tensor, y: Tensor, confidence: float = 0.95, units: Tensor | None = None
+    ) -> tuple[float, float]:
+        """Block-jackknife interval of E[distance] at this n; rows are paired when n equals m, and rows of one unit
+        (`units`: a number per row) leave together."""
+        distance = part("frechet").frechet_distance
+        return part("jackknife").jackknife_interval(x, y, distance, confidence=confidence, units=units)
 
-    def difference(self, a: Tensor, b: Tensor, ref: Tensor) -> tuple[float, float, float, float]:
+    def difference(
+        self, a: Tensor, b: Tensor, ref: Tensor, confidence: float = 0.95, units: Tensor | None = None
+    ) -> tuple[float, float, float, float]:
         """(delta, low, high, p) of distance(a, ref) - distance(b, ref), row i of a and b the same sample."""
-        return tuple(part("jackknife").jackknife_difference(a, b, ref, part("frechet").frechet_distance))
+        distance = part("frechet").frechet_distance
+        return tuple(part("jackknife").jackknife_difference(a, b, ref, distance, confidence=confidence, units=units))
 
 
 Measure = SampleMeasure | SetMeasure

@@ -60,3 +60,29 @@ def test_too_few_or_unequal_samples_are_refused() -> None:
         jackknife_interval(draw(3, 2, 0), draw(3, 2, 1), frechet_distance)
     with pytest.raises(ValueError, match="same samples"):
         jackknife_difference(draw(8, 2, 0), draw(9, 2, 1), draw(8, 2, 2), frechet_distance)
+
+
+def test_confidence_widens_by_students_t() -> None:
+    from scipy.stats import t
+
+    x, y, z = draw(64, 4, 0) + 1.0, draw(64, 4, 1), draw(64, 4, 2)
+    for confidence in (0.8, 0.99):
+        ratio = t.ppf((1 + confidence) / 2, 15) / t.ppf(0.975, 15)
+        narrow, wide = (jackknife_interval(x, y, frechet_distance, confidence=c) for c in (0.95, confidence))
+        assert (wide[1] - wide[0]) / (narrow[1] - narrow[0]) == pytest.approx(ratio, rel=1e-6)
+        one, other = (jackknife_difference(x, z, y, frechet_distance, confidence=c) for c in (0.95, confidence))
+        assert (other.high - other.low) / (one.high - one.low) == pytest.approx(ratio, rel=1e-6) and one.p == other.p
+
+
+def test_rows_of_one_unit_leave_together() -> None:
+    """Twice the same rows as two seeds of each scene: the interval must not become narrower by repetition."""
+    x, y, units = draw(20, 3, 0), draw(20, 3, 1), torch.arange(20)
+    once = jackknife_interval(x, y, lambda a, b: (a.mean(0) - b.mean(0)).square().sum())
+    twice = jackknife_interval(
+        torch.cat([x, x]), torch.cat([y, y]), lambda a, b: (a.mean(0) - b.mean(0)).square().sum(), units=units.repeat(2)
+    )
+    assert twice == pytest.approx(once, rel=1e-5)
+    apart = jackknife_interval(torch.cat([x, x]), torch.cat([y, y]), lambda a, b: (a.mean(0) - b.mean(0)).square().sum())
+    assert apart[1] - apart[0] < once[1] - once[0]
+    with pytest.raises(ValueError, match="at least 4 samples, got 3"):
+        jackknife_interval(x[:6], y[:6], frechet_distance, units=torch.arange(3).repeat(2))
