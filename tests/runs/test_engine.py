@@ -25,7 +25,7 @@ from wanlab.runs import cell as cells
 from wanlab.runs import store
 from wanlab.runs.cell import Task, Workbench
 from wanlab.runs.document import StudyError
-from wanlab.runs.spec import parse_study
+from wanlab.runs.reading import parse_study
 from wanlab.runs.store import RunFolder, RunFolderError
 
 Run = Callable[..., Any]

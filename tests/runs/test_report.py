@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.runs.toy import STUDY, resolve_toy
+from wanlab.runs.reading import parse_study
 from wanlab.runs.report.numbers import decimals, in_order, ranked, shown
 from wanlab.runs.report.tables import escape, tex
-from wanlab.runs.spec import parse_study
 from wanlab.runs.stats import Result
 from wanlab.runs.study import report_study
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from wanlab.runs.document import StudyError, parse
-from wanlab.runs.spec import Study, load_study, parse_study, schema_text
+from wanlab.runs.reading import load_study, parse_study
+from wanlab.runs.spec import Study, schema_text
 from wanlab.runs.store import to_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,7 @@ report: {videos: -1}
         (GOOD + "baseline: basline\n", ["baseline: no cell of this name (did you mean 'baseline'?)"]),
         (GOOD + "seeds: [1, 1]\n", ["seeds.1: 1 stands twice"]),
         (GOOD.replace("{ablate: text}", "{pairs_with: txt}"), ["cells.text.pairs_with: no cell 'txt' (did you mean 'text'?)"]),
+        (GOOD.replace("{ablate: text}", "{window: '0:2'}"), ["6:18: cells.text.window: a window limits `ablate`"]),
         (GOOD.replace("metrics: [psnr]", ""), ["the key 'metrics' is missing"]),
         (GOOD.replace("  text:", "  te/xt:"), ["a cell's name is made of"]),
         (

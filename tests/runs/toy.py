@@ -13,7 +13,7 @@ from wanlab.diffusion.sampler import draw_noise
 from wanlab.measure import SetMeasure, resolve
 from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
 from wanlab.runs.cell import Workbench, open_workbench
-from wanlab.runs.spec import parse_study
+from wanlab.runs.reading import parse_study
 
 STUDY = """
 name: toy

@@ -21,7 +21,7 @@ from .cell import Workbench, open_workbench
 from .environment import pick_device
 from .plan import StageRuns
 from .progress import clock
-from .spec import load_study
+from .reading import load_study
 from .store import CellFolder, RunFolder
 
 VIDEO_BYTES = 25_000  # a clip of 8 frames at 128 pixels, as written for the report

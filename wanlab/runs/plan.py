@@ -11,14 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wanlab.graph import digest, node_keys
-from wanlab.pipelines.load import WeightsError
 
-from .document import Document, Loc, Problem
+from .document import Document, Problem
+from .setting import prepare, settled
 from .source import Source
 from .spec import Sampler, Study
 
 SEED_STRIDE = 1_000_000  # a sample's noise seed is seed * SEED_STRIDE + index: another one for every row of a study
-WRONG = (LookupError, ValueError, TypeError, WeightsError)  # what a pipeline raises for a wrong name or missing weights
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def make_plan(
         StudyError: with every component, variant, edit or site that the pipeline does not have, each at its place.
     """
     problems: list[Problem] = []
-    prepared = {name: _prepare(name, study, document, pipe, problems) for name in study.cells}
+    prepared = {name: prepare(name, study, document, pipe, problems) for name in study.cells}
     if problems:
         raise document.error(problems)
     chunks = list(chunks_of(source.n, study.batch, study.seeds))
@@ -139,7 +138,7 @@ def make_plan(
     outputs: dict[str, list[str]] = {}
     drafts: dict[str, CellPlan] = {}
     for name, (swapped, edits, by_node) in prepared.items():
-        sampler = _settled(study.sampler_of(name), swapped)
+        sampler = settled(study.sampler_of(name), swapped)
         keys = [
             node_keys(swapped.nodes, by_node, {**row, **_sampling(sampler, chunk)}, context["generate"])
             for chunk, row in zip(chunks, rows)
@@ -170,62 +169,3 @@ def _sampling(sampler: Sampler, chunk: Chunk) -> dict[str, Any]:
 def negatives(sampler: Sampler, rows: int) -> list[str] | None:
     """The negative prompt for every row, or None for the null condition."""
     return None if sampler.negative is None else [sampler.negative] * rows
-
-
-def _settled(sampler: Sampler, pipe: Any) -> Sampler:
-    """The sampler with the pipeline's own settings where the study says nothing."""
-    own = pipe.config["sampler"]
-    given = sampler.model_dump(exclude_none=True)
-    return Sampler(**{"steps": own["steps"], "guidance": own["guidance"], **given})
-
-
-def _prepare(
-    name: str, study: Study, document: Document, pipe: Any, problems: list[Problem]
-) -> tuple[Any, list[Any], dict[str, list[Any]]]:
-    """A cell's pipeline, edits, and edits by node. Mistakes are appended to `problems`, each at its place in the file."""
-    from wanlab.core import edit_from_dict
-
-    cell = study.cells[name]
-    edits: list[Any] = []
-
-    def attempt(path: Loc, action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except WRONG as error:
-            problems.append(document.problem(("cells", name, *path), message_of(error)))
-            return None
-
-    init = "random" if study.init == "random" else None
-    for stage, variant in cell.swap.items():
-        pipe = attempt(("swap", stage), lambda p=pipe, s=stage, v=variant: p.swap(s, v, init=init)) or pipe
-    for index, component in enumerate(cell.ablate):
-        edits += attempt(("ablate", index), lambda p=pipe, c=component: p.ablate(c)) or []
-    for index, data in enumerate(cell.edits):
-        edit = attempt(("edits", index), lambda d=data: edit_from_dict(d))
-        edits += [edit] if edit is not None else []
-    sampler = _settled(study.sampler_of(name), pipe)
-    request = attempt((), lambda: pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance))
-    if request is not None and not any(problem.path[:2] == ("cells", name) for problem in problems):
-        attempt((), lambda: pipe.check(edits, request))
-    if any(problem.path[:2] == ("cells", name) for problem in problems):
-        return pipe, edits, {}
-    return pipe, edits, {node.name: edits_in(pipe, node, edits) for node in pipe.nodes}
-
-
-def edits_in(pipe: Any, node: Any, edits: Sequence[Any]) -> list[Any]:
-    """The edits that touch a node, narrowed to its sites: a pattern that reaches over several nodes would otherwise wait
-    in each of them for sites that fire in the others."""
-    narrowed = []
-    for edit in pipe.edits_for(node.name, edits):
-        names = [site.name for site in pipe.sites(edit.where.at)]
-        mine = [name for name in names if any(name.startswith(f"{stage}.") for stage in node.stages)]
-        if len(mine) < len(names):
-            edit = replace(edit, at=mine[0] if len(mine) == 1 else "{" + ",".join(mine) + "}")
-        narrowed.append(edit)
-    return narrowed
-
-
-def message_of(error: BaseException) -> str:
-    """The text of an exception; KeyError's quotes are taken off."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return text or type(error).__name__

@@ -13,7 +13,8 @@ from .cell import Workbench, open_workbench
 from .engine import Executor, Outcome, make_engine
 from .environment import describe, pick_device
 from .progress import Monitor
-from .spec import Study, load_study
+from .reading import load_study
+from .spec import Study
 from .stats import Resampler, Result, Scores, analyse, to_csv
 from .store import CellFolder, RunFolder, RunFolderError, write_text
 

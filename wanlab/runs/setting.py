@@ -1,0 +1,103 @@
+"""A cell on a loaded pipeline: swaps done, components as edits, every mistake told at its place in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from wanlab.pipelines.load import WeightsError
+
+from .document import Document, Loc, Problem
+from .spec import Cell, Sampler, Study
+
+WRONG = (LookupError, ValueError, TypeError, WeightsError)  # what a pipeline raises for a wrong name or missing weights
+
+
+def prepare(
+    name: str, study: Study, document: Document, pipe: Any, problems: list[Problem]
+) -> tuple[Any, list[Any], dict[str, list[Any]]]:
+    """A cell's pipeline, its edits, and its edits by node. Mistakes are appended to `problems`, each at its place in the file."""
+    from wanlab.core import edit_from_dict
+
+    cell, before = study.cells[name], len(problems)
+    edits: list[Any] = []
+
+    def attempt(path: Loc, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except WRONG as error:
+            problems.append(document.problem(("cells", name, *path), message_of(error)))
+            return None
+
+    init = "random" if study.init == "random" else None
+    for stage, variant in cell.swap.items():
+        pipe = attempt(("swap", stage), lambda p=pipe, s=stage, v=variant: p.swap(s, v, init=init)) or pipe
+    for index, component in enumerate(cell.ablate):
+        made = attempt(("ablate", index), lambda p=pipe, c=component: p.ablate(c))
+        edits += (made and attempt((limit_of(cell),), lambda m=made, c=component, p=pipe: limited(m, c, cell, p))) or []
+    for index, data in enumerate(cell.edits):
+        edit = attempt(("edits", index), lambda d=data: edit_from_dict(d))
+        edits += [edit] if edit is not None else []
+    sampler = settled(study.sampler_of(name), pipe)
+    request = attempt((), lambda: pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance))
+    if request is not None and len(problems) == before:
+        attempt((), lambda: pipe.check(edits, request))
+    if len(problems) > before:
+        return pipe, edits, {}
+    return pipe, edits, {node.name: edits_in(pipe, node, edits) for node in pipe.nodes}
+
+
+def limit_of(cell: Cell) -> str:
+    """The key of a cell that limits its components: window, else branch."""
+    return "window" if cell.window is not None or cell.branch is None else "branch"
+
+
+def limited(edits: Sequence[Any], component: str, cell: Cell, pipe: Any) -> list[Any]:
+    """The edits of a component within the cell's window of steps and its branches.
+
+    Raises ValueError for a component that acts where there are no steps (or branches): it cannot be limited to some.
+    """
+    asked = {"steps": cell.window, "branch": cell.branch}
+    limits = {key: value for key, value in asked.items() if value is not None}
+    for key, part in (("steps", "step"), ("branch", "branch")):
+        outside = [site.name for edit in edits for site in pipe.sites(edit.at) if not _within(site, part)]
+        if key in limits and outside:
+            able = [name for name in pipe.components if all(_within(s, part) for e in pipe.ablate(name) for s in pipe.sites(e.at))]
+            word = "window of steps" if key == "steps" else "branch"
+            raise ValueError(
+                f"{component} acts at {', '.join(outside[:3])}, outside any {part}, so no {word} can limit it; "
+                f"it can limit {', '.join(able) or 'no component of this pipeline'}"
+            )
+    return [replace(edit, **limits) for edit in edits] if limits else list(edits)
+
+
+def _within(site: Any, part: str) -> bool:
+    """Whether a site fires in steps (or branches); where that is not known, the check before the run will tell."""
+    return site.clock is None or part in site.clock
+
+
+def settled(sampler: Sampler, pipe: Any) -> Sampler:
+    """The sampler with the pipeline's own settings where the study says nothing."""
+    own = pipe.config["sampler"]
+    given = sampler.model_dump(exclude_none=True)
+    return Sampler(**{"steps": own["steps"], "guidance": own["guidance"], **given})
+
+
+def edits_in(pipe: Any, node: Any, edits: Sequence[Any]) -> list[Any]:
+    """The edits that touch a node, narrowed to its sites: a pattern that reaches over several nodes would otherwise wait
+    in each of them for sites that fire in the others."""
+    narrowed = []
+    for edit in pipe.edits_for(node.name, edits):
+        names = [site.name for site in pipe.sites(edit.where.at)]
+        mine = [name for name in names if any(name.startswith(f"{stage}.") for stage in node.stages)]
+        if len(mine) < len(names):
+            edit = replace(edit, at=mine[0] if len(mine) == 1 else "{" + ",".join(mine) + "}")
+        narrowed.append(edit)
+    return narrowed
+
+
+def message_of(error: BaseException) -> str:
+    """The text of an exception; KeyError's quotes are taken off."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return text or type(error).__name__
