@@ -175,21 +175,21 @@ def test_plan_run_report(call: Call, toy: Toy, study: Path) -> None:
 
 
 def test_a_failed_cell_gives_code_1_and_ctrl_c_130(call: Call, toy: Toy, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate = cell.Workbench.evaluate
+    part = cell.Workbench.part
 
     def failing(self: Any, task: Any) -> Any:
         if task.cell == "text":
             raise RuntimeError("no luck")
-        return evaluate(self, task)
+        return part(self, task)
 
-    monkeypatch.setattr(cell.Workbench, "evaluate", failing)
+    monkeypatch.setattr(cell.Workbench, "part", failing)
     code, said = call("run", "study.yaml")
     assert code == 1 and "1 cells failed: text" in said
 
     def stopped(*given: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cell.Workbench, "evaluate", stopped)
+    monkeypatch.setattr(cell.Workbench, "part", stopped)
     code, said = call("run", "study.yaml")
     assert code == 130 and said.endswith("stopped; what is finished is kept, go on with: wanlab run study.yaml")
     monkeypatch.setattr(Toy, "generate", stopped)

@@ -8,12 +8,14 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ import torch
 from tests.runs.toy import STUDY, Toy, bench
 from wanlab.runs import cell as cells
 from wanlab.runs import store
-from wanlab.runs.cell import Task, Workbench
+from wanlab.runs.cell import Failure, Workbench, WorkbenchSpec
 from wanlab.runs.document import StudyError
+from wanlab.runs.plan import Group, Task
 from wanlab.runs.reading import parse_study
 from wanlab.runs.store import RunFolder, RunFolderError
 
@@ -96,31 +99,31 @@ def test_a_second_run_computes_nothing(run: Run, pipe: Toy) -> None:
 def test_stopping_anywhere_and_going_on_gives_the_same_bytes(run: Run, pipe: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = run("whole")
     for stop in (1, 7, 16, 29):
-        calls, evaluate = [], Workbench.evaluate
+        calls, part = [], Workbench.part
 
-        def interrupted(self: Workbench, task: Task, calls: list = calls, evaluate: Any = evaluate, stop: int = stop) -> Any:
+        def interrupted(self: Workbench, task: Task, calls: list = calls, part: Any = part, stop: int = stop) -> Any:
             calls.append(task)
             if len(calls) == stop:
                 raise KeyboardInterrupt
-            return evaluate(self, task)
+            return part(self, task)
 
-        monkeypatch.setattr(Workbench, "evaluate", interrupted)
+        monkeypatch.setattr(Workbench, "part", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(f"stopped-{stop}")
-        monkeypatch.setattr(Workbench, "evaluate", evaluate)
+        monkeypatch.setattr(Workbench, "part", part)
         resumed, _ = run(f"stopped-{stop}")
         assert content(resumed) == content(whole)
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate = Workbench.evaluate
+    part = Workbench.part
 
     def failing(self: Workbench, task: Task) -> Any:
         if task.cell == "text" and task.chunk == 2:
             raise RuntimeError("out of luck")
-        return evaluate(self, task)
+        return part(self, task)
 
-    monkeypatch.setattr(Workbench, "evaluate", failing)
+    monkeypatch.setattr(Workbench, "part", failing)
     said = io.StringIO()
     root, outcome = run(said=said, report=True)
     assert outcome.failed == {"text": "RuntimeError: out of luck"} and len(outcome.done) == 4
@@ -128,7 +131,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(run: Run, monkeypatch: 
     log = [json.loads(line) for line in next(root.glob("cells/text-*/attempts.jsonl")).read_text().splitlines()]
     assert [line["state"] for line in log] == ["ok", "ok", "failed"] and "Traceback" in log[-1]["traceback"]
     assert "Not finished" in (root / "report" / "report.html").read_text()
-    monkeypatch.setattr(Workbench, "evaluate", evaluate)
+    monkeypatch.setattr(Workbench, "part", part)
     _, outcome = run()
     assert outcome.done == ["text"] and not outcome.failed
 
@@ -182,18 +185,18 @@ def test_a_truncated_result_is_noticed_and_made_again(run: Run) -> None:
 
 def test_a_truncated_part_is_noticed_and_made_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = run("whole")
-    evaluate, calls = Workbench.evaluate, []
+    whole_part, calls = Workbench.part, []
 
     def interrupted(self: Workbench, task: Task) -> Any:
         calls.append(task)
         if len(calls) == 18:
             raise KeyboardInterrupt
-        return evaluate(self, task)
+        return whole_part(self, task)
 
-    monkeypatch.setattr(Workbench, "evaluate", interrupted)
+    monkeypatch.setattr(Workbench, "part", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("part")
-    monkeypatch.setattr(Workbench, "evaluate", evaluate)
+    monkeypatch.setattr(Workbench, "part", whole_part)
     part = sorted((whole.parent / "part").glob("cells/text-*/parts/*"))[0]
     part.write_bytes(part.read_bytes()[:50])
     resumed, _ = run("part")
@@ -293,21 +296,21 @@ def test_edits_limited_to_steps_change_only_what_they_should() -> None:
     work = bench(text=STUDY.replace("{ablate: text}", f"{{edits: [{cells}]}}"))
     runs = work.plan.stage_runs().shared
     assert runs["text"] == 3 and runs["denoise"] == 12
-    part, base = work.evaluate(Task("text", 0)), work.evaluate(Task("baseline", 0))
+    part, base = work.part(Task("text", 0)), work.part(Task("baseline", 0))
     assert part.values["psnr"] != base.values["psnr"]
 
 
 def test_the_noise_of_a_sample_does_not_depend_on_its_batch() -> None:
     two, five = bench(), bench("batch=5")
-    small = [two.evaluate(Task("baseline", chunk)) for chunk in (0, 2, 4)]
-    large = five.evaluate(Task("baseline", 0))
+    small = [two.part(Task("baseline", chunk)) for chunk in (0, 2, 4)]
+    large = five.part(Task("baseline", 0))
     joined = torch.cat([torch.tensor(part.values["psnr"]) for part in small])
     torch.testing.assert_close(joined, torch.tensor(large.values["psnr"]), atol=1e-5, rtol=1e-5)
 
 
 def test_baseline_as_reference_gives_distances_from_it() -> None:
     work = bench("reference=baseline")
-    same, other = work.evaluate(Task("baseline", 0)), work.evaluate(Task("detail", 0))
+    same, other = work.part(Task("baseline", 0)), work.part(Task("detail", 0))
     features = other.features
     assert torch.equal(same.features["colour_distance.video"], features["colour_distance.reference"])
     assert min(same.values["psnr"]) > max(other.values["psnr"])
@@ -331,3 +334,42 @@ def test_other_code_runs_again_beside_the_old(run: Run, pipe: Toy, monkeypatch: 
     _, outcome = run(said=said)
     assert len(outcome.done) == 5 and "run again" in said.getvalue()
     assert len(RunFolder(root).cells()) == 5 and len(list(root.glob("cells/*"))) == 10
+
+
+def test_groups_go_batch_by_batch_with_the_baseline_first_and_without_what_is_done() -> None:
+    plan = bench("baseline=detail").plan
+    groups = list(plan.groups())
+    assert [group.chunk for group in groups] == list(range(6))
+    assert all(group.cells == ("detail", "baseline", "text", "both", "sharp") for group in groups)
+    left = list(plan.groups(lambda cell, chunk: chunk != 2 or cell in ("detail", "both")))
+    assert left == [Group(2, ("baseline", "text", "sharp"))] and list(left[0])[1] == Task("text", 2)
+
+
+def test_a_cell_that_raises_in_a_group_is_a_failure_and_the_others_give_parts() -> None:
+    work = bench("cells.text={edits: [{kind: zero, at: 'generator.out', sigma: [5, 6]}]}")
+    given = dict(work.evaluate(Group(0, ("baseline", "text", "both"))))
+    assert list(given) == [Task("baseline", 0), Task("text", 0), Task("both", 0)]
+    failure = given[Task("text", 0)]
+    assert isinstance(failure, Failure) and "never due" in failure.message and "Traceback" in failure.traceback
+    assert failure.ledger is not None and not failure.ledger["ok"]
+    assert given[Task("both", 0)].values == bench().part(Task("both", 0)).values
+
+
+def test_a_workbench_opens_again_from_plain_data_with_the_same_keys_and_numbers() -> None:
+    work = bench("data.n=3", "seeds=[0]")
+    spec = pickle.loads(pickle.dumps(replace(work.spec, load=None, resolve=None)))  # the toy's own loader is a closure
+    assert isinstance(spec, WorkbenchSpec) and spec.resolved == work.study.resolved() and spec.device == "cpu"
+    again = replace(spec, load=work.spec.load, resolve=work.spec.resolve).open()
+    assert [(c.key, c.keys) for c in again.plan.cells.values()] == [(c.key, c.keys) for c in work.plan.cells.values()]
+    assert again.part(Task("both", 1)).values == work.part(Task("both", 1)).values
+
+
+def test_sharing_can_be_turned_off_and_changes_no_number(run: Run, pipe: Toy) -> None:
+    shared, _ = run("shared")
+    pipe.runs.clear()
+    alone, _ = run("alone", "share.cache=false")
+    assert Counter(pipe.runs) == dict.fromkeys(Counter(pipe.runs), 5 * 6)
+    left, right = content(shared), content(alone)
+    assert left.pop("study.yaml") != right.pop("study.yaml") and left == right
+    hashes = [parse_study(STUDY, sets)[0].hash for sets in ([], ["share.cache=false", "share.fork=false"], ["share.pack=2"])]
+    assert hashes[0] == hashes[1] != hashes[2]

@@ -1,46 +1,75 @@
-"""One cell on one batch of rows: generate through the stage cache, measure, hand back plain numbers.
+"""Cells on one batch of rows: generate through the stage cache, measure, hand back plain numbers.
 
 A `Workbench` holds everything that takes time to set up (pipeline, data, metric networks, cache); `evaluate` is what
-every engine runs, in this process or in another.
+every engine runs, in this process or in another, where `WorkbenchSpec.open` builds the same workbench again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from wanlab.core import LedgerError
 from wanlab.data.clip import Clips
 from wanlab.graph import GIB, StageCache, digest, run_graph
 
 from .document import Document, Problem
 from .environment import context_of
-from .plan import CellPlan, Chunk, Plan, make_plan, negatives
+from .plan import CellPlan, Chunk, Group, Plan, Task, make_plan, negatives
 from .source import Source, SourceError, open_source
 from .spec import Folder, Study
 from .store import Part
 
-Notify = Callable[[str, int, int], None]
+Notify = Callable[[str, str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Task:
-    """The unit of work: one cell on one batch."""
+class Failure:
+    """A task that raised: one line, the traceback, and the ledger where it was the ledger that did not agree."""
 
-    cell: str
-    chunk: int
+    message: str
+    traceback: str
+    ledger: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """What an exception tells."""
+        ledger = error.ledger.to_dict() if isinstance(error, LedgerError) and error.ledger else None
+        return cls(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)), ledger)
+
+
+@dataclass(frozen=True)
+class WorkbenchSpec:
+    """What it takes to open a workbench again in another process, as plain data that can be pickled.
+
+    resolved: the study (`Study.resolved`); load, resolve: as in `open_workbench`, functions that can be imported there.
+    """
+
+    resolved: Mapping[str, Any]
+    device: str = "cpu"
+    load: Callable[..., Any] | None = None
+    resolve: Callable[..., Sequence[Any]] | None = None
+
+    def open(self) -> Workbench:
+        """The same workbench: the same plan with the same keys. Raises as `open_workbench`."""
+        document = Document("the study", [], self.resolved)
+        return open_workbench(Study.model_validate(self.resolved), document, self.device, self.load, self.resolve)
 
 
 @dataclass
 class Workbench:
     """A study with everything that evaluating its cells needs.
 
-    measures are those of `wanlab.measure.resolve` that the data allows; `notify(what, done, total)` is told what is going on
-    (a stage and its denoising steps, or "metrics"); notes is what the user should hear about before it runs.
+    measures are those of `wanlab.measure.resolve` that the data allows; `notify(cell, what, done, total)` is told what is going
+    on (a stage and its denoising steps, or "metrics"); notes is what the user should hear about before it runs; spec builds this
+    workbench again elsewhere.
     """
 
     study: Study
@@ -48,12 +77,21 @@ class Workbench:
     source: Source
     measures: Sequence[Any]
     cache: StageCache
-    notify: Notify = field(default=lambda what, done, total: None)
+    spec: WorkbenchSpec
+    notify: Notify = field(default=lambda cell, what, done, total: None)
     judges: Source | None = None
     notes: Sequence[str] = ()
     _clips: tuple[tuple[int, ...], Clips, torch.Tensor | None] | None = field(default=None, repr=False)
 
-    def evaluate(self, task: Task) -> Part:
+    def evaluate(self, group: Group) -> Iterator[tuple[Task, Part | Failure]]:
+        """Generate and measure the cells of a group one by one. A cell that raises becomes a Failure; the others go on."""
+        for task in group:
+            try:
+                yield task, self.part(task)
+            except Exception as error:
+                yield task, Failure.of(error)
+
+    def part(self, task: Task) -> Part:
         """Generate and measure one cell on one batch."""
         chunk, cell = self.plan.chunks[task.chunk], self.plan.cells[task.cell]
         clips, truth = self._truth(chunk)
@@ -65,7 +103,7 @@ class Workbench:
             else (video if task.cell == self.study.baseline else self.generate(self._baseline, chunk, clips))
         )
         start = time.perf_counter()
-        self.notify("metrics", 0, 0)
+        self.notify(task.cell, "metrics", 0, 0)
         values, features = self._measure(video, reference, clips)
         seconds = time.perf_counter() - start
         log = {"rows": len(chunk.indices), "stages": _since(before, self.cache.tally.to_dict()), "metrics": round(seconds, 3)}
@@ -90,7 +128,8 @@ class Workbench:
             guidance=cell.sampler.guidance,
             negative=negatives(cell.sampler, len(chunk.indices)),
         )
-        outputs = run_graph(cell.pipe, cell.nodes, request, cell.by_node, cell.keys[chunk.number], self.cache, self.notify)
+        told = partial(self.notify, cell.name)
+        outputs = run_graph(cell.pipe, cell.nodes, request, cell.by_node, cell.keys[chunk.number], self.cache, told)
         return outputs["video"]
 
     def references(self) -> dict[str, torch.Tensor]:
@@ -204,10 +243,11 @@ def open_workbench(
             )
         context["measure"] = digest([context["measure"], judges.digest(range(source.n))])
     plan = make_plan(study, document, pipe, source, measures, context)
-    folder = study.cache.disk
-    cache = StageCache(int(study.cache.memory_gib * GIB), folder, int(study.cache.disk_gib * GIB))
+    size = study.cache
+    shared = StageCache(int(size.memory_gib * GIB), size.disk, int(size.disk_gib * GIB)) if study.share.cache else StageCache(0)
     notes = [*source.notes, *left_out, *_notes_on_prompts(study, pipe, source)]
-    return Workbench(study, plan, source, measures, cache, judges=judges, notes=notes)
+    spec = WorkbenchSpec(study.resolved(), device, load, resolve)
+    return Workbench(study, plan, source, measures, shared, spec, judges=judges, notes=notes)
 
 
 def _measures(study: Study, document: Document, device: str, resolve: Callable[..., Sequence[Any]]) -> list[Any]:

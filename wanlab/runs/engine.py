@@ -1,38 +1,31 @@
 """Executing a plan: which tasks are left, in which order, and what happens with their results.
 
-An engine only evaluates tasks; this module decides and writes, so every engine resumes, fails and stops the same way.
-Tasks go batch by batch and, within a batch, the baseline first: stage outputs are shared while they are fresh, and
+An engine only evaluates groups of tasks; this module decides and writes, so every engine resumes, fails and stops the same
+way. Groups go batch by batch and, within a batch, the baseline first: stage outputs are shared while they are fresh, and
 memory does not grow with the number of cells or samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .cell import Failure
 from .document import did_you_mean
 from .store import CellFolder, Part, RunFolder, write
 
 if TYPE_CHECKING:
-    from .cell import Task, Workbench
+    from .cell import Workbench
+    from .plan import Group, Task
     from .progress import Monitor
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A task that raised: one line, the traceback, and the ledger where it was the ledger that did not agree."""
-
-    message: str
-    traceback: str
-    ledger: dict[str, Any] | None = None
-
-
 class Engine(Protocol):
-    """Something that evaluates tasks."""
+    """Something that evaluates groups."""
 
-    def run(self, bench: Workbench, tasks: Iterable[Task], deliver: Callable[[Task, Part | Failure], None]) -> None:
-        """Evaluate every task (the iterable may leave some out while it runs) and deliver each result in this process."""
+    def run(self, bench: Workbench, groups: Iterable[Group], deliver: Callable[[Task, Part | Failure], None]) -> None:
+        """Evaluate every group (the iterable may leave some tasks out while it runs) and deliver each task in this process."""
 
 
 @dataclass
@@ -81,22 +74,16 @@ class Executor:
         left = sum(len(c.indices) for c in self.bench.plan.chunks for name in self.cells if not self.finished(name, c.number))
         self.monitor.begin(len(self.cells), len(self.done), left)
         self._keep_references()
-        engine.run(self.bench, self._tasks(), self._deliver)
+        engine.run(self.bench, self.bench.plan.groups(self._left_out), self._deliver)
         for name in [name for name in self.cells if name not in self.done and name not in self.outcome.failed]:
             self._finish(name)
             if name not in self.done:  # a part was damaged: run the batches that it held
-                engine.run(self.bench, self._tasks(), self._deliver)
+                engine.run(self.bench, self.bench.plan.groups(self._left_out), self._deliver)
                 self._finish(name)
         return self.outcome
 
-    def _tasks(self) -> Iterator[Task]:
-        from .cell import Task
-
-        for chunk in self.bench.plan.chunks:
-            for name in self.cells:
-                if name not in self.outcome.failed and not self.finished(name, chunk.number):
-                    self.monitor.cell(name)
-                    yield Task(name, chunk.number)
+    def _left_out(self, cell: str, chunk: int) -> bool:
+        return cell in self.outcome.failed or self.finished(cell, chunk)
 
     def _deliver(self, task: Task, result: Part | Failure) -> None:
         cell = self.cells[task.cell]

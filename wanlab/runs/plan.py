@@ -21,6 +21,25 @@ SEED_STRIDE = 1_000_000  # a sample's noise seed is seed * SEED_STRIDE + index: 
 
 
 @dataclass(frozen=True)
+class Task:
+    """The unit of delivery, and of what a run folder keeps: one cell on one batch."""
+
+    cell: str
+    chunk: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The unit of work handed to an engine: cells of one batch that share work, in the order in which they run."""
+
+    chunk: int
+    cells: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Task]:
+        return (Task(cell, self.chunk) for cell in self.cells)
+
+
+@dataclass(frozen=True)
 class Chunk:
     """One batch of rows: the samples `indices` under one seed."""
 
@@ -70,6 +89,15 @@ class Plan:
     cells: Mapping[str, CellPlan]
     reference: str
     context: Mapping[str, Any]
+
+    def groups(self, skip: Callable[[str, int], bool] = lambda cell, chunk: False) -> Iterator[Group]:
+        """The work in a fixed order: batch by batch, the baseline first. `skip(cell, chunk)` leaves finished work out and is
+        asked when a group is drawn."""
+        names = sorted(self.cells, key=lambda name: name != self.study.baseline)    # stable: else the order of the file
+        for chunk in self.chunks:
+            cells = tuple(name for name in names if not skip(name, chunk.number))
+            if cells:
+                yield Group(chunk.number, cells)
 
     def stage_runs(self, skip: Callable[[str, int], bool] = lambda cell, chunk: False) -> StageRuns:
         """How often each stage would run alone and does run with sharing; `skip(cell, chunk)` leaves finished work out."""

@@ -36,7 +36,7 @@ class Monitor:
             disable=not self.console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._cell, self._cells, self._done, self._left, self._seen = "", 0, 0, 0, 0
+        self._cells, self._done, self._left, self._seen = 0, 0, 0, 0
         self._start = time.monotonic()
 
     def __enter__(self) -> Monitor:
@@ -53,16 +53,11 @@ class Monitor:
             self.console.print(f"{done} of {cells} cells are done already; going on with the rest")
         self._task = self._bar.add_task("", total=left, cells=f"{done}/{cells} cells", rate="", left="", now="")
 
-    def cell(self, name: str) -> None:
-        """The next task belongs to this cell."""
-        self._cell = name
-        self.stage("", 0, 0)
-
-    def stage(self, what: str, done: int, total: int) -> None:
-        """A stage (with its denoising steps) or the metrics are at work."""
+    def stage(self, cell: str, what: str, done: int, total: int) -> None:
+        """A stage (with its denoising steps) or the metrics are at work for a cell."""
         if self._task is not None:
             steps = f" {done}/{total}" if total else ""
-            self._bar.update(self._task, now=f"{escape(self._cell)} {what}{steps}")
+            self._bar.update(self._task, now=f"{escape(cell)} {what}{steps}")
 
     def advance(self, samples: int) -> None:
         """So many samples of a cell are measured and saved."""

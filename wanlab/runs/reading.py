@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from .document import Document, Loc, Problem, did_you_mean, parse, read
-from .spec import Cache, Cell, Folder, Image, Procedural, Report, Sampler, Stats, Study
+from .spec import Cache, Cell, Folder, Image, Procedural, Report, Sampler, Share, Stats, Study
 
 
 def load_study(path: Path, sets: Sequence[str] = ()) -> tuple[Study, Document]:
@@ -111,6 +111,7 @@ _CHILDREN = {
     (Study, "stats"): Stats,
     (Study, "report"): Report,
     (Study, "cache"): Cache,
+    (Study, "share"): Share,
     (Study, "cells"): "cells",
     (Cell, "sampler"): Sampler,
 }

@@ -1,8 +1,8 @@
 """A study as data: what a study file may say.
 
 A study is a grid of cells over one pipeline: every cell sees the same samples (image, prompt, seed) and differs by
-ablations, swaps, edits or sampler settings. Fields that cannot change a result (`report`, `cache`, `seconds`, `title`)
-stay out of the study's hash.
+ablations, swaps, edits or sampler settings. Fields that cannot change a result (`report`, `cache`, `seconds`, `title`, of
+`share` all but `pack`) stay out of the study's hash.
 """
 
 from __future__ import annotations
@@ -109,6 +109,14 @@ class Cache(Part):
     disk_gib: float = Field(10.0, gt=0)
 
 
+class Share(Part):
+    """What cells have in common and how far it is used. `cache` and `fork` change no byte; `pack` changes the rounding."""
+
+    cache: bool = Field(True, description="stage outputs are computed once; false: every cell by itself, without forks")
+    fork: bool = Field(True, description="cells share the denoising steps before the first one in which they differ")
+    pack: int = Field(1, ge=1, description="so many cells run as rows of one batch; part of every content key (1: none)")
+
+
 class Study(Part):
     """A study file."""
 
@@ -127,6 +135,7 @@ class Study(Part):
     stats: Stats = Field(default_factory=Stats)
     report: Report = Field(default_factory=Report)
     cache: Cache = Field(default_factory=Cache)
+    share: Share = Field(default_factory=Share)
     seconds: dict[str, float] = Field(default_factory=dict, description="stated seconds per sample and stage, for plan")
 
     def resolved(self) -> dict[str, Any]:
@@ -145,7 +154,9 @@ class Study(Part):
 
 def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved study that can change a result."""
-    return {key: value for key, value in resolved.items() if key not in WITHOUT_EFFECT}
+    found = {key: value for key, value in resolved.items() if key not in WITHOUT_EFFECT}
+    pack = found.pop("share", {}).get("pack", 1)
+    return {**found, "share": {"pack": pack}} if pack > 1 else found
 
 
 def schema_text() -> str:
