@@ -9,6 +9,7 @@ leaves as it was keeps the kernel's bytes.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -19,8 +20,8 @@ from wanlab.core.gradient import rejoin
 class LayerNorm(Hookable, nn.LayerNorm):
     """torch's LayerNorm over the channels, the last of `axes`. Site: `scale`, one number for each token."""
 
-    def __init__(self, width: int, axes: str = "b n c", affine: bool = True) -> None:
-        super().__init__(width, elementwise_affine=affine)
+    def __init__(self, width: int, axes: str = "b n c", affine: bool = True, eps: float = 1e-5) -> None:
+        super().__init__(width, eps=eps, elementwise_affine=affine)
         self.SITES = {"scale": " ".join(axes.split()[:-1])}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,5 +72,11 @@ class RMSNorm(Hookable):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.site("scale", torch.rsqrt(x.float().square().mean(-1) + self.eps))
-        return self.weight * x * scale[..., None].to(x.dtype)
+        out = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if not self.listening("scale"):
+            return out
+        scale = torch.rsqrt(x.float().square().mean(-1) + self.eps)
+        edited = self.site("scale", scale)
+        if edited is scale:
+            return out
+        return rejoin(out, self.weight * x * edited[..., None].to(x.dtype), (edited != scale)[..., None])

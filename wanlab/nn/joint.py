@@ -1,0 +1,146 @@
+"""Blocks of a video diffusion transformer: all tokens of all frames in one row, attending to each other (Wan2.1).
+
+Tokens are b n c with n = f h w in that order; their sites show them on the grid, b f h w c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from wanlab.core import Hookable
+from wanlab.core.gradient import rejoin
+from wanlab.nn.attention import attend, attention_pattern
+from wanlab.nn.norm import LayerNorm, RMSNorm
+from wanlab.nn.rotary import turn
+
+TOKENS, HEADS = "b f h w c", "b k f h w d"
+Grid = tuple[int, int, int]
+
+
+class OnGrid(Hookable):
+    """A module whose row of tokens is seen on its grid of frames, height and width."""
+
+    def see(self, name: str, x: Tensor, grid: Grid, identity: Tensor | Callable[[], Tensor] | None = None) -> Tensor:
+        """Pass tokens (… n c) through a site that shows them as … f h w c."""
+        if self._taps is None:
+            return x
+        stands = None if identity is None else lambda: (identity() if callable(identity) else identity).unflatten(-2, grid)
+        shown = x.unflatten(-2, grid)
+        left = self.site(name, shown, identity=stands)
+        return x if left is shown else left.flatten(-4, -2)
+
+
+class _Attention(OnGrid):
+    """What self- and cross-attention share: projections whose queries and keys are normalised over all heads at once."""
+
+    def __init__(self, width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+        self.norm_q, self.norm_k = (RMSNorm(width, eps=eps) for _ in range(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)                         # b k n d
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
+        z = attend(q, k, v)
+        if self.listening("pattern"):
+            pattern = attention_pattern(q, k)
+            edited = self.see("pattern", pattern, grid)
+            if edited is not pattern:                                   # rows of the map that nobody changed keep the kernel's z
+                z = rejoin(z, edited @ v, (edited != pattern).any(-1, keepdim=True))
+        return self.see("z", z, grid, identity=lambda: torch.zeros_like(z))
+
+    def _out(self, z: Tensor) -> Tensor:
+        return self.o(z.transpose(1, 2).flatten(2))
+
+
+class SelfAttention(_Attention):
+    """Every token attends to every token of every frame; positions enter by rotation alone.
+
+    Sites: per head `q` and `k` (rotated), `v`, `z`, the dense `pattern` (computed while somebody listens), and `out`.
+    """
+
+    SITES = {"q": HEADS, "k": HEADS, "v": HEADS, "pattern": "b k f h w j", "z": HEADS, "out": TOKENS}
+
+    def forward(self, x: Tensor, phases: Tensor, grid: Grid) -> Tensor:
+        q = self.see("q", turn(self._split(self.norm_q(self.q(x))), phases), grid)
+        k = self.see("k", turn(self._split(self.norm_k(self.k(x))), phases), grid)
+        v = self.see("v", self._split(self.v(x)), grid)
+        return self.see("out", self._out(self._attend(q, k, v, grid)), grid)
+
+
+class CrossAttention(_Attention):
+    """Every token attends to the text and, apart from it, to the image tokens; the two results are added before `o`.
+
+    Sites: per head `q`; `k`, `v` of the text and `k_img`, `v_img` of the image; the result of each, `z` and `z_img`; `out`.
+    """
+
+    SITES = {"q": HEADS, "k": "b k j d", "v": "b k j d", "pattern": "b k f h w j", "z": HEADS, "out": TOKENS}
+    IMAGE_SITES = {"k_img": "b k j d", "v_img": "b k j d", "z_img": HEADS}
+
+    def __init__(self, width: int, heads: int, eps: float, image: bool) -> None:
+        super().__init__(width, heads, eps)
+        self.image = image
+        if image:
+            self.SITES = {**self.SITES, **self.IMAGE_SITES}
+            self.k_img, self.v_img, self.norm_k_img = nn.Linear(width, width), nn.Linear(width, width), RMSNorm(width, eps=eps)
+
+    def forward(self, x: Tensor, text: Tensor, image: Tensor | None, grid: Grid) -> Tensor:
+        q = self.see("q", self._split(self.norm_q(self.q(x))), grid)
+        k = self.site("k", self._split(self.norm_k(self.k(text))))
+        v = self.site("v", self._split(self.v(text)))
+        z = self._attend(q, k, v, grid)
+        if image is not None:
+            k = self.site("k_img", self._split(self.norm_k_img(self.k_img(image))))
+            v = self.site("v_img", self._split(self.v_img(image)))
+            z = z + self.see("z_img", attend(q, k, v), grid, identity=lambda: torch.zeros_like(q))
+        return self.see("out", self._out(z), grid)
+
+
+class Block(OnGrid):
+    """Self-attention, cross-attention, feed-forward, each added to the stream; time modulates the first and the last.
+
+    Sites: what time says (shift, scale and gate of the attention, then of the feed-forward: one for all tokens, or one each), the
+    stream before, between and after the parts, and what each adds to it (bypass: nothing; `resid_post`: the block as a whole).
+    """
+
+    TIME = ("attn_shift", "attn_scale", "attn_gate", "mlp_shift", "mlp_scale", "mlp_gate")
+    SITES = {**dict.fromkeys(TIME, "b n c"), **dict.fromkeys((
+        "resid_pre", "attn_in", "attn_out", "resid_attn", "cross_in", "cross_out", "resid_mid", "mlp_in", "mlp_pre", "mlp_post",
+        "mlp_out", "resid_post"), TOKENS)}
+
+    def __init__(self, width: int, heads: int, hidden: int, eps: float, image: bool) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = (LayerNorm(width, affine=False, eps=eps) for _ in range(2))
+        self.norm3 = LayerNorm(width, eps=eps)
+        self.self_attn, self.cross_attn = SelfAttention(width, heads, eps), CrossAttention(width, heads, eps, image)
+        self.ffn = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
+        self.modulation = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
+
+    def forward(self, x: Tensor, time: Tensor, text: Tensor, image: Tensor | None, phases: Tensor, grid: Grid) -> Tensor:
+        """x b n c, time b (1 | n) 6 c in float32, text and image b j c."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (
+            self.site(name, part) for name, part in zip(self.TIME, (self.modulation + time).unbind(-2)))
+        x = self.see("resid_pre", x, grid)
+        y = self.see("attn_in", torch.addcmul(shift1, self.norm1(x.float()), 1 + scale1).to(x.dtype), grid)
+        mid = self.see("resid_attn", self._add(x, "attn_out", self.self_attn(y, phases, grid), gate1, grid), grid)
+        y = self.see("cross_in", self.norm3(mid.float()).to(x.dtype), grid)
+        y = self.cross_attn(y, text, image, grid)
+        mid = self.see("resid_mid", mid + self.see("cross_out", y, grid, identity=lambda: torch.zeros_like(y)), grid)
+        y = self.see("mlp_in", torch.addcmul(shift2, self.norm2(mid.float()), 1 + scale2).to(x.dtype), grid)
+        y = self.see("mlp_pre", self.ffn[0](y), grid)
+        y = self.ffn[2](self.see("mlp_post", self.ffn[1](y), grid))
+        return self.see("resid_post", self._add(mid, "mlp_out", y, gate2, grid), grid, identity=x)
+
+    def _add(self, x: Tensor, name: str, y: Tensor, gate: Tensor, grid: Grid) -> Tensor:
+        """x + gate * y in float32, as the published code has it; the product stands alone only for those who listen."""
+        out = torch.addcmul(x.float(), y.float(), gate).to(x.dtype)
+        if not self.listening(name):
+            return out
+        added = y.float() * gate
+        edited = self.see(name, added, grid, identity=lambda: torch.zeros_like(added))
+        return out if edited is added else rejoin(out, (x.float() + edited).to(x.dtype), edited != added)
