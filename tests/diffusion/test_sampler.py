@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wanlab.core import Bypass, Zero, clock, trace
-from wanlab.diffusion.sampler import COND, UNCOND, Sampler, State, branches, draw_noise, scheduler
+from wanlab.diffusion.sampler import COND, UNCOND, Sampler, State, branches, draw_noise, euler
 
 SHAPES = {"video": (4, 3, 6, 6), "motion": (4, 2, 5)}
 
@@ -69,8 +69,8 @@ def test_steps_follow_eulers_rule(sampler: Sampler) -> None:
 
 
 def test_noise_levels_fall_evenly_from_one_to_zero() -> None:
-    assert scheduler(4).sigmas.tolist() == pytest.approx([1, 0.75, 0.5, 0.25, 0])
-    assert scheduler(1).sigmas.tolist() == [1, 0]
+    assert euler(4).sigmas.tolist() == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert euler(1).sigmas.tolist() == [1, 0]
 
 
 def test_the_predictor_is_told_the_level_of_every_row(sampler: Sampler) -> None:
@@ -164,3 +164,48 @@ def test_the_guided_prediction_can_be_read_and_changed_as_x0(sampler: Sampler) -
         edited = sampler(noise(0, 1), predict, 2, 3.0)
     assert torch.allclose(edited["video"][1], torch.zeros_like(target["video"][1]), atol=1e-5)
     assert torch.equal(edited["video"][0], plain["video"][0]) and torch.equal(edited["motion"], plain["motion"])
+
+
+def unipc(steps: int) -> Any:
+    """Wan's scheduler: two earlier predictions enter each step."""
+    from diffusers import UniPCMultistepScheduler
+
+    made = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    made.set_timesteps(steps)
+    return made
+
+
+def test_a_velocity_predictor_with_a_multistep_scheduler_follows_diffusers_loop() -> None:
+    sampler = Sampler({"video": "b f c h w"}, unipc, prediction="velocity")
+    start, seen = {"video": noise(0, 1)["video"]}, []
+
+    def predict(state: State, time: Tensor, branch: str) -> State:
+        seen.append(time.tolist())
+        return {"video": state["video"] * (0.5 if branch == COND else 0.2) + time.view(-1, 1, 1, 1, 1) / 1000}
+
+    out = sampler(start, predict, 4, 3.0)["video"]
+    solver, x = unipc(4), start["video"]
+    for t in solver.timesteps:
+        cond, uncond = (x * factor + t / 1000 for factor in (0.5, 0.2))
+        x = solver.step(uncond + 3.0 * (cond - uncond), t, x, return_dict=False)[0]
+    assert torch.allclose(out, x, atol=1e-5)
+    assert [one[0] for one in seen[::2]] == solver.timesteps.tolist()
+
+
+def test_the_x0_of_a_velocity_predictor_can_be_read_and_changed() -> None:
+    sampler = Sampler({"video": "b f c h w"}, unipc, prediction="velocity")
+    start = {"video": noise(0, 1)["video"]}
+
+    def predict(state: State, time: Tensor, branch: str) -> State:
+        return {"video": state["video"]}
+
+    with torch.no_grad():
+        plain = sampler(start, predict, 3, 1.0)["video"]
+        with trace(sampler, capture=["video.x0", "video.velocity"]) as t:
+            seen = sampler(start, predict, 3, 1.0)["video"]
+        with trace(sampler, Zero("video.x0", rows=1)):
+            edited = sampler(start, predict, 3, 1.0)["video"]
+    sigma = unipc(3).sigmas[0]
+    assert torch.equal(seen, plain)
+    assert torch.allclose(t.record["video.x0", 0, COND].tensor, (1 - sigma) * start["video"], atol=1e-6)
+    assert torch.allclose(edited[1], torch.zeros_like(edited[1]), atol=1e-5) and torch.equal(edited[0], plain[0])

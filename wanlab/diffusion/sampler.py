@@ -1,13 +1,13 @@
 """Sampling by rectified flow: the loop over steps and guidance branches. It alone moves the clock.
 
 The state is a dictionary of tensors that are denoised together, {"video": b f c h w, "motion": b f m d} for the cascade. The
-noise schedule and the step come from diffusers' FlowMatchEulerDiscreteScheduler.
+noise schedule and the step come from a scheduler of diffusers that works on velocities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,14 +16,18 @@ from wanlab.core import Hookable, clock, stretch
 from wanlab.core.gradient import rejoin
 
 State = dict[str, Tensor]
-Predict = Callable[[State, Tensor, str], State]      # noisy state, sigma (b), branch -> clean state
+Predict = Callable[[State, Tensor, str], State]      # noisy state, level (b), branch -> prediction
+Prediction = Literal["x0", "velocity"]
 
 COND, UNCOND = "cond", "uncond"
 SITES = ("noise", "x0", "velocity", "guided", "guided_x0", "latent")
 
 
 class Sampler(Hookable):
-    """Euler steps along the velocity v = (x - x0) / sigma, guided: v = v_uncond + guidance (v_cond - v_uncond).
+    """Steps along the velocity v = (x - x0) / sigma, guided: v = v_uncond + guidance (v_cond - v_uncond).
+
+    scheduler   steps -> a fresh scheduler of diffusers for velocities; the one here takes Euler steps, evenly spaced in sigma
+    prediction  what the predictor gives: "x0" (it is told sigma), or "velocity" (it is told the scheduler's timestep)
 
     Guidance as in Ho & Salimans (2022).
 
@@ -32,19 +36,23 @@ class Sampler(Hookable):
     `latent` after the step. With guidance 1 there is no `uncond` branch.
     """
 
-    def __init__(self, axes: Mapping[str, str]) -> None:
+    def __init__(self, axes: Mapping[str, str], scheduler: Callable[[int], Any] | None = None,
+                 prediction: Prediction = "x0") -> None:
         super().__init__()
         self.SITES = {f"{part}.{name}": a for part, a in axes.items() for name in SITES}
+        self.scheduler, self.prediction = scheduler or euler, prediction
 
     def forward(self, noise: State, predict: Predict, steps: int, guidance: float,
                 on_step: Callable[[int, int], None] | None = None) -> State:
         """Denoise `noise` in `steps` steps; `on_step(done, steps)` is called after each."""
-        schedulers = {part: scheduler(steps) for part in noise}
+        schedulers = {part: self.scheduler(steps) for part in noise}
         state = {part: self.site(f"{part}.noise", x) for part, x in noise.items()}
-        sigmas = next(iter(schedulers.values())).sigmas[:steps].tolist()
-        for step, sigma in enumerate(sigmas):
+        first = next(iter(schedulers.values()))
+        sigmas, times = (moments[:steps].tolist() for moments in (first.sigmas, first.timesteps))
+        levels = sigmas if self.prediction == "x0" else times
+        for step, (sigma, level) in enumerate(zip(sigmas, levels, strict=True)):
             with clock.at(step=step, sigma=sigma), stretch.step():
-                velocity = stretch.held(self._guided, dict(state), predict, sigma, guidance)
+                velocity = stretch.held(self._guided, dict(state), predict, sigma, level, guidance)
                 for part, solver in schedulers.items():
                     moved = solver.step(velocity[part], solver.timesteps[step], state[part], return_dict=False)[0]
                     state[part] = self.site(f"{part}.latent", moved)
@@ -52,31 +60,33 @@ class Sampler(Hookable):
                 on_step(step + 1, steps)
         return state
 
-    def _guided(self, state: State, predict: Predict, sigma: float, guidance: float) -> State:
-        velocity = {branch: self._velocity(state, predict, sigma, branch) for branch in branches(guidance)}
+    def _guided(self, state: State, predict: Predict, sigma: float, level: float, guidance: float) -> State:
+        velocity = {branch: self._velocity(state, predict, sigma, level, branch) for branch in branches(guidance)}
         cond = velocity[COND]
         pushed = cond if UNCOND not in velocity else {
             part: torch.lerp(velocity[UNCOND][part], v, guidance) for part, v in cond.items()}
         guided = {part: self.site(f"{part}.guided", v, identity=cond[part]) for part, v in pushed.items()}
-        return {part: self._through_x0(part, state[part], v, sigma) for part, v in guided.items()}
+        return {part: self._through_x0(f"{part}.guided_x0", state[part], v, sigma) for part, v in guided.items()}
 
-    def _through_x0(self, part: str, x: Tensor, velocity: Tensor, sigma: float) -> Tensor:
-        """The guided prediction as x0, computed only while somebody listens; what an edit left keeps its velocity's bytes."""
-        if not self.listening(f"{part}.guided_x0"):
+    def _through_x0(self, site: str, x: Tensor, velocity: Tensor, sigma: float) -> Tensor:
+        """A velocity seen as x0, computed only while somebody listens; what an edit left keeps its velocity's bytes."""
+        if not self.listening(site):
             return velocity
         x0 = x - sigma * velocity
-        edited = self.site(f"{part}.guided_x0", x0)
+        edited = self.site(site, x0)
         return velocity if edited is x0 else rejoin(velocity, (x - edited) / sigma, edited != x0)
 
-    def _velocity(self, state: State, predict: Predict, sigma: float, branch: str) -> State:
+    def _velocity(self, state: State, predict: Predict, sigma: float, level: float, branch: str) -> State:
         with clock.at(branch=branch):
-            b = len(next(iter(state.values())))
-            level = torch.full((b,), sigma, device=next(iter(state.values())).device)
-            clean = predict(state, level, branch)
+            some = next(iter(state.values()))
+            given = predict(state, torch.full((len(some),), level, device=some.device), branch)
             out = {}
-            for part, x0 in clean.items():
-                x0 = self.site(f"{part}.x0", x0)
-                out[part] = self.site(f"{part}.velocity", (state[part] - x0) / sigma)
+            for part, value in given.items():
+                if self.prediction == "x0":
+                    value = (state[part] - self.site(f"{part}.x0", value)) / sigma
+                else:
+                    value = self._through_x0(f"{part}.x0", state[part], value, sigma)
+                out[part] = self.site(f"{part}.velocity", value)
             return out
 
 
@@ -85,7 +95,7 @@ def branches(guidance: float) -> tuple[str, ...]:
     return (COND,) if guidance == 1 else (COND, UNCOND)
 
 
-def scheduler(steps: int) -> Any:
+def euler(steps: int) -> Any:
     """A fresh FlowMatchEulerDiscreteScheduler with sigma falling evenly from 1 to 1/steps, then 0."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 

@@ -1,4 +1,4 @@
-"""Rotary positions of video tokens in three directions: time, height and width (Su et al. 2021, as in Wan2.1)."""
+"""Rotary positions of video tokens in three directions, time, height and width: RoFormer (2021) as Wan2.1 uses it."""
 
 from __future__ import annotations
 
