@@ -1,7 +1,7 @@
 """Numbers about videos: torch in, torch out; knows nothing of the pipelines that it measures.
 
 One-shot functions take videos `b f c h w` in [0, 1] and give one value per sample, or features and give one distance;
-`streaming` wraps them as torchmetrics classes. Names are resolved on first use, because torchmetrics, torchvision and
+`streaming` and `sets` wrap them as torchmetrics classes. Names are resolved on first use, because torchmetrics, torchvision and
 OpenCV take seconds to import.
 """
 
@@ -13,10 +13,25 @@ from typing import Any
 _HOME = {
     "frechet_distance": "frechet",
     "frechet_from_moments": "frechet",
+    "frechet_of_gaussians": "frechet",
     "frechet_bias": "frechet",
+    "frechet_bias_from_moments": "frechet",
+    "Moments": "moments",
+    "polynomial_mmd": "kernel",
+    "kernel_distance": "kernel",
+    "jedi_distance": "kernel",
+    "jedi_from_moments": "kernel",
+    "manifold_metrics": "manifold",
+    "FeatureBank": "bank",
+    "BankError": "bank",
+    "SmallSampleWarning": "rows",
     "jackknife_interval": "jackknife",
     "jackknife_difference": "jackknife",
-    "FrechetVideoDistance": "streaming",
+    "SetDistances": "sets",
+    "FrechetVideoDistance": "sets",
+    "KernelVideoDistance": "sets",
+    "JediDistance": "sets",
+    "ManifoldMetrics": "sets",
     "MeanOverSamples": "streaming",
     "lpips_distance": "lpips",
     "psnr": "quality",

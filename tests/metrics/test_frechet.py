@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metrics import frechet_bias, frechet_distance, frechet_from_moments
+from metrics import frechet_bias, frechet_distance, frechet_of_gaussians
 
 
 def gaussian(n: int, d: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> Tensor:
@@ -37,7 +37,7 @@ def test_equals_scipy_and_torchmetrics_where_they_are_sane(n: int, m: int, d: in
 
 def test_both_forms_of_the_trace_agree() -> None:
     x, y = gaussian(60, 64, 0), gaussian(60, 64, 1, mean=0.2)  # n < d: nuclear norm
-    by_moments = frechet_from_moments(x.mean(0), x.T.cov(), y.mean(0), y.T.cov())  # singular: the eigenvalue route
+    by_moments = frechet_of_gaussians(x.mean(0), x.T.cov(), y.mean(0), y.T.cov())  # singular: the eigenvalue route
     assert float(frechet_distance(x, y)) == pytest.approx(float(by_moments), rel=1e-6)
 
 
@@ -50,7 +50,7 @@ def test_identical_sets_are_at_zero(n: int) -> None:
 def test_commuting_covariances_have_the_known_distance() -> None:
     a, b = torch.linspace(0.1, 3, 400, dtype=torch.float64), torch.linspace(2, 0.2, 400, dtype=torch.float64)
     zero = torch.zeros(400, dtype=torch.float64)
-    found = float(frechet_from_moments(zero, a.diag(), zero, b.diag()))
+    found = float(frechet_of_gaussians(zero, a.diag(), zero, b.diag()))
     assert found == pytest.approx(float((a.sqrt() - b.sqrt()).square().sum()), rel=1e-12)
     assert found == pytest.approx(174.15769118560746, rel=1e-7)  # the published figure used float32 grids
 
@@ -94,7 +94,7 @@ def test_the_bias_is_the_one_that_is_measured() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.zeros(1, 3), torch.zeros(4, 3), "at least 2"),
+        (torch.zeros(1, 3), torch.zeros(4, 3), "needs at least 2"),
         (torch.zeros(4, 3), torch.zeros(4, 5), "3 features per sample, y has 5"),
         (torch.full((4, 3), torch.nan), torch.zeros(4, 3), "NaN"),
         (torch.zeros(4), torch.zeros(4), r"\(n, d\)"),
