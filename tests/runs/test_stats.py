@@ -1,4 +1,4 @@
-"""Intervals, paired tests and corrections, against independent computations."""
+"""The table of results: pairing, units, families, placebos, sets of unequal samples."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
-from wanlab.runs.stats import COLUMNS, Resampler, Scores, analyse, by_unit, holm, to_csv
+from wanlab.runs.inference import Resampler, holm
+from wanlab.runs.stats import COLUMNS, Scores, analyse, by_unit, to_csv
 
 
 @dataclass
@@ -26,50 +26,6 @@ class Mean:
 def scores(values: np.ndarray, seeds: int = 1) -> Scores:
     n = len(values) // seeds
     return Scores(np.tile(np.arange(n), seeds), np.repeat(np.arange(seeds), n), {"score": values}, {})
-
-
-def test_intervals_agree_with_scipy_up_to_the_expansion() -> None:
-    values = np.random.default_rng(1).gamma(2.0, size=200)
-    low, high = Resampler(10_000).interval(values)
-    other = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", random_state=0).confidence_interval
-    assert low == pytest.approx(other.low, abs=0.02) and high == pytest.approx(other.high, abs=0.02)
-    assert high - low > 0.99 * (other.high - other.low)
-
-
-def test_intervals_cover_at_small_n() -> None:
-    rng, resampler, inside = np.random.default_rng(2), Resampler(10_000), 0
-    for _ in range(300):
-        low, high = resampler.interval(rng.normal(size=12))
-        inside += low <= 0 <= high
-    assert 0.92 <= inside / 300 <= 0.98
-
-
-def test_permutation_p_is_exact_for_few_units_and_agrees_with_scipy_for_many() -> None:
-    rng = np.random.default_rng(3)
-    for n in (8, 40):
-        differences = rng.normal(0.3, 1.0, size=n)
-        other = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=20_000, rng=0)
-        assert Resampler(20_000).p_value(differences) == pytest.approx(other.pvalue, abs=0.0 if n == 8 else 0.015)
-
-
-def test_degenerate_samples() -> None:
-    resampler = Resampler()
-    assert resampler.interval(np.ones(20)) == (1.0, 1.0)
-    assert np.isnan(resampler.interval(np.ones(1))).all()
-    assert resampler.p_value(np.zeros(20)) == 1.0 and np.isnan(resampler.p_value(np.array([])))
-
-
-def test_an_interval_of_rates_stays_in_range() -> None:
-    values = np.array([1.0] * 47 + [0.0])
-    low, high = Resampler().interval(values)
-    assert 0.8 < low < values.mean() < high <= 1.0
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, float("nan"), 0.005])[:3] == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.01, 0.04, 0.03, float("nan"), 0.005])[4] == pytest.approx(0.02)
-    assert np.isnan(holm([0.01, float("nan")])[1])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_seeds_are_averaged_within_units() -> None:
@@ -102,6 +58,62 @@ def test_rows_where_a_metric_does_not_apply_are_left_out_of_both_sides() -> None
     assert result.delta == pytest.approx(1.0) and result.n == 19
 
 
+def test_pairs_are_of_image_prompt_and_seed() -> None:
+    """A seed that one cell lacks is left out of the other too: without it every difference here is exactly 1."""
+    base = np.array([0.0, 10.0, 20.0, 100.0, 110.0, np.nan])
+    cells = {"baseline": scores(base, seeds=2), "other": scores(np.nan_to_num(base, nan=500.0) + 1, seeds=2)}
+    result = analyse(cells, "baseline", [Mean()], Resampler())[1]
+    assert (result.delta, result.delta_low, result.delta_high, result.pairs, result.n) == (1.0, 1.0, 1.0, 3, 3)
+
+
+def test_cells_of_unequal_samples_are_compared_on_what_they_share() -> None:
+    rng = np.random.default_rng(8)
+    base = rng.normal(size=30)
+    order = rng.permutation(20)
+    other = Scores(order, np.zeros(20, int), {"score": base[order] + 2.0}, {})
+    found = analyse({"baseline": scores(base), "other": other}, "baseline", [Mean()], Resampler())[1]
+    assert found.delta == pytest.approx(2.0) and (found.pairs, found.n) == (20, 20)
+    stranger = Scores(np.arange(90, 95), np.zeros(5, int), {"score": np.ones(5)}, {})
+    lonely = analyse({"baseline": scores(base), "s": stranger}, "baseline", [Mean()], Resampler())[1]
+    assert lonely.value == 1.0 and np.isnan([lonely.delta, lonely.p, lonely.p_adjusted]).all() and lonely.pairs == 0
+
+
+def test_one_sample_and_none() -> None:
+    one = {"baseline": scores(np.array([1.0])), "other": scores(np.array([3.0])), "void": scores(np.array([np.nan]))}
+    _, other, void = analyse(one, "baseline", [Mean()], Resampler())
+    assert (other.value, other.delta, other.n, other.p) == (3.0, 2.0, 1, 1.0)
+    assert np.isnan([other.ci_low, other.delta_low, other.dz]).all() and not other.significant
+    assert np.isnan([void.value, void.delta, void.p]).all() and void.n == void.pairs == 0
+
+
+def test_effect_sizes_stand_beside_their_differences() -> None:
+    base = np.random.default_rng(9).normal(size=24)
+    cells = {"baseline": scores(base), "up": scores(base + np.linspace(0.5, 1.5, 24)), "same": scores(base)}
+    _, up, same = analyse(cells, "baseline", [Mean()], Resampler())
+    assert up.rank_biserial == 1.0 and up.dz > 2 and (same.rank_biserial, same.dz) == (0.0, 0.0)
+    assert (up.verdict, same.verdict) == ("better", "same")
+
+
+def test_without_a_baseline_there_are_values_and_no_differences() -> None:
+    result = analyse({"other": scores(np.arange(5.0))}, "baseline", [Mean()], Resampler())[0]
+    assert result.value == 2.0 and np.isnan([result.delta, result.p_adjusted]).all()
+
+
+def test_placebos_are_a_family_of_their_own_and_rank_what_they_stand_for() -> None:
+    rng = np.random.default_rng(10)
+    base = rng.normal(size=40)
+    cells = {"baseline": scores(base), "real": scores(base - 1.0 + rng.normal(0, 0.2, 40))}
+    shifts = {"p0": 0.1, "p1": -0.2, "p2": 1.6}
+    cells |= {name: scores(base + shift + rng.normal(0, 0.2, 40)) for name, shift in shifts.items()}
+    placebos = dict.fromkeys(shifts, "real")
+    found = {r.cell: r for r in analyse(cells, "baseline", [Mean()], Resampler(), "study", placebos)}
+    real = found["real"]
+    assert real.p_adjusted == real.p and real.placebo_rank == 2  # one placebo did more than the component
+    assert real.placebos == tuple(found[name].delta for name in shifts)
+    assert [found[name].p_adjusted for name in shifts] == holm([found[name].p for name in shifts])
+    assert found["p0"].placebo_of == "real" and found["p0"].placebos == ()
+
+
 def test_family_of_the_whole_study_corrects_more() -> None:
     rng = np.random.default_rng(6)
     base, other = rng.normal(size=30), rng.normal(size=30)
@@ -129,6 +141,29 @@ def test_set_distances_are_paired_and_small_sets_have_no_interval() -> None:
     assert worse.delta_low > 0 and worse.significant and worse.ci_low <= worse.value <= worse.ci_high and base.n == 64
     small = analyse({"baseline": cell(good[:3])}, "baseline", [measure], Resampler())[0]
     assert np.isnan(small.value) and small.n == 3
+
+
+def test_sets_leave_out_rows_that_are_not_finite_and_keep_units_together() -> None:
+    from wanlab.measure import SetMeasure
+
+    measure = SetMeasure("d", "d[toy]", False, frozenset({"reference"}), lambda video: video)
+    rng = torch.Generator().manual_seed(1)
+    reference, base = torch.randn(40, 3, generator=rng).repeat(2, 1), torch.randn(80, 3, generator=rng)
+
+    def cell(features: torch.Tensor, rows: slice = slice(None)) -> Scores:
+        index, seed = np.tile(np.arange(40), 2)[rows], np.repeat([0, 1], 40)[rows]
+        return Scores(index, seed, {}, {"d.video": features[rows], "d.reference": reference[rows]})
+
+    broken = base + 1.0
+    broken[3] = broken[43] = float("nan")
+    cells = {"baseline": cell(base), "broken": cell(broken), "half": cell(base + 1.0, slice(0, 30))}
+    _, broken_row, half = analyse(cells, "baseline", [measure], Resampler(confidence=0.9))
+    assert (broken_row.n, broken_row.pairs, half.n, half.pairs) == (39, 39, 30, 30)
+    keep = torch.tensor([i for i in range(80) if i not in (3, 43)])
+    units = torch.arange(40).repeat(2)[keep]
+    wanted = measure.difference(broken[keep], base[keep], reference[keep], 0.9, units)
+    assert (broken_row.delta, broken_row.delta_low, broken_row.delta_high, broken_row.p) == pytest.approx(wanted)
+    assert broken_row.significant and np.isnan(broken_row.dz) and broken_row.statistic == "distance"
 
 
 def test_csv_has_the_columns_of_the_contract() -> None:

@@ -16,7 +16,7 @@ from wanlab.data.folder import VideoFolder
 from wanlab.measure import Batch, available, resolve
 
 from .environment import pick_device
-from .stats import Resampler
+from .inference import Resampler
 from .store import write_text
 
 BATCH = 8

@@ -1,15 +1,12 @@
-"""From per-sample rows to results: intervals, paired differences and corrected p-values.
+"""From per-sample rows to the table of results.
 
-The unit is the (image, prompt): its seeds are averaged first, because two seeds of one prompt are not independent.
-All comparisons are paired by unit against the baseline cell.
+Comparisons are paired by (image, prompt, seed) against the baseline cell. The unit is the (image, prompt): differences
+are averaged over its seeds first, because two seeds of one prompt are not independent.
 
-- means: expanded percentile bootstrap (Hesterberg 2015, "What teachers should know about the bootstrap"), which widens
-  the percentile interval as Student's t does and stays inside the range of the metric;
-- p-values of means: sign-flip permutation of the paired differences, exact where 2^n is small;
-- set distances: block jackknife of `wanlab.measure`, with the same blocks in both cells;
-- correction: Holm over the family that the study declares (default: all cells of one metric).
-
-All cells share the same resamples, so that equal data gives equal intervals, and the whole table is a few matrix products.
+- means: intervals, p-values and effect sizes of `wanlab.runs.inference`;
+- set distances: block jackknife of `wanlab.measure`, whole units leaving together in both cells;
+- correction: Holm over the family that the study declares (default: all cells of one metric). Placebo cells test no
+  claim: they are a family of their own.
 """
 
 from __future__ import annotations
@@ -24,16 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from .inference import NAN, SIGNIFICANT, Resampler, cohens_dz, holm, rank_biserial
+
 COLUMNS = ("cell", "metric", "value", "ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_adjusted", "n", "better")
-SMALL_N = 12  # below this many units an interval is a rough guide only: the report says so
-EXACT_N = 13  # up to this many units all sign flips are enumerated
-NAN = float("nan")
+FEWEST_FOR_SETS = 4  # units that a set distance needs: with fewer no block can be left out
 
 
 @dataclass(frozen=True)
 class Result:
-    """One number of the table: a cell under a metric, with its 95 % interval, its paired difference to the baseline,
-    that difference's interval, the corrected p-value, the units it rests on, and which direction is better."""
+    """One number of the table: a cell under a metric.
+
+    value with its interval, over n units; its paired difference `delta` to the baseline with its interval, over `pairs`
+    units, p and Holm-corrected p; effect sizes of that difference (NaN for set distances); which direction is better; the
+    differences of the placebo cells of this cell; whether it is a "mean" over samples or a "distance" between sets; the
+    cell that this one is a placebo of.
+    """
 
     cell: str
     metric: str
@@ -47,6 +49,12 @@ class Result:
     p_adjusted: float = NAN
     n: int = 0
     better: str = "none"
+    pairs: int = 0
+    dz: float = NAN
+    rank_biserial: float = NAN
+    placebos: tuple[float, ...] = ()
+    statistic: str = "mean"
+    placebo_of: str | None = None
 
     @property
     def key(self) -> str:
@@ -56,7 +64,23 @@ class Result:
     @property
     def significant(self) -> bool:
         """Whether the corrected paired test rejects at 5 %."""
-        return self.p_adjusted < 0.05
+        return self.p_adjusted < SIGNIFICANT
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, changed (no direction is better), same (no sample differs) or unclear (not significant)."""
+        if self.delta == self.delta_low == self.delta_high == 0.0:
+            return "same"
+        if not self.significant:
+            return "unclear"
+        if self.better == "none":
+            return "changed"
+        return "better" if (self.delta > 0) == (self.better == "higher") else "worse"
+
+    @property
+    def placebo_rank(self) -> int:
+        """Place of this difference among those of its placebos by size: 1 where it is larger than all of them."""
+        return 1 + sum(abs(other) >= abs(self.delta) for other in self.placebos)
 
 
 @dataclass(frozen=True)
@@ -79,142 +103,132 @@ def by_unit(index: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), NAN)
 
 
-class Resampler:
-    """Shared resamples for one study: bootstrap weights and sign flips, drawn once per number of units."""
-
-    def __init__(self, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0):
-        self.resamples, self.confidence, self.seed = resamples, confidence, seed
-        self._weights: dict[int, np.ndarray] = {}
-        self._signs: dict[int, np.ndarray] = {}
-
-    def interval(self, values: np.ndarray) -> tuple[float, float]:
-        """Expanded percentile interval of the mean of `values` (n,). NaN for fewer than two values."""
-        n = len(values)
-        if n < 2:
-            return NAN, NAN
-        if np.ptp(values) == 0.0:
-            return float(values[0]), float(values[0])
-        means = self._bootstrap_weights(n) @ (values - values.mean()) + values.mean()
-        tail = _expanded_tail(n, 1.0 - self.confidence)
-        low, high = np.quantile(means, [tail, 1.0 - tail]).clip(values.min(), values.max())  # rounding must not leave the range
-        return float(low), float(high)
-
-    def p_value(self, differences: np.ndarray) -> float:
-        """Two-sided sign-flip permutation p of a mean difference of zero. NaN for no differences."""
-        n = len(differences)
-        if n == 0:
-            return NAN
-        if not differences.any():
-            return 1.0
-        flipped = np.abs(self._sign_flips(n) @ differences)
-        hits = int((flipped >= abs(differences.sum()) * (1 - 1e-9)).sum())
-        if n <= EXACT_N:
-            return hits / len(flipped)
-        return (hits + 1) / (len(flipped) + 1)
-
-    def _bootstrap_weights(self, n: int) -> np.ndarray:
-        if n not in self._weights:
-            rng = np.random.default_rng([self.seed, n, 0])
-            self._weights[n] = rng.multinomial(n, np.full(n, 1.0 / n), size=self.resamples) / n
-        return self._weights[n]
-
-    def _sign_flips(self, n: int) -> np.ndarray:
-        if n not in self._signs:
-            if n <= EXACT_N:
-                bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
-            else:
-                bits = np.random.default_rng([self.seed, n, 1]).integers(0, 2, size=(self.resamples, n))
-            self._signs[n] = bits * 2.0 - 1.0
-        return self._signs[n]
-
-
-def _expanded_tail(n: int, alpha: float) -> float:
-    """The tail area alpha'/2 = Phi(-sqrt(n / (n - 1)) t_{n-1, 1 - alpha/2}) of the expanded percentile interval."""
-    from scipy.stats import norm, t
-
-    return float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(1 - alpha / 2, n - 1)))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979) of a family; NaN stays NaN and does not count."""
-    given = np.asarray(p_values, dtype=float)
-    adjusted = np.full(len(given), NAN)
-    order = [i for i in np.argsort(given, kind="stable") if np.isfinite(given[i])]
-    running = 0.0
-    for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * given[i]))
-        adjusted[i] = running
-    return adjusted.tolist()
-
-
 def analyse(
-    cells: Mapping[str, Scores], baseline: str, measures: Sequence[Any], resampler: Resampler, family: str = "metric"
+    cells: Mapping[str, Scores],
+    baseline: str,
+    measures: Sequence[Any],
+    resampler: Resampler,
+    family: str = "metric",
+    placebos: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """The results of all cells and metrics, cell by cell.
 
     Args:
-        cells: what each cell measured; all on the same rows.
+        cells: what each cell measured; a difference rests on the rows that cell and baseline share.
         baseline: the cell that deltas refer to (its own deltas are NaN; all are where it is absent).
         measures: objects with name, kind ("sample" or "set"), higher_is_better and, for sets, distance, interval and
             difference (see wanlab.measure).
         resampler: shared resamples.
         family: "metric" (Holm over the cells of one metric) or "study" (over everything).
+        placebos: placebo cell -> the cell that it is a placebo of.
     """
-    table = {
-        measure.name: [
-            _result(name, cell, cells.get(baseline) if name != baseline else None, measure, resampler)
-            for name, cell in cells.items()
-        ]
-        for measure in measures
-    }
-    families = list(table.values()) if family == "metric" else [[r for column in table.values() for r in column]]
-    corrected: dict[tuple[str, str], Result] = {}
-    for members in families:
-        for member, p in zip(members, holm([m.p for m in members])):
-            corrected[member.cell, member.metric] = replace(member, p_adjusted=p)
-    return [corrected[cell, measure.name] for cell in cells for measure in measures]
+    placebos = placebos or {}
+    others = [cells.get(baseline) if name != baseline else None for name in cells]
+    rows: list[Result] = []
+    for measure in measures:
+        better = {True: "higher", False: "lower", None: "none"}[measure.higher_is_better]
+        if measure.kind == "set":
+            found = [_set_result(cell, other, measure, resampler.confidence) for cell, other in zip(cells.values(), others)]
+        else:
+            found = _mean_results(list(cells.values()), others, measure, resampler)
+        rows += [replace(result, cell=name, better=better, placebo_of=placebos.get(name)) for name, result in zip(cells, found)]
+    corrected = _with_placebos(_corrected(rows, family))
+    order = {name: place for place, name in enumerate(cells)}
+    return sorted(corrected, key=lambda result: order[result.cell])  # stable: metrics stay in their order
 
 
-def _result(name: str, cell: Scores, against: Scores | None, measure: Any, resampler: Resampler) -> Result:
-    better = {True: "higher", False: "lower", None: "none"}[measure.higher_is_better]
-    compute = _set_result if measure.kind == "set" else _mean_result
-    return replace(compute(cell, against, measure, resampler), cell=name, better=better)
+def _corrected(rows: Sequence[Result], family: str) -> list[Result]:
+    families: dict[tuple[str, bool], list[int]] = {}
+    for place, row in enumerate(rows):
+        families.setdefault((row.metric if family == "metric" else "", row.placebo_of is not None), []).append(place)
+    adjusted = [NAN] * len(rows)
+    for places in families.values():
+        for place, p in zip(places, holm([rows[place].p for place in places])):
+            adjusted[place] = p
+    return [replace(row, p_adjusted=p) for row, p in zip(rows, adjusted)]
 
 
-def _mean_result(cell: Scores, against: Scores | None, measure: Any, resampler: Resampler) -> Result:
-    values = by_unit(cell.index, cell.values[measure.name])
-    good = np.isfinite(values)
-    value = float(values[good].mean()) if good.any() else NAN
-    result = Result("", measure.name, value, *resampler.interval(values[good]), n=int(good.sum()))
+def _with_placebos(rows: Sequence[Result]) -> list[Result]:
+    deltas: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row.placebo_of and math.isfinite(row.delta):
+            deltas.setdefault((row.placebo_of, row.metric), []).append(row.delta)
+    return [replace(row, placebos=tuple(deltas.get((row.cell, row.metric), ()))) for row in rows]
+
+
+def _mean_results(cells: Sequence[Scores], against: Sequence[Scores | None], measure: Any, resampler: Resampler) -> list[Result]:
+    """The means of all cells under one metric."""
+    units = [by_unit(cell.index, cell.values[measure.name]) for cell in cells]
+    units = [values[np.isfinite(values)] for values in units]
+    differences = [_differences(cell, other, measure.name) for cell, other in zip(cells, against)]
+    intervals, spans = resampler.intervals(units), resampler.intervals(differences)
+    results = []
+    for values, interval, moved, span, p in zip(units, intervals, differences, spans, resampler.p_values(differences)):
+        result = Result("", measure.name, float(values.mean()) if len(values) else NAN, *interval, n=len(values))
+        if len(moved):
+            result = replace(
+                result,
+                delta=float(moved.mean()),
+                delta_low=span[0],
+                delta_high=span[1],
+                p=p,
+                pairs=len(moved),
+                dz=cohens_dz(moved),
+                rank_biserial=rank_biserial(moved),
+            )
+        results.append(result)
+    return results
+
+
+def _differences(cell: Scores, against: Scores | None, metric: str) -> np.ndarray:
+    """Paired differences per unit, seeds averaged, where both cells have a value; none without a baseline."""
     if against is None:
-        return result
-    differences = values - by_unit(against.index, against.values[measure.name])
-    differences = differences[np.isfinite(differences)]
-    if not len(differences):
-        return result
-    low, high = resampler.interval(differences)
-    return replace(result, delta=float(differences.mean()), delta_low=low, delta_high=high, p=resampler.p_value(differences))
+        return np.empty(0)
+    mine, theirs = shared_rows(cell, against)
+    moved = by_unit(cell.index[mine], cell.values[metric][mine] - against.values[metric][theirs])
+    return moved[np.isfinite(moved)]
 
 
-def _set_result(cell: Scores, against: Scores | None, measure: Any, resampler: Resampler) -> Result:
-    order = np.lexsort((cell.index, cell.seed))  # seed by seed: blocks interleave over units
+def shared_rows(cell: Scores, other: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of two cells that hold the same (unit, seed)."""
+    if np.array_equal(cell.index, other.index) and np.array_equal(cell.seed, other.seed):
+        return np.arange(len(cell.index)), np.arange(len(cell.index))
+    place = {key: row for row, key in enumerate(zip(other.index.tolist(), other.seed.tolist()))}
+    keys = zip(cell.index.tolist(), cell.seed.tolist())
+    pairs = [(row, place[key]) for row, key in enumerate(keys) if key in place]
+    mine, theirs = np.array(pairs, dtype=int).reshape(-1, 2).T
+    return mine, theirs
+
+
+def _set_result(cell: Scores, against: Scores | None, measure: Any, confidence: float) -> Result:
+    """A distance between sets; rows with a feature that is not finite are left out on all sides."""
     mine, reference = (cell.features.get(f"{measure.key}.{which}") for which in ("video", "reference"))
-    units = len(np.unique(cell.index))
-    if mine is None or reference is None or not torch.isfinite(reference).all():
-        return Result("", measure.name, NAN, NAN, NAN, n=0)
-    mine, reference = mine[order], reference[order]
-    if len(mine) < 4:  # no block can be left out
-        return Result("", measure.name, NAN, NAN, NAN, n=units)
-    low, high = measure.interval(mine, reference)
-    result = Result("", measure.name, float(measure.distance(mine, reference)), low, high, n=units)
+    none = Result("", measure.name, NAN, NAN, NAN, statistic="distance")
+    if mine is None or reference is None:
+        return none
+    units, good = torch.as_tensor(cell.index), _finite(mine) & _finite(reference)
+    n = len(units[good].unique())
+    if n < FEWEST_FOR_SETS:
+        return replace(none, n=n)
+    low, high = measure.interval(mine[good], reference[good], confidence, units[good])
+    result = replace(none, value=float(measure.distance(mine[good], reference[good])), ci_low=low, ci_high=high, n=n)
     other = against.features.get(f"{measure.key}.video") if against is not None else None
     if other is None:
         return result
-    other = other[np.lexsort((against.index, against.seed))]
-    if torch.equal(mine, other):
-        return replace(result, delta=0.0, delta_low=0.0, delta_high=0.0, p=1.0)
-    delta, low, high, p = measure.difference(mine, other, reference)
-    return replace(result, delta=float(delta), delta_low=float(low), delta_high=float(high), p=float(p))
+    rows, theirs = (torch.as_tensor(part) for part in shared_rows(cell, against))
+    both = good[rows] & _finite(other[theirs])
+    rows, theirs = rows[both], theirs[both]
+    pairs = len(units[rows].unique())
+    if pairs < FEWEST_FOR_SETS:
+        return result
+    if torch.equal(mine[rows], other[theirs]):
+        return replace(result, delta=0.0, delta_low=0.0, delta_high=0.0, p=1.0, pairs=pairs)
+    delta, low, high, p = measure.difference(mine[rows], other[theirs], reference[rows], confidence, units[rows])
+    return replace(result, delta=float(delta), delta_low=float(low), delta_high=float(high), p=float(p), pairs=pairs)
+
+
+def _finite(features: torch.Tensor) -> torch.Tensor:
+    return torch.isfinite(features).all(-1)
 
 
 def to_csv(results: Sequence[Result]) -> str:

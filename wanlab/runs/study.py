@@ -12,10 +12,11 @@ from rich.console import Console
 from .cell import Workbench, open_workbench
 from .engine import Executor, Outcome, make_engine
 from .environment import describe, pick_device
+from .inference import Resampler
 from .progress import Monitor
 from .reading import load_study
 from .spec import Study
-from .stats import Resampler, Result, Scores, analyse, to_csv
+from .stats import Result, Scores, analyse, to_csv
 from .store import CellFolder, RunFolder, RunFolderError, write_text
 
 if TYPE_CHECKING:
@@ -100,11 +101,13 @@ def results_of(study: Study, cells: dict[str, CellFolder], measures: Sequence[An
 
     Measures that the data did not allow are not in it.
     """
-    names = next(iter(cells.values())).description()["metrics"]
+    descriptions = {name: cell.description() for name, cell in cells.items()}
+    names = next(iter(descriptions.values()))["metrics"]
     measures = [_renamed(measure, names[measure.key]) for measure in measures if measure.key in names]
     resampler = Resampler(study.stats.resamples, study.stats.confidence, study.stats.seed)
     scores = {name: scores_of(cell) for name, cell in cells.items()}
-    return analyse(scores, study.baseline, measures, resampler, study.stats.family)
+    placebos = {name: said["placebo_of"] for name, said in descriptions.items() if said.get("placebo_of")}
+    return analyse(scores, study.baseline, measures, resampler, study.stats.family, placebos)
 
 
 def _renamed(measure: Any, name: str) -> Any:

@@ -10,9 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ..cautions import cautions
 from ..progress import clock
 from ..spec import Study
-from ..stats import SMALL_N, Result
+from ..stats import Result
 from ..store import CellFolder, RunFolder, to_yaml
 from .numbers import by_metric, headline, places, ranked, shown
 
@@ -52,7 +53,7 @@ def render(
         samples=_samples(folder, study, cells, clips),
         fps=study.report.fps,
         sharing=_sharing(cells),
-        notes=_notes(study, results),
+        notes=cautions(study, results),
         environment=_flat(folder.environment()),
         source=to_yaml(study.resolved()),
     )
@@ -199,42 +200,6 @@ def _sharing(cells: Mapping[str, CellFolder]) -> dict[str, Any]:
         for s in order
     ]
     return {"stages": stages, "alone": alone * len(order), "runs": sum(runs.values()), "metrics": clock(metrics)}
-
-
-def _notes(study: Study, results: Sequence[Result]) -> list[str]:
-    """What a careful reader has to know about these numbers."""
-    notes = []
-    absent = [name for name in study.metrics if name.split("[")[0] not in {r.key for r in results}]
-    if absent:
-        notes.append(f"Left out, because real pictures come without the truth that they need: {', '.join(absent)}.")
-    few = sorted({headline(r.metric) for r in results if r.n and not math.isfinite(r.value)})
-    if few:
-        notes.append(f"No value, because there are fewer than four videos: {', '.join(few)}.")
-    if study.reference == "baseline" or (study.reference == "auto" and study.data.kind == "image"):
-        notes.append(
-            f"The reference is the clip of {study.baseline}: its own agreement with it is perfect by construction, and the other "
-            "cells' values say how far they are from it, not how good they are."
-        )
-    n = min((r.n for r in results if math.isfinite(r.value)), default=0)
-    if n < SMALL_N:
-        notes.append(f"Only {n} samples: the intervals are a rough guide, and a difference that is not significant means little.")
-    flat = sorted({f"{r.cell}: {headline(r.metric)}" for r in results if math.isfinite(r.value) and r.ci_low == r.ci_high})
-    if flat:
-        notes.append(
-            "All samples have the same value, so the interval has no width (it says nothing about how rare another value "
-            "is): " + "; ".join(flat[:12]) + (f" and {len(flat) - 12} more" if len(flat) > 12 else "") + "."
-        )
-    if any(r.metric.startswith("fvd") for r in results):
-        notes.append(
-            "Set distances are biased upwards at small n; all cells share n, so differences are comparable. Their block-"
-            "jackknife intervals use Student's t and are conservative."
-        )
-    if study.data.kind != "procedural":
-        notes.append(
-            "The shipped model was trained on rendered shapes. What it does with real pictures is what a model of its size "
-            "can do; read these numbers as a test of the instrument, not of the method."
-        )
-    return notes
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -1,0 +1,133 @@
+"""What a careful reader has to know about the numbers of a study, in sentences that name the numbers they speak of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from .inference import SIGNIFICANT, Resampler
+from .spec import Study
+from .stats import FEWEST_FOR_SETS, Result
+
+SMALL_N = 12  # below this many units an interval is a rough guide only (docs/statistics.md has its coverage)
+LISTED = 8  # names that one sentence lists
+
+
+def cautions(study: Study, results: Sequence[Result]) -> list[str]:
+    """Sentences for the report, the weightiest first."""
+    found: list[str] = []
+    for part in (_few, _cannot_be_significant, _left_out, _from_baseline, _unpaired, _no_width, _sets, _placebos, _untrained):
+        found += part(study, results)
+    return found
+
+
+def _few(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    known = [r for r in results if math.isfinite(r.value)]
+    small = sorted({r.n for r in known if r.n < SMALL_N})
+    if small:
+        metrics = _listed({r.key for r in known if r.n < SMALL_N}) if len({r.n for r in known}) > 1 else "every metric"
+        count = f"n = {small[0]}" if len(small) == 1 else f"n = {small[0]} to {small[-1]}"
+        yield (
+            f"{count} ({metrics}): below n = {SMALL_N} an interval is a rough guide, and a difference that is not "
+            "significant means little."
+        )
+    sets = {r.key: r.n for r in results if r.n and not math.isfinite(r.value)}
+    if sets:
+        yield f"No value for {_listed(sets)}: n = {min(sets.values())}, and a set distance needs n = {FEWEST_FOR_SETS}."
+
+
+def _cannot_be_significant(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    """Families in which not even the smallest p that n and the resamples allow would survive the correction."""
+    resampler = Resampler(study.stats.resamples)
+    families: dict[str, list[Result]] = {}
+    for result in results:
+        if math.isfinite(result.p) and result.statistic == "mean" and not result.placebo_of:  # of a sign-flip test
+            families.setdefault(result.metric if study.stats.family == "metric" else "study", []).append(result)
+    hopeless: dict[tuple[int, int], list[str]] = {}
+    for name, members in families.items():
+        n, size = max(r.pairs for r in members), len(members)
+        if resampler.smallest_p(n) * size >= SIGNIFICANT:
+            hopeless.setdefault((n, size), []).append(name)
+    for (n, size), names in hopeless.items():
+        where = _listed(name.split("[")[0] for name in names) if study.stats.family == "metric" else "this study"
+        p = resampler.smallest_p(n)
+        needed = next((more for more in range(n, 64) if resampler.exact(more) and 2.0 ** (1 - more) * size < SIGNIFICANT), None)
+        if needed:
+            help = f"n = {needed} would do"
+        else:
+            help = f"stats.resamples of {math.ceil(size / SIGNIFICANT / 1000 + 1) * 1000:,} would do"
+        yield (
+            f"n = {n} with {size} comparisons in a family: the smallest p that a sign-flip test can give is {p:.2g}, which Holm's "
+            f"correction makes {min(1, p * size):.2g}, so no difference in {where} can be called significant ({help})."
+        )
+
+
+def _left_out(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    measured = {r.key for r in results}
+    absent = [name for name in study.metrics if name.split("[")[0] not in measured]
+    if absent:
+        yield f"Left out, because real pictures come without the truth that they need: {_listed(absent)}."
+
+
+def _from_baseline(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    if study.reference == "baseline" or (study.reference == "auto" and study.data.kind == "image"):
+        yield (
+            f"The reference is the clip of {study.baseline}: its own agreement with it is perfect by construction, and the "
+            "other cells' values say how far they are from it, not how good they are."
+        )
+
+
+def _unpaired(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    fewer = [r for r in results if r.pairs and r.pairs < r.n]
+    if fewer:
+        worst = min(fewer, key=lambda r: r.pairs)
+        yield (
+            f"Some differences rest on fewer samples than the values beside them, because {study.baseline} has no value there: "
+            f"{_name(worst)} on {worst.pairs} of {worst.n}" + (f", and {len(fewer) - 1} more." if len(fewer) > 1 else ".")
+        )
+
+
+def _no_width(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    flat = [_name(r) for r in results if math.isfinite(r.value) and r.n > 1 and r.ci_low == r.ci_high]
+    if flat:
+        yield (
+            "All samples have the same value, so the interval has no width (it says nothing about how rare another value is): "
+            f"{_listed(flat)}."
+        )
+
+
+def _sets(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    sets = [r for r in results if r.statistic == "distance" and math.isfinite(r.value)]
+    if sets:
+        n = min(r.n for r in sets)
+        yield (
+            f"Set distances ({_listed({r.key for r in sets})}) are biased upwards at small n (here n = {n}); all cells share n, "
+            "so differences are comparable. Their block-jackknife intervals use Student's t with blocks - 1 degrees of freedom "
+            f"({min(16, n) - 1} here) and are conservative: wider than need be, the more so the smaller n is."
+        )
+
+
+def _placebos(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    most = max((len(r.placebos) for r in results), default=0)
+    if most:
+        yield (
+            f"Up to {most} placebo cells per component show what an edit of equal size at random sites does: an effect that is not "
+            f"larger than all of them is none to speak of, and {most} placebos cannot show more than rank 1 of {most + 1}."
+        )
+
+
+def _untrained(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    if study.data.kind != "procedural":
+        yield (
+            "The shipped model was trained on rendered shapes. What it does with real pictures is what a model of its size "
+            "can do; read these numbers as a test of the instrument, not of the method."
+        )
+
+
+def _name(result: Result) -> str:
+    return f"{result.cell} {result.key}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(dict.fromkeys(names)) if not isinstance(names, set) else sorted(names)
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
