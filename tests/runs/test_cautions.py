@@ -65,7 +65,7 @@ def test_flat_columns_sets_and_placebos_have_their_sentence() -> None:
     flat = Result("a", "m", 1.0, 1.0, 1.0, n=20)
     distance = Result("a", "fvd[x]", 1.0, 0.5, 1.5, 0.1, 0.0, 0.2, 0.5, 0.5, n=20, pairs=20, statistic="distance")
     ranked = Result("a", "m", 1.0, 0.5, 1.5, 0.3, 0.1, 0.5, 1e-4, 1e-4, n=20, pairs=20, placebos=(0.1, -0.2))
-    said = [cautions(study(), [result]) for result in (flat, distance, ranked)]
+    said = [[s for s in cautions(study(), [result]) if "Left out" not in s] for result in (flat, distance, ranked)]
     assert "no width" in said[0][0] and "rank 1 of 3" in said[2][0]
     assert "n = 20" in said[1][0] and "(15 here)" in said[1][0]
     lone = Result("a", "fvd[x]", math.nan, math.nan, math.nan, n=3, statistic="distance")
