@@ -45,7 +45,7 @@ def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:
 
 @dataclass
 class Document:
-    """The data of a YAML file and the marks of its keys and values."""
+    """The data of a YAML file, the marks of its keys and values, and where data that was made from it comes from (`origins`)."""
 
     name: str
     lines: list[str]
@@ -53,11 +53,12 @@ class Document:
     keys: dict[Loc, tuple[int, int]] = field(default_factory=dict)
     values: dict[Loc, tuple[int, int]] = field(default_factory=dict)
     overrides: dict[Loc, str] = field(default_factory=dict)
+    origins: dict[Loc, Loc] = field(default_factory=dict)
 
     def override(self, setting: str) -> None:
         """Apply one `a.b=c` (the value is YAML; numbers address list items). Raises StudyError for a wrong form."""
         left, equals, right = setting.partition("=")
-        path: Loc = tuple(int(part) if part.isdigit() else part for part in left.strip().split("."))
+        path = _along(self.data, left.strip().split("."))
         if not equals or "" in path:
             raise StudyError([], f"--set {setting}: expected the form path.to.key=value")
         try:
@@ -69,6 +70,7 @@ class Document:
 
     def problem(self, path: Loc, message: str, at_key: bool = False) -> Problem:
         """A problem at `path`, placed at the key or at the value, or at the nearest parent that the file holds."""
+        path = self._source(path)
         places = (self.keys, self.values) if at_key else (self.values, self.keys)
         for length in range(len(path), -1, -1):
             for table in places:
@@ -76,9 +78,16 @@ class Document:
                     return Problem(path, message, *table[path[:length]])
         return Problem(path, message)
 
+    def _source(self, path: Loc) -> Loc:
+        """Where in the file the data at `path` comes from."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.origins:
+                return self._source((*self.origins[path[:length]], *path[length:]))
+        return path
+
     def error(self, problems: Sequence[Problem]) -> StudyError:
-        """All problems as one error, in the order of the file."""
-        ordered = sorted(problems, key=lambda p: (p.line or 0, p.column or 0))
+        """All problems as one error, in the order of the file, each once."""
+        ordered = sorted(dict.fromkeys(problems), key=lambda p: (p.line or 0, p.column or 0))
         return StudyError(ordered, "\n".join(self._show(problem) for problem in ordered))
 
     def _show(self, problem: Problem) -> str:
@@ -131,7 +140,7 @@ def parse(text: str, name: str = "(text)") -> Document:
             _mark(node, (), document, twice)
         if twice:
             raise document.error(twice)
-        document.data = _loader().load(text)
+        document.data = None if node is None else YAML(typ="safe", pure=True).constructor.construct_document(node)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = (mark.line + 1, mark.column + 1) if mark is not None else (None, None)
@@ -167,6 +176,24 @@ def _mark(node: Node, path: Loc, document: Document, twice: list[Problem]) -> No
         seen[name] = line
         document.keys[(*path, name)] = (line, column)
         _mark(value, (*path, name), document, twice)
+
+
+def _along(data: Any, parts: Sequence[str]) -> Loc:
+    """A dotted path as steps; a key of the data that holds dots itself (`sampler.guidance` of an axis) is one step."""
+    path: list[str | int] = []
+    while parts:
+        keys = [str(key) for key in data] if isinstance(data, dict) else []
+        taken = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in keys), 1)
+        step: str | int = ".".join(parts[:taken])
+        if taken == 1 and parts[0].isdigit():
+            step = int(parts[0])
+        path.append(step)
+        if isinstance(data, list):
+            data = data[step] if isinstance(step, int) and step < len(data) else None
+        else:
+            data = data.get(str(step)) if isinstance(data, dict) else None
+        parts = parts[taken:]
+    return tuple(path)
 
 
 def _with(data: Any, path: Loc, value: Any, setting: str) -> Any:

@@ -26,7 +26,7 @@ from typing import Any
 from wanlab.graph import digest
 
 from .document import Loc, did_you_mean
-from .spec import Cell, Part
+from .spec import Cell, below, part_of
 
 LIMIT = 200_000  # cells of one grid
 LENGTH = 100  # letters of a cell's name, which is part of a folder's name
@@ -67,7 +67,7 @@ def expand(data: Mapping[str, Any]) -> Grid:
     _placebos(data, grid)
     for name in grid.cells:
         if name in (data.get("cells") or {}):
-            grid.wrong(("cells", name), "the grid makes a cell of this name too", True)
+            grid.wrong(("cells", name), f"makes the cell {name!r}, which stands in cells already")
     return grid
 
 
@@ -82,17 +82,17 @@ def _product(data: Mapping[str, Any], grid: Grid) -> None:
     if count > LIMIT:
         grid.wrong(("axes",), f"{count:,} cells; a study has at most {LIMIT:,}", True)
         return
-    rows: dict[tuple[str, ...], list[Put]] = {}
     everything: dict[tuple[str, ...], tuple[Value, ...]] = {}
     order = list(axes)
     for picks in itertools.product(*groups):
         chosen = {axis: value for pick in picks for axis, value in pick.items()}
         values = tuple(chosen[axis] for axis in order)
         everything[tuple(value.name for value in values)] = values
-    rows = {key: [] for key in everything}
+    rows: dict[tuple[str, ...], list[Put]] = {key: [] for key in everything}  # what is left, each with what include sets
     for number, entry in enumerate(data.get("exclude") or []):
         keys = _found(entry, axes, everything, ("exclude", number), grid)
-        if keys is not None and not any(rows.pop(key, None) is not None for key in keys):
+        gone = [key for key in keys or () if rows.pop(key, None) is not None]
+        if keys is not None and not gone:
             grid.wrong(("exclude", number), "leaves nothing out: " + ("left out already" if keys else "no cell has these values"))
     for number, entry in enumerate(data.get("include") or []):
         _include(entry, axes, everything, rows, ("include", number), grid)
@@ -110,7 +110,7 @@ def _values(axis: str, paths: Mapping[str, Any], grid: Grid) -> Iterator[Value]:
         if fault := _no_path(path):
             grid.wrong(("axes", axis, text), fault, True)
         columns.append((path, list(given.items() if isinstance(given, Mapping) else enumerate(given))))
-    first, *rest = columns
+    first = columns[0]
     lengths = [len(values) for _, values in columns]
     if len(set(lengths)) > 1:
         told = ", ".join(f"{text} {n}" for text, n in zip(paths, lengths))
@@ -147,14 +147,15 @@ def _path(text: str) -> Loc:
 
 def _no_path(path: Loc) -> str | None:
     """Why this is no path of a cell, or None."""
-    known: Any = Cell
-    for depth, part in enumerate(path):
-        if not (isinstance(known, type) and issubclass(known, Part)):
+    kind: Any = Cell
+    for depth, step in enumerate(path):
+        model = part_of(kind)
+        if model is not None and step not in model.model_fields:
+            under = f" below {'.'.join(map(str, path[:depth]))}" if depth else ""
+            return f"no setting {step!r} of a cell{under}{did_you_mean(str(step), model.model_fields)}"
+        kind = below(kind, step)
+        if kind is None:
             return None
-        if part not in known.model_fields:
-            below = f" below {'.'.join(map(str, path[:depth]))}" if depth else ""
-            return f"no setting {part!r} of a cell{below}{did_you_mean(str(part), known.model_fields)}"
-        known = known.inner(str(part))
     return None
 
 
@@ -286,9 +287,12 @@ def _put(data: Any, path: Loc, value: Any, merge: bool = False) -> None:
 def _placebos(data: Mapping[str, Any], grid: Grid) -> None:
     """A cell for each draw of each placebo, shown beside the cell that removes the same components in the same window."""
     given = data.get("placebo") or []
+    if isinstance(given, Mapping):
+        grid.origins[("placebo", 0)] = ("placebo",)
+        given = [given]
     known = {**(data.get("cells") or {}), **grid.cells}
-    for number, entry in enumerate(given if isinstance(given, list) else [given]):
-        source: Loc = ("placebo", number) if isinstance(given, list) else ("placebo",)
+    for number, entry in enumerate(given):
+        source: Loc = ("placebo", number)
         limits = {key: entry[key] for key in ("window", "branch") if entry.get(key) is not None}
         of = [entry["of"]] if isinstance(entry["of"], str) else entry["of"]
         twin = next((name for name, cell in known.items() if _same(cell or {}, of, limits)), None)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from .document import Document, Loc, Problem, did_you_mean, parse, read
-from .spec import Cache, Cell, Folder, Image, Procedural, Report, Sampler, Share, Stats, Study
+from .grid import NAME, expand
+from .spec import GRID, Cell, Folder, Image, Images, Part, Procedural, Study, StudyFile, below, part_of
 
 
 def load_study(path: Path, sets: Sequence[str] = ()) -> tuple[Study, Document]:
@@ -26,20 +27,41 @@ def parse_study(text: str, sets: Sequence[str] = (), name: str = "(text)") -> tu
 
 
 def validate(document: Document, sets: Sequence[str] = ()) -> tuple[Study, Document]:
-    """The study that a document holds. Raises StudyError."""
+    """The study that a document holds, its grid expanded. Raises StudyError."""
     for setting in sets:
         document.override(setting)
     if not isinstance(document.data, dict):
         found = "nothing" if document.data is None else type(document.data).__name__
         raise document.error([Problem((), f"a study is a mapping of keys, this file holds {found}")])
-    try:
-        study = Study.model_validate(document.data)
-    except ValidationError as error:
-        raise document.error([_problem(document, item) for item in error.errors(include_url=False)]) from None
+    problems: list[Problem] = []
+    file = _checked(StudyFile.model_validate, document.data, document, (), problems)
+    made: Mapping[str, Cell] | None = {}
+    if not any(problem.path[:1] in {(key,) for key in GRID} for problem in problems):
+        grid = expand(document.data)
+        document.origins |= grid.origins
+        problems += [document.problem(place, text, at_key) for place, text, at_key in grid.problems]
+        made = _checked(CELLS.validate_python, grid.cells, document, ("cells",), problems)
+    if problems or file is None or made is None:
+        raise document.error(problems)
+    if not file.cells and not made:
+        raise document.error([document.problem(("cells",), "a study needs a cell: name one in cells, or say axes", True)])
+    study = file.study(made)
     problems = [document.problem(path, message) for path, message in _cross_checks(study)]
     if problems:
         raise document.error(problems)
     return study, document
+
+
+CELLS: TypeAdapter[dict[str, Cell]] = TypeAdapter(dict[str, Cell])
+
+
+def _checked(check: Callable[[Any], Any], data: Any, document: Document, place: Loc, problems: list[Problem]) -> Any:
+    """What pydantic makes of `data`, or None with its complaints added to `problems`."""
+    try:
+        return check(data)
+    except ValidationError as error:
+        problems += [_problem(document, (*place, *item["loc"]), item) for item in error.errors(include_url=False)]
+        return None
 
 
 def _cross_checks(study: Study) -> Iterable[tuple[Loc, str]]:
@@ -47,11 +69,13 @@ def _cross_checks(study: Study) -> Iterable[tuple[Loc, str]]:
     if study.baseline not in study.cells:
         yield ("baseline",), f"no cell of this name{did_you_mean(study.baseline, study.cells)}"
     for name, cell in study.cells.items():
-        if not name.replace("_", "").replace("-", "").replace("+", "").replace(".", "").isalnum():
+        if not NAME.fullmatch(name):
             yield ("cells", name), "a cell's name is made of letters, digits and _ - + ."
         for limit in ("window", "branch"):
-            if getattr(cell, limit) is not None and not cell.ablate:
+            if getattr(cell, limit) is not None and not cell.ablate and not cell.placebo:
                 yield ("cells", name, limit), f"a {limit} limits `ablate`, and this cell removes nothing"
+        if cell.pairs_with == name:
+            yield ("cells", name, "pairs_with"), "a cell is not shown beside itself"
         if cell.pairs_with is not None and cell.pairs_with not in study.cells:
             yield ("cells", name, "pairs_with"), f"no cell {cell.pairs_with!r}{did_you_mean(cell.pairs_with, study.cells)}"
     for field in ("seeds", "metrics"):
@@ -59,20 +83,20 @@ def _cross_checks(study: Study) -> Iterable[tuple[Loc, str]]:
         for index, value in enumerate(values):
             if value in values[:index]:
                 yield (field, index), f"{value!r} stands twice"
-    if study.reference == "data" and study.data.kind == "image":
+    if study.reference == "data" and study.data.kind in ("image", "images"):
         yield ("reference",), "a photograph has no true clip: say baseline, or give a folder of clips"
 
 
-def _problem(document: Document, item: Mapping[str, Any]) -> Problem:
+def _problem(document: Document, loc: Sequence[str | int], item: Mapping[str, Any]) -> Problem:
     """One pydantic error as a problem of the file, with the nearest right word."""
-    path, model = _follow(document.data, item["loc"])
+    path, model = _follow(document, loc)
     kind, given = item["type"], item.get("input")
     if kind == "extra_forbidden":
         return document.problem(path, f"unknown key{did_you_mean(str(path[-1]), model)}", at_key=True)
     if kind == "missing":
         return document.problem(path, f"the key {path[-1]!r} is missing")
     if kind == "union_tag_not_found":
-        return document.problem(path, "the key 'kind' is missing: procedural, folder or image")
+        return document.problem(path, "the key 'kind' is missing: procedural, folder, image or images")
     if kind == "union_tag_invalid":
         context = item["ctx"]
         known = [word.strip(" '") for word in context["expected_tags"].split(",")]
@@ -91,32 +115,19 @@ def _short(value: Any) -> bool:
     return value is None or (isinstance(value, (str, int, float, bool)) and len(str(value)) <= 60)
 
 
-def _follow(data: Any, loc: Sequence[str | int]) -> tuple[Loc, list[str]]:
-    """A pydantic location as a path in the data (without union tags), and the keys known where it ends."""
+def _follow(document: Document, loc: Sequence[str | int]) -> tuple[Loc, list[str]]:
+    """A pydantic location as a path in the data (without the tag of `data`), and the keys known where it ends."""
     path: list[str | int] = []
-    model: Any = Study
+    kind: Any = StudyFile
+    model: type[Part] | None = StudyFile
     for step in loc:
-        if isinstance(step, str) and step in _KINDS and path == ["data"]:
-            model = _KINDS[step]
+        if isinstance(step, str) and path == ["data"] and step in KINDS:
+            kind = KINDS[step]
             continue
+        model = part_of(kind)
         path.append(step)
-        if step is not loc[-1]:
-            model = _below(model, step)
-    return tuple(path), list(getattr(model, "model_fields", []))
+        kind = below(kind, step)
+    return tuple(path), list(model.model_fields if model is not None else [])
 
 
-_KINDS = {"procedural": Procedural, "folder": Folder, "image": Image}
-_CHILDREN = {
-    (Study, "sampler"): Sampler,
-    (Study, "stats"): Stats,
-    (Study, "report"): Report,
-    (Study, "cache"): Cache,
-    (Study, "share"): Share,
-    (Study, "cells"): "cells",
-    (Cell, "sampler"): Sampler,
-}
-
-
-def _below(model: Any, step: str | int) -> Any:
-    """The model that stands under the key `step` of `model`."""
-    return Cell if model == "cells" else _CHILDREN.get((model, step), model)
+KINDS = {"procedural": Procedural, "folder": Folder, "image": Image, "images": Images}

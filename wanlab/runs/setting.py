@@ -9,6 +9,7 @@ from typing import Any
 from wanlab.pipelines.load import WeightsError
 
 from .document import Document, Loc, Problem
+from .placebo import draw
 from .spec import Cell, Sampler, Study
 
 WRONG = (LookupError, ValueError, TypeError, WeightsError)  # what a pipeline raises for a wrong name or missing weights
@@ -36,6 +37,9 @@ def prepare(
     for index, component in enumerate(cell.ablate):
         made = attempt(("ablate", index), lambda p=pipe, c=component: p.ablate(c))
         edits += (made and attempt((limit_of(cell),), lambda m=made, c=component, p=pipe: limited(m, c, cell, p))) or []
+    if (placebo := cell.placebo) is not None:
+        made = attempt(("placebo", "of"), lambda p=pipe: draw(p, placebo.of, placebo.draw, placebo.seed))
+        edits += (made and attempt((limit_of(cell),), lambda m=made, p=pipe: limited(m, "the placebo", cell, p))) or []
     for index, data in enumerate(cell.edits):
         edit = attempt(("edits", index), lambda d=data: edit_from_dict(d))
         edits += [edit] if edit is not None else []

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from wanlab.graph import digest
 
@@ -24,12 +24,57 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def inner(cls, key: str) -> Any:
+        """The type of the value under a key, None where there is no such key; `below` goes on from it."""
+        field = cls.model_fields.get(key)
+        return None if field is None else field.annotation
+
+
+def below(kind: Any, step: str | int) -> Any:
+    """The type that stands under one step (a key or an index) of a type: of a Part, a mapping, a list, or a choice of them."""
+    if get_origin(kind) is Annotated:
+        return below(get_args(kind)[0], step)
+    if isinstance(kind, type) and issubclass(kind, Part):
+        return kind.inner(str(step))
+    if get_origin(kind) in (dict, Mapping):
+        return get_args(kind)[1]
+    if get_origin(kind) is list:
+        return get_args(kind)[0] if isinstance(step, int) else None
+    return next((found for one in get_args(kind) if (found := below(one, step)) is not None), None)
+
+
+def part_of(kind: Any) -> type[Part] | None:
+    """The Part in a type: itself, or the first of a choice."""
+    if isinstance(kind, type):
+        return kind if issubclass(kind, Part) else None
+    return next((found for one in get_args(kind) if (found := part_of(one)) is not None), None)
+
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, (str, dict)) else value
 
 
 Names = Annotated[list[str], BeforeValidator(_listed)]
+
+
+def _steps(value: Any) -> Any:
+    """Steps as a selection reads them."""
+    from wanlab.core import Select
+
+    Select("**", steps=value)
+    return value
+
+
+def _some(value: Any) -> Any:
+    if not isinstance(value, (list, dict)) or not value:
+        raise ValueError("expected a list of values, or names with values")
+    return value
+
+
+WINDOW = {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "array", "items": {"type": "integer"}}]}
+Window = Annotated[Any, AfterValidator(_steps), WithJsonSchema(WINDOW)]
+Values = Annotated[Any, AfterValidator(_some), WithJsonSchema({"anyOf": [{"type": "array"}, {"type": "object"}]})]
 Given = BeforeValidator(lambda value: {} if value is None else value)
 
 
@@ -61,6 +106,19 @@ class Image(Part):
     prompts: Names = Field(min_length=1)
 
 
+class Images(Part):
+    """First frames with their prompts, one pair to a line: a CSV with a header, or JSONL (one object to a line).
+
+    image   a file, relative to the list's own folder unless absolute
+    prompt  the text; empty: the video follows the image alone
+    name    how the pair is called in tables (optional; without: the file's name and the line)
+    """
+
+    kind: Literal["images"]
+    path: Path = Field(description="list of pairs: .csv or .jsonl with the columns image, prompt and, if wanted, name")
+    n: int | None = Field(None, ge=1, description="the first n pairs; without: all")
+
+
 class Sampler(Part):
     """How the latents are denoised. A field left out means the pipeline's own default."""
 
@@ -69,13 +127,45 @@ class Sampler(Part):
     negative: str | None = Field(None, description="negative prompt; without: the null condition")
 
 
+class Placebo(Part):
+    """What no effect looks like: the edits of components, made at as many random sites of equal size outside of them."""
+
+    of: Names = Field(min_length=1, description="components")
+    draw: int = Field(0, ge=0, description="number of the draw")
+    seed: int = Field(0, ge=0)
+
+
+class Placebos(Part):
+    """Several draws of a placebo: a cell for each, named placebo-COMPONENT+drawN."""
+
+    of: Names = Field(min_length=1, description="components")
+    draws: int = Field(5, ge=1)
+    seed: int = Field(0, ge=0)
+    window: Window | None = Field(None, description="as in a cell")
+    branch: str | None = Field(None, description="as in a cell")
+
+
+class Train(Part):
+    """Weights that this cell trains first: a variant of a stage, by the recipe that made the pipeline's own, with changes.
+
+    Trained once for all samples, cells and studies that ask for the same; the folder is `cache.trainings`.
+    """
+
+    part: str = Field(pattern=r"^[a-z_]+\.[A-Za-z0-9_]+$", description="STAGE.VARIANT, for example detail.no_gan")
+    recipe: Path | None = Field(None, description="a training file; without: the recipe that the pipeline's weights carry")
+    set: dict[str, Any] = Field(default_factory=dict, description="settings of the recipe that differ")
+    seed: int | None = Field(None, ge=0, description="without: the recipe's own")
+
+
 class Cell(Part):
     """One setting of the grid: everything left out is as in the pipeline."""
 
     ablate: Names = Field(default_factory=list, description="components removed at inference")
     swap: dict[str, str] = Field(default_factory=dict, description="stage: variant")
     edits: list[dict[str, Any]] = Field(default_factory=list, description="edits as data: {kind, at, ...}")
-    window: str | int | list[int] | None = Field(None, description='steps in which `ablate` acts: "0:4", 3, [0, 1], "0.5:1.0"')
+    placebo: Placebo | None = Field(None, description="random sites of equal size instead of a component's")
+    train: Train | None = Field(None, description="a part that is trained before this cell runs")
+    window: Window | None = Field(None, description='steps in which `ablate` acts: "0:4", 3, [0, 1], or noise levels "0.5:1.0"')
     branch: str | None = Field(None, description="guidance branch in which `ablate` acts: cond or uncond")
     sampler: Sampler = Field(default_factory=Sampler, description="fields that differ from the study's sampler")
     pairs_with: str | None = Field(None, description="the cell that this one is shown beside in the report")
@@ -107,6 +197,7 @@ class Cache(Part):
     memory_gib: float = Field(1.0, ge=0)
     disk: Path | None = Field(None, description="folder of the disk cache; without: memory only")
     disk_gib: float = Field(10.0, gt=0)
+    trainings: Path = Field(Path("runs/trainings"), description="folder of what `train` cells have trained")
 
 
 class Share(Part):
@@ -124,7 +215,7 @@ class Study(Part):
     title: str | None = Field(None, description="headline of the report")
     pipeline: str = Field("tiny", description="a preset's name or a folder with pipeline.json")
     init: Literal["trained", "random"] = "trained"
-    data: Annotated[Procedural | Folder | Image, Field(discriminator="kind")]
+    data: Annotated[Procedural | Folder | Image | Images, Field(discriminator="kind")]
     sampler: Sampler = Field(default_factory=Sampler)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
     batch: int = Field(8, ge=1, description="rows per batch; part of every content key")
@@ -139,8 +230,9 @@ class Study(Part):
     seconds: dict[str, float] = Field(default_factory=dict, description="stated seconds per sample and stage, for plan")
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data that `Study.model_validate` reads back."""
-        return self.model_dump(mode="json")
+        """Plain data that `Study.model_validate` reads back; of the cells, what differs from the defaults."""
+        cells = {name: cell.model_dump(mode="json", exclude_defaults=True) for name, cell in self.cells.items()}
+        return {**self.model_dump(mode="json", exclude={"cells"}), "cells": cells}
 
     @property
     def hash(self) -> str:
@@ -152,6 +244,35 @@ class Study(Part):
         return self.sampler.model_copy(update=self.cells[cell].sampler.model_dump(exclude_none=True))
 
 
+Entry = dict[str, Any]
+
+
+class StudyFile(Study):
+    """What a study file may say: cells by name, and a grid of further ones. A resolved study has only cells."""
+
+    cells: dict[str, Annotated[Cell, Given]] = Field(default_factory=dict)
+    each: Entry = Field(default_factory=dict, description="settings that every cell of the grid starts from")
+    axes: dict[str, Annotated[dict[str, Values], Field(min_length=1)]] = Field(
+        default_factory=dict, description="axis: {path of a cell: [value, ...] or {name: value, ...}}; their product is the grid"
+    )
+    zip: list[Annotated[list[str], Field(min_length=2)]] = Field(default_factory=list, description="axes that go in lockstep")
+    include: list[Entry] = Field(
+        default_factory=list, description="{axis: value, set: {...}}: settings for these cells, or one left out comes back"
+    )
+    exclude: list[Entry] = Field(default_factory=list, description="{axis: value, ...}: cells with these values are left out")
+    placebo: Annotated[list[Placebos], BeforeValidator(_listed)] = Field(
+        default_factory=list, description="draws of placebos, a cell for each"
+    )
+
+    def study(self, more: Mapping[str, Cell]) -> Study:
+        """The study of this file with the cells that its grid makes."""
+        fields = {name: getattr(self, name) for name in Study.model_fields}
+        return Study(**{**fields, "cells": {**self.cells, **more}})
+
+
+GRID = tuple(name for name in StudyFile.model_fields if name not in Study.model_fields)
+
+
 def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved study that can change a result."""
     found = {key: value for key, value in resolved.items() if key not in WITHOUT_EFFECT}
@@ -161,4 +282,4 @@ def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 def schema_text() -> str:
     """The JSON schema of a study file as text, for editors (`# yaml-language-server: $schema=...`)."""
-    return json.dumps(Study.model_json_schema(), indent=1, sort_keys=True) + "\n"
+    return json.dumps(StudyFile.model_json_schema(), indent=1, sort_keys=True) + "\n"
