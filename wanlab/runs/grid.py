@@ -287,11 +287,8 @@ def _put(data: Any, path: Loc, value: Any, merge: bool = False) -> None:
 def _placebos(data: Mapping[str, Any], grid: Grid) -> None:
     """A cell for each draw of each placebo, shown beside the cell that removes the same components in the same window."""
     given = data.get("placebo") or []
-    if isinstance(given, Mapping):
-        grid.origins[("placebo", 0)] = ("placebo",)
-        given = [given]
     known = {**(data.get("cells") or {}), **grid.cells}
-    for number, entry in enumerate(given):
+    for number, entry in enumerate([given] if isinstance(given, Mapping) else given):
         source: Loc = ("placebo", number)
         limits = {key: entry[key] for key in ("window", "branch") if entry.get(key) is not None}
         of = [entry["of"]] if isinstance(entry["of"], str) else entry["of"]

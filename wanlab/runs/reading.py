@@ -33,6 +33,8 @@ def validate(document: Document, sets: Sequence[str] = ()) -> tuple[Study, Docum
     if not isinstance(document.data, dict):
         found = "nothing" if document.data is None else type(document.data).__name__
         raise document.error([Problem((), f"a study is a mapping of keys, this file holds {found}")])
+    if isinstance(document.data.get("placebo"), dict):  # one alone may stand without a list
+        document.origins[("placebo", 0)] = ("placebo",)
     problems: list[Problem] = []
     file = _checked(StudyFile.model_validate, document.data, document, (), problems)
     made: Mapping[str, Cell] | None = {}

@@ -250,6 +250,8 @@ Entry = dict[str, Any]
 class StudyFile(Study):
     """What a study file may say: cells by name, and a grid of further ones. A resolved study has only cells."""
 
+    model_config = ConfigDict(title="Study")
+
     cells: dict[str, Annotated[Cell, Given]] = Field(default_factory=dict)
     each: Entry = Field(default_factory=dict, description="settings that every cell of the grid starts from")
     axes: dict[str, Annotated[dict[str, Values], Field(min_length=1)]] = Field(
