@@ -46,7 +46,8 @@ axes:
         for guidance in ("1.0", "3")
     ]
     cell = made["text+image+early+guidance3"]
-    assert cell == Cell(ablate=["text", "image"], window="0:4", sampler={"guidance": 3}, note="grid")
+    axes = {"component": "text+image", "window": "early", "guidance": 3}
+    assert cell == Cell(ablate=["text", "image"], window="0:4", sampler={"guidance": 3}, note="grid", axes=axes)
     assert made["temporal+all+guidance1.0"].window is None
 
 

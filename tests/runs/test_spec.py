@@ -129,3 +129,10 @@ def test_shipped_studies_are_valid_and_open_with_claim_command_and_minutes(path:
     assert study.name == path.stem
     assert opening.startswith("# yaml-language-server: $schema=study.schema.json")
     assert all(f"{word}:" in opening for word in ("Claim", "Command", "Minutes"))
+
+
+def test_the_width_of_figures_goes_by_the_name_of_a_venue() -> None:
+    text = "name: t\ndata: {kind: procedural}\nmetrics: [psnr]\ncells: {baseline: }\nreport: {width: %s}\n"
+    assert [parse_study(text % width)[0].report.width for width in ("icml", "cvpr_page", "4.5")] == [3.25, 6.875, 4.5]
+    with pytest.raises(StudyError, match=r"report.width: .*neither inches nor one of neurips, .*got 'nature'"):
+        parse_study(text % "nature")

@@ -38,9 +38,10 @@ Put = tuple[Loc, Any, Loc]  # a path of a cell, the value set there, where in th
 
 @dataclass(frozen=True)
 class Value:
-    """One value of an axis: its name in the cell's name, as written, and what it sets."""
+    """One value of an axis: its name in the cell's name, what figures call it, as written, and what it sets."""
 
     name: str
+    label: str | int | float | bool
     written: Any
     puts: tuple[Put, ...]
     source: Loc
@@ -99,7 +100,7 @@ def _product(data: Mapping[str, Any], grid: Grid) -> None:
     if not rows and not grid.problems:
         grid.wrong(("exclude",), "leaves out every cell of the grid", True)
     for key in [key for key in everything if key in rows]:
-        _make(everything[key], rows[key], each, grid)
+        _make(dict(zip(order, everything[key])), rows[key], each, grid)
 
 
 def _values(axis: str, paths: Mapping[str, Any], grid: Grid) -> Iterator[Value]:
@@ -126,7 +127,8 @@ def _values(axis: str, paths: Mapping[str, Any], grid: Grid) -> Iterator[Value]:
             grid.wrong(source, f"makes the name {name!r}, as value {seen[name]} does: name the values, {{name: value}}")
         seen.setdefault(name, number)
         puts = [(path, values[number][1], ("axes", axis, text, values[number][0])) for text, (path, values) in zip(paths, columns)]
-        yield Value(name, written, tuple(puts), source)
+        label = key if isinstance(key, str) else written if isinstance(written, (str, int, float)) else name
+        yield Value(name, label, written, tuple(puts), source)
 
 
 def _named(axis: str, value: Any, number: int) -> str:
@@ -244,15 +246,16 @@ def _include(
         puts += [((name,), value, (*place, "set", name)) for name, value in (entry.get("set") or {}).items()]
 
 
-def _make(values: Sequence[Value], more: Sequence[Put], each: Mapping[str, Any], grid: Grid) -> None:
-    """One cell of the product."""
+def _make(chosen: Mapping[str, Value], more: Sequence[Put], each: Mapping[str, Any], grid: Grid) -> None:
+    """One cell of the product: a value of each axis."""
+    values = list(chosen.values())
     name = "+".join(value.name for value in values)
     if len(name) > LENGTH:
         name = f"{name[: LENGTH - 9]}-{digest(name)[:8]}"
     if name in grid.cells:
         grid.wrong(values[-1].source, f"a second cell of the name {name!r}: name the values, {{name: value}}")
         return
-    cell: dict[str, Any] = copy.deepcopy(dict(each))
+    cell: dict[str, Any] = copy.deepcopy(dict(each)) | {"axes": {axis: value.label for axis, value in chosen.items()}}
     origins: dict[Loc, Loc] = {(): values[-1].source} | {(key,): ("each", key) for key in each}
     for path, value, source in [*(put for one in values for put in one.puts), *more]:
         try:

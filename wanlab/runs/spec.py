@@ -72,6 +72,18 @@ def _some(value: Any) -> Any:
     return value
 
 
+def _inches(value: Any) -> Any:
+    """A width by the name of a venue, or as it is."""
+    if isinstance(value, str) and value not in WIDTHS:
+        raise ValueError(f"neither inches nor one of {', '.join(WIDTHS)}")
+    return WIDTHS[value] if isinstance(value, str) else value
+
+
+# exact widths in inches of a column (or, where it says so, of the page) in the styles of these venues
+WIDTHS = {"neurips": 5.5, "iclr": 5.5, "icml": 3.25, "icml_page": 6.75, "cvpr": 3.25, "cvpr_page": 6.875}
+INCHES = {"anyOf": [{"type": "number", "exclusiveMinimum": 1, "maximum": 30}, {"enum": list(WIDTHS)}]}
+Inches = Annotated[float, BeforeValidator(_inches), WithJsonSchema(INCHES)]
+Figure = Literal["forest", "heatmap", "windows", "cost", "strips"]
 WINDOW = {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "array", "items": {"type": "integer"}}]}
 Window = Annotated[Any, AfterValidator(_steps), WithJsonSchema(WINDOW)]
 Values = Annotated[Any, AfterValidator(_some), WithJsonSchema({"anyOf": [{"type": "array"}, {"type": "object"}]})]
@@ -169,6 +181,9 @@ class Cell(Part):
     branch: str | None = Field(None, description="guidance branch in which `ablate` acts: cond or uncond")
     sampler: Sampler = Field(default_factory=Sampler, description="fields that differ from the study's sampler")
     pairs_with: str | None = Field(None, description="the cell that this one is shown beside in the report")
+    axes: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="axis: value, where the report's heat maps and curves place this cell; a grid fills it in"
+    )
     note: str | None = None
 
 
@@ -187,8 +202,9 @@ class Report(Part):
     videos: int = Field(6, ge=0, description="samples shown as videos and film strips")
     budget_mb: float = Field(12.0, gt=0, description="bytes of video inside report.html; links beyond")
     fps: float = Field(8.0, gt=0)
-    table: Names | None = Field(None, description="metrics in table.tex; without: all")
-    width: float = Field(5.5, gt=1, description="width of the figures in inches")
+    metrics: Names | None = Field(None, description="metrics in table.tex and in the figures; without: all")
+    figures: list[Figure] | None = Field(None, description="without: all that the study has something to show in")
+    width: Inches = Field(5.5, gt=1, le=30, description="of figures and tables: inches, or neurips, icml, cvpr, ... (5.5, 3.25, 3.25)")
 
 
 class Cache(Part):

@@ -101,12 +101,12 @@ def results_of(study: Study, cells: dict[str, CellFolder], measures: Sequence[An
 
     Measures that the data did not allow are not in it.
     """
-    descriptions = {name: cell.description() for name, cell in cells.items()}
-    names = next(iter(descriptions.values()))["metrics"]
+    names = next(iter(cells.values())).description()["metrics"]
     measures = [_renamed(measure, names[measure.key]) for measure in measures if measure.key in names]
     resampler = Resampler(study.stats.resamples, study.stats.confidence, study.stats.seed)
     scores = {name: scores_of(cell) for name, cell in cells.items()}
-    placebos = {name: said["placebo_of"] for name, said in descriptions.items() if said.get("placebo_of")}
+    kinds = {name: study.cells[name] for name in cells}
+    placebos = {name: cell.pairs_with or f"({', '.join(cell.placebo.of)})" for name, cell in kinds.items() if cell.placebo}
     return analyse(scores, study.baseline, measures, resampler, study.stats.family, placebos)
 
 

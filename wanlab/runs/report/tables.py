@@ -51,7 +51,7 @@ def tex(study: Study, results: Sequence[Result]) -> str:
     Panels of metrics are as wide as `report.width` allows.
     """
     groups = by_metric(results)
-    wanted = study.report.table or [name.split("[")[0] for name in groups]
+    wanted = study.report.metrics or [name.split("[")[0] for name in groups]
     groups = {name: group for name, group in groups.items() if name.split("[")[0] in wanted or name in wanted}
     cells = in_order(study, list(dict.fromkeys(r.cell for r in results)))
     caption, title = _caption(study, groups), escape(study.title or study.name)
