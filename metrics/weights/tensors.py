@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,29 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> n
     if broken:
         raise WeightsError(f"{path}: NaN or infinite values in {', '.join(broken[:4])}")
     return network.eval().requires_grad_(False)
+
+
+def from_folder(kind: Any, path: str | Path) -> nn.Module:
+    """A model of transformers from a folder with config.json and weights, frozen; nothing is downloaded.
+
+    Args:
+        kind: a model class, such as `transformers.VideoMAEModel`.
+        path: the folder.
+
+    Raises:
+        WeightsError: not such a folder, or tensors of the model are missing there (transformers would leave them random).
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise WeightsError(f"{path}: no folder of {kind.__name__} (no config.json)")
+    try:
+        model, told = kind.from_pretrained(path, local_files_only=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: not a folder of {kind.__name__} ({_shortened(str(error))})") from error
+    lacking = sorted(told["missing_keys"]) + sorted(str(key) for key in told.get("mismatched_keys", ()))
+    if lacking:
+        raise WeightsError(f"{path}: {kind.__name__} needs {len(lacking)} tensors that are not there: {', '.join(lacking[:4])}")
+    return model.eval().requires_grad_(False)
 
 
 def _keys(held: object) -> str:
