@@ -204,7 +204,7 @@ class Report(Part):
     fps: float = Field(8.0, gt=0)
     metrics: Names | None = Field(None, description="metrics in table.tex and in the figures; without: all")
     figures: list[Figure] | None = Field(None, description="without: all that the study has something to show in")
-    width: Inches = Field(5.5, gt=1, le=30, description="of figures and tables: inches, or neurips, icml, cvpr, ... (5.5, 3.25, 3.25)")
+    width: Inches = Field(5.5, gt=1, le=30, description="of figures and tables: inches, or the name of a venue")
 
 
 class Cache(Part):
