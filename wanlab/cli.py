@@ -204,14 +204,27 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The run folder (default runs/NAME).")] = None,
     sets: Sets = None,
     engine: Annotated[str, typer.Option(help="inline")] = "inline",
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only part I of N, for job arrays: --shard 2/8.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU, for each task (part of the content keys).")] = None,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Run a study, or go on with one, and write its report."""
+    """Run a study, or go on with one, and write its report.
+
+    Several processes may run one study into one folder: with --shard i/n each, in any order and at any time; then
+    `wanlab report`. What is finished is never run again.
+    """
+    from wanlab.runs.shard import Shard
     from wanlab.runs.study import run_study
 
-    root, outcome = run_study(study, out, sets or [], device, engine, errors)
-    console.print(f"report: {escape(str((root / 'report' / 'report.html').resolve()))}", highlight=False, soft_wrap=True)
+    part = None if shard is None else Shard.parse(shard)
+    root, outcome = run_study(study, out, sets or [], device, engine, errors, shard=part, threads_each=threads)
+    if part is None:
+        console.print(f"report: {escape(str((root / 'report' / 'report.html').resolve()))}", highlight=False, soft_wrap=True)
+    else:
+        waiting = f"{len(outcome.waiting)} cells wait for other shards; when those have ended"
+        then = f"wanlab report {escape(shlex.quote(str(root)))}"
+        console.print(f"{waiting if outcome.waiting else 'all cells are done'}: {then}", highlight=False, soft_wrap=True)
     if outcome.failed:
         errors.print(
             f"[red]{len(outcome.failed)} cells failed[/]: {escape(', '.join(outcome.failed))}; their tracebacks stand in "

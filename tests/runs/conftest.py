@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.runs.toy import STUDY, Toy, load_toy, resolve_toy
 from wanlab.runs import cell, environment, source
-from wanlab.runs.engine import Outcome
+from wanlab.runs.execution import Outcome
 from wanlab.runs.study import run_study
 
 

@@ -23,8 +23,7 @@ import pytest
 import torch
 
 from tests.runs.toy import STUDY, Toy, bench
-from wanlab.runs import cell as cells
-from wanlab.runs import store
+from wanlab.runs import environment, store
 from wanlab.runs.cell import Failure, Workbench, WorkbenchSpec
 from wanlab.runs.document import StudyError
 from wanlab.runs.plan import Group, Task
@@ -129,7 +128,8 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(run: Run, monkeypatch: 
     assert outcome.failed == {"text": "RuntimeError: out of luck"} and len(outcome.done) == 4
     assert "out of luck" in said.getvalue()
     log = [json.loads(line) for line in next(root.glob("cells/text-*/attempts.jsonl")).read_text().splitlines()]
-    assert [line["state"] for line in log] == ["ok", "ok", "failed"] and "Traceback" in log[-1]["traceback"]
+    assert [line["state"] for line in log] == ["ok", "ok", "failed", "failed", "failed"] and "Traceback" in log[-1]["traceback"]
+    assert [(line["chunk"], line["attempt"]) for line in log] == [(0, 1), (1, 1), (2, 1), (2, 2), (2, 3)]
     assert "Not finished" in (root / "report" / "report.html").read_text()
     monkeypatch.setattr(Workbench, "part", part)
     _, outcome = run()
@@ -329,7 +329,7 @@ def test_the_disk_cache_serves_another_run(run: Run, pipe: Toy, tmp_path: Path) 
 
 def test_other_code_runs_again_beside_the_old(run: Run, pipe: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     root, _ = run()
-    monkeypatch.setattr(cells, "context_of", lambda device: {"generate": "new", "measure": "new"})
+    monkeypatch.setattr(environment, "context_of", lambda device: {"generate": "new", "measure": "new"})
     said = io.StringIO()
     _, outcome = run(said=said)
     assert len(outcome.done) == 5 and "run again" in said.getvalue()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from wanlab.runs.document import StudyError, parse
+from wanlab.runs.files import to_yaml
 from wanlab.runs.reading import load_study, parse_study
 from wanlab.runs.spec import Study, schema_text
-from wanlab.runs.store import to_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """

@@ -6,6 +6,7 @@ every engine runs, in this process or in another, where `WorkbenchSpec.open` bui
 
 from __future__ import annotations
 
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,11 +133,11 @@ class Workbench:
         outputs = run_graph(cell.pipe, cell.nodes, request, cell.by_node, cell.keys[chunk.number], self.cache, told)
         return outputs["video"]
 
-    def references(self) -> dict[str, torch.Tensor]:
-        """The true clips of the shown samples by file name: f c h w. Nothing where the baseline is the reference."""
+    def references(self) -> dict[str, bytes]:
+        """The true clips of the shown samples by file name, as mp4 files. Nothing where the baseline is the reference."""
         if self.plan.reference == "baseline":
             return {}
-        shown: dict[str, torch.Tensor] = {}
+        shown: dict[str, bytes] = {}
         for chunk in self.plan.chunks:
             if chunk.seed == self.study.seeds[0] and chunk.indices[0] < self.study.report.videos:
                 shown |= self._shown(self._truth(chunk)[1], chunk)
@@ -183,11 +184,20 @@ class Workbench:
                 values[measure.name] = measure.score(batch).double().tolist()
         return values, features
 
-    def _shown(self, video: torch.Tensor | None, chunk: Chunk) -> dict[str, torch.Tensor]:
-        """The clips of this batch that the report shows: the first samples under the first seed."""
+    def _shown(self, video: torch.Tensor | None, chunk: Chunk) -> dict[str, bytes]:
+        """The clips of this batch that the report shows, as mp4 files: the first samples under the first seed."""
         if video is None or chunk.seed != self.study.seeds[0]:
             return {}
-        return {f"{index:04d}.mp4": video[row] for row, index in enumerate(chunk.indices) if index < self.study.report.videos}
+        shown = [(row, index) for row, index in enumerate(chunk.indices) if index < self.study.report.videos]
+        return {f"{index:04d}.mp4": _mp4(video[row], self.study.report.fps) for row, index in shown}
+
+
+def _mp4(video: torch.Tensor, fps: float) -> bytes:
+    """An mp4 file of a clip f c h w, as its bytes: small enough to be sent from a worker."""
+    from wanlab.data.folder import write_video
+
+    with tempfile.TemporaryDirectory(prefix="wanlab-") as folder:
+        return write_video(Path(folder) / "clip.mp4", video, fps=fps).read_bytes()
 
 
 def _since(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -205,6 +215,7 @@ def open_workbench(
     device: str = "cpu",
     load: Callable[..., Any] | None = None,
     resolve: Callable[..., Sequence[Any]] | None = None,
+    context: Mapping[str, Any] | None = None,
 ) -> Workbench:
     """Load what a study names and plan it.
 
@@ -213,6 +224,7 @@ def open_workbench(
         device: where pipeline and metrics run.
         load: name, init -> pipeline (default: `wanlab.pipelines.load.load`).
         resolve: names, device -> measures (default: `wanlab.measure.resolve`).
+        context: what results depend on beside the study, where they are made elsewhere (default: `context_of(device)`).
 
     Raises:
         StudyError: metrics, components, variants, edits or sites that do not exist, all with their places.
@@ -229,7 +241,7 @@ def open_workbench(
         raise document.error([document.problem(("pipeline",), str(error))]) from None
     source = open_source(study.data, pipe.config["size"], pipe.config["frames"])
     measures, left_out = _measurable(measures, source)
-    context = context_of(device)
+    context = dict(context or context_of(device))
     judges = None
     if study.reference not in ("auto", "data", "baseline"):
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -53,23 +55,39 @@ def device_class(device: str) -> str:
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
 
 
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Within the block torch computes with so many threads on the CPU; None: as it does by itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def context_of(device: str) -> dict[str, Any]:
-    """The part of all content keys that does not come from the study: `generate` and `measure`, two digests."""
+    """The part of all content keys that does not come from the study: `generate` and `measure`, two digests.
+
+    On a CPU the number of threads belongs to it: sums are split among threads, and another split is another rounding.
+    """
     from wanlab import measure
 
+    summing = torch.get_num_threads() if torch.device(device).type == "cpu" else None
     generate = {
         "device": device_class(device),
+        "threads": summing,
         "dtype": "float32",
         "torch": torch.__version__,
         "code": source_digest(HOME / name for name in GENERATING),
     }
     metrics = Path(measure.package().__file__).parent
-    measuring = {"code": source_digest([HOME / "measure.py", metrics]), "torch": torch.__version__}
+    measuring = {"code": source_digest([HOME / "measure.py", metrics]), "torch": torch.__version__, "threads": summing}
     return {"generate": digest(generate), "measure": digest(measuring)}
 
 
-def describe(device: str, pipe: Any | None = None) -> dict[str, Any]:
-    """environment.json: everything needed to see why two runs differ."""
+def describe(device: str) -> dict[str, Any]:
+    """environment.json but for the pipeline: everything needed to see why two runs differ."""
     return {
         "wanlab": version_of("wanlab"),
         "commit": commit(),
@@ -79,11 +97,13 @@ def describe(device: str, pipe: Any | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "packages": {name: version_of(name) for name in PACKAGES},
-        "pipeline": None
-        if pipe is None
-        else {"name": pipe.config["name"], "variants": pipe.config.get("variants", {}), "weights": pipe.weights_hash},
         "code": context_of(device),
     }
+
+
+def describe_pipeline(pipe: Any) -> dict[str, Any]:
+    """The part of environment.json that speaks of the pipeline."""
+    return {"name": pipe.config["name"], "variants": pipe.config.get("variants", {}), "weights": pipe.weights_hash}
 
 
 def version_of(package: str) -> str | None:

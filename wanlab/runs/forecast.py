@@ -18,7 +18,7 @@ from rich.table import Table
 from wanlab.graph import GIB
 
 from .cell import Workbench, open_workbench
-from .environment import pick_device
+from .environment import pick_device, threads
 from .plan import StageRuns
 from .progress import clock
 from .reading import load_study
@@ -107,8 +107,9 @@ def forecast_study(file: Path, out: Path | None, sets: Sequence[str], device: st
     Raises StudyError, SourceError, MediaError, WeightsError: what `run` would raise before it runs.
     """
     study, document = load_study(file, sets)
-    bench = open_workbench(study, document, pick_device(device))
-    return forecast(bench, RunFolder(out or Path("runs") / study.name))
+    folder = RunFolder(out or Path("runs") / study.name)
+    with threads(folder.threads):
+        return forecast(open_workbench(study, document, pick_device(device)), folder)
 
 
 def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
@@ -118,7 +119,7 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
     done = {name for name, cell in cells.items() if cell.done}
 
     def finished(cell: str, chunk: int) -> bool:
-        return cell in done or cells[cell].has_part(chunk)
+        return cell in done or cells[cell].has(chunk)
 
     rows = sum(len(chunk.indices) for chunk in plan.chunks)
     metric_rows = sum(len(chunk.indices) for chunk in plan.chunks for name in cells if not finished(name, chunk.number))

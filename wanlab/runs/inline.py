@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from .cell import Failure, Workbench
-from .plan import Group, Task
-from .store import Part
+from .engine import Deliver, Place
+from .environment import describe, pick_device
+
+if TYPE_CHECKING:
+    from .cell import Workbench
+    from .plan import Group
 
 
 class Inline:
     """See `Engine`."""
 
-    def run(self, bench: Workbench, groups: Iterable[Group], deliver: Callable[[Task, Part | Failure], None]) -> None:
+    name: str = "inline"
+    threads: int | None = None
+
+    def prepare(self, device: str) -> Place:
+        """The device itself."""
+        where = pick_device(device)
+        return Place(where, where, describe(where))
+
+    def run(self, bench: Workbench, groups: Iterable[Group], deliver: Deliver) -> None:
         """Evaluate the groups in order."""
         for group in groups:
             for task, result in bench.evaluate(group):
                 deliver(task, result)
+
+    def close(self) -> None:
+        """There is nothing to let go."""

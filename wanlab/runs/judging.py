@@ -16,8 +16,8 @@ from wanlab.data.folder import VideoFolder
 from wanlab.measure import Batch, available, resolve
 
 from .environment import pick_device
+from .files import write_text
 from .inference import Resampler
-from .store import write_text
 
 BATCH = 8
 ARROWS = {True: "higher", False: "lower", None: ""}

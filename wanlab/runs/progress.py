@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from wanlab.training.watch import Watch
 
-LINE_EVERY = 30.0  # seconds between the lines of a training whose output is not a terminal
+LINE_EVERY = 30.0  # seconds between the lines of a run or a training whose output is not a terminal
 
 
 class Monitor:
@@ -37,7 +37,7 @@ class Monitor:
         )
         self._task: TaskID | None = None
         self._cells, self._done, self._left, self._seen = 0, 0, 0, 0
-        self._start = time.monotonic()
+        self._start = self._line = time.monotonic()
 
     def __enter__(self) -> Monitor:
         self._bar.start()
@@ -48,7 +48,8 @@ class Monitor:
 
     def begin(self, cells: int, done: int, left: int) -> None:
         """A run of `cells` cells, of which `done` are finished and `left` samples are to be made."""
-        self._cells, self._done, self._left, self._start = cells, done, left, time.monotonic()
+        self._cells, self._done, self._left = cells, done, left
+        self._start = self._line = time.monotonic()
         if done:
             self.console.print(f"{done} of {cells} cells are done already; going on with the rest")
         self._task = self._bar.add_task("", total=left, cells=f"{done}/{cells} cells", rate="", left="", now="")
@@ -63,9 +64,13 @@ class Monitor:
         """So many samples of a cell are measured and saved."""
         self._seen += samples
         seconds = max(time.monotonic() - self._start, 1e-6)
-        left = (self._left - self._seen) * seconds / self._seen
+        rate, left = f"{self._seen / seconds:.1f}/s", f"{clock((self._left - self._seen) * seconds / self._seen)} left"
         if self._task is not None:
-            self._bar.update(self._task, completed=self._seen, rate=f"{self._seen / seconds:.1f}/s", left=f"{clock(left)} left")
+            self._bar.update(self._task, completed=self._seen, rate=rate, left=left)
+        if self._bar.disable and time.monotonic() - self._line >= LINE_EVERY:
+            self._line = time.monotonic()
+            said = f"{self._done}/{self._cells} cells, {self._seen}/{self._left} samples, {rate}, {left}"
+            self.console.print(said, highlight=False, soft_wrap=True)
 
     def finished(self, name: str) -> None:
         """A cell is done."""
@@ -82,6 +87,11 @@ class Monitor:
     def failed(self, name: str, message: str) -> None:
         """A cell is given up for this run."""
         self.console.print(f"[red]failed[/]  {escape(name)}: {escape(message)}")
+
+    def shared(self, alone: int, shared: int, made: int) -> None:
+        """What sharing saved: stage runs of every cell by itself, those of the plan, those that were made."""
+        planned = "as planned" if made == shared else f"planned were {shared}"
+        self.console.print(f"stage runs: would have been {alone}, was {made} ({planned})", highlight=False)
 
 
 class TrainingMonitor(Watch):

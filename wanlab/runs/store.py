@@ -2,7 +2,8 @@
 
     NAME/
       study.yaml            the resolved study with its hash        environment.json   versions, commit, device, weights
-      reference/*.mp4       the true clips of the shown samples (where there is truth)
+      attempts.jsonl        one line when a run begins and one when it ends: who, on how many stage runs
+      reference/            the true clips of the shown samples (where there is truth), DONE last
       cells/<key>/          cell.yaml  samples.parquet  features.safetensors  videos/*.mp4  attempts.jsonl  DONE
                             parts/*.safetensors while the cell is under way: one file per finished batch
       results.csv           one row per cell and metric
@@ -10,41 +11,36 @@
 
 DONE holds the checksum of every result file of the cell, so a truncated file is noticed and the cell runs again.
 `attempts.jsonl` is a log (times differ from run to run); everything else that a cell holds has the same bytes however the
-run went.
+run went, on whichever engine, in however many shards.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
+import platform
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from wanlab.graph import digest, file_digest
 
 from .document import StudyError
+from .files import RunFolderError, append, from_yaml, sweep, to_yaml, write, write_text
+from .lock import alone, held
+from .shard import Shard
 from .spec import Study, settings
 
 SHOWN = 8  # differences between two studies that a message names
-
-
-class RunFolderError(ValueError):
-    """The run folder cannot be used or written; the message says why and what helps."""
 
 
 @dataclass
@@ -52,7 +48,7 @@ class Part:
     """What one cell gave for one batch of rows (r rows).
 
     index, seed: r integers each; unit, prompt: r texts; values: metric name -> r numbers (NaN: does not apply);
-    features: name -> tensor (r, d) float32; videos: file name -> tensor f c h w, to look at.
+    features: name -> tensor (r, d) float32; videos: file name -> the bytes of an mp4 file, to look at.
     """
 
     index: list[int]
@@ -61,73 +57,8 @@ class Part:
     prompt: list[str]
     values: dict[str, list[float]]
     features: dict[str, torch.Tensor] = field(default_factory=dict)
-    videos: dict[str, torch.Tensor] = field(default_factory=dict)
+    videos: dict[str, bytes] = field(default_factory=dict)
     log: dict[str, Any] = field(default_factory=dict)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C until the write in hand is finished (main thread only; elsewhere Ctrl-C does not arrive)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pending: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pending.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pending:
-        raise KeyboardInterrupt
-
-
-def write(path: Path, fill: Callable[[Path], Any]) -> None:
-    """Let `fill` write a temporary file beside `path`, then rename it. Raises RunFolderError for a full disk."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        with uninterrupted():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fill(temporary)
-            os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise _explained(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8; see `write`."""
-    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def to_yaml(data: Any) -> str:
-    """Plain data as YAML text, keys in the order given."""
-    stream = StringIO()
-    dumper = YAML(typ="safe", pure=True)
-    dumper.default_flow_style = False
-    dumper.sort_base_mapping_type_on_output = False
-    dumper.width = 110
-    dumper.dump(data, stream)
-    return stream.getvalue()
-
-
-def from_yaml(path: Path) -> Any:
-    """The data of a YAML file that wanlab wrote."""
-    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-
-
-def _explained(error: BaseException, path: Path) -> RunFolderError:
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-        free = shutil.disk_usage(path.parent if path.parent.exists() else path.anchor).free / 1024**2
-        return RunFolderError(
-            f"the disk is full ({free:.0f} MiB free) while writing {path}. Nothing finished is lost: "
-            "make room and give the same command again, it goes on where it stopped"
-        )
-    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
-        reason = getattr(error, "strerror", None) or error
-        return RunFolderError(f"{path.parent} cannot be written to ({reason}); choose another folder with --out")
-    return RunFolderError(f"writing {path} failed: {error}")
 
 
 class CellFolder:
@@ -135,6 +66,7 @@ class CellFolder:
 
     def __init__(self, root: Path):
         self.root = root
+        self._tries: Counter[int] | None = None
 
     @property
     def done(self) -> bool:
@@ -145,16 +77,14 @@ class CellFolder:
         except (OSError, ValueError, AttributeError):
             return False
 
-    def has_part(self, chunk: int) -> bool:
-        """Whether the rows of this batch are saved."""
-        return self._part(chunk).exists()
+    def has(self, chunk: int) -> bool:
+        """Whether the rows of this batch are saved, as a part or in a finished cell (files are not checked)."""
+        return self._part(chunk).exists() or (self.root / "DONE").exists()
 
-    def save(self, chunk: int, part: Part, fps: float) -> None:
+    def save(self, chunk: int, part: Part) -> None:
         """Keep the rows of one batch: videos first, the part file last."""
-        from wanlab.data.folder import write_video
-
         for name, video in part.videos.items():
-            write(self.root / "videos" / name, lambda temporary, video=video: write_video(temporary, video, fps=fps))
+            write(self.root / "videos" / name, lambda temporary, video=video: temporary.write_bytes(video))
         tensors = {f"features/{name}": value.contiguous() for name, value in part.features.items()}
         tensors |= {f"values/{name}": torch.tensor(value, dtype=torch.float64) for name, value in part.values.items()}
         tensors |= {"index": torch.tensor(part.index), "seed": torch.tensor(part.seed)}
@@ -184,32 +114,36 @@ class CellFolder:
         )
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to attempts.jsonl."""
-        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
-        try:
-            with uninterrupted():
-                self.root.mkdir(parents=True, exist_ok=True)
-                with open(self.root / "attempts.jsonl", "a", encoding="utf-8") as stream:
-                    stream.write(line + "\n")
-        except OSError as error:
-            raise _explained(error, self.root / "attempts.jsonl") from error
+        """Append one line to attempts.jsonl, with the time and the number of this attempt at its batch."""
+        if self._tries is None:
+            self._tries = Counter(line["chunk"] for line in self.attempts())
+        self._tries[record["chunk"]] += 1
+        line = json.dumps({"time": now(), "attempt": self._tries[record["chunk"]], **record})
+        with alone(self.root / ".lock"):
+            append(self.root / "attempts.jsonl", line)
 
     def attempts(self) -> list[dict[str, Any]]:
-        """The lines of attempts.jsonl; a last line that a kill cut off is left out."""
-        path, records = self.root / "attempts.jsonl", []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-        return records
+        """The lines of attempts.jsonl; one that a kill cut off is left out."""
+        return records(self.root / "attempts.jsonl")
 
     def finish(self, description: Mapping[str, Any], chunks: int) -> bool:
-        """Join the parts into the result files, write DONE, remove the parts.
+        """Join the parts into the result files, write DONE, remove the parts; one process does it where several want to.
 
         Returns False where a part turned out to be missing or damaged: that batch has to run again.
         """
+        with alone(self.root / ".lock"):
+            whole = all(self._part(chunk).exists() for chunk in range(chunks))
+            if not (self.root / "DONE").exists() and not (whole and self._join(description, chunks)):
+                return False
+            shutil.rmtree(self.root / "parts", ignore_errors=True)
+            (self.root / ".lock").unlink(missing_ok=True)
+        return True
+
+    def _join(self, description: Mapping[str, Any], chunks: int) -> bool:
         parts = [self.load(chunk) for chunk in range(chunks)]
         if any(part is None for part in parts):
             return False
+        sweep(self.root)
         write_text(self.root / "cell.yaml", to_yaml(dict(description)))
         write(self.root / "samples.parquet", lambda temporary: _write_table(parts, temporary))
         features = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
@@ -222,14 +156,16 @@ class CellFolder:
         names += sorted(f"videos/{file.name}" for file in (self.root / "videos").glob("[!.]*.mp4"))
         sums = {name: file_digest(self.root / name) for name in names}
         write_text(self.root / "DONE", json.dumps(sums, indent=1) + "\n")
-        shutil.rmtree(self.root / "parts", ignore_errors=True)
         return True
 
-    def reset(self) -> None:
-        """Drop what a damaged cell holds (its log stays)."""
-        (self.root / "DONE").unlink(missing_ok=True)
-        for name in ("samples.parquet", "features.safetensors"):
-            (self.root / name).unlink(missing_ok=True)
+    def repair(self) -> None:
+        """Drop the results of a finished cell that are damaged, so that it runs again (its log stays)."""
+        if not (self.root / "DONE").exists():
+            return
+        with alone(self.root / ".lock"):
+            if not self.done:  # nobody repaired it meanwhile
+                for name in ("DONE", "samples.parquet", "features.safetensors"):
+                    (self.root / name).unlink(missing_ok=True)
 
     def description(self) -> dict[str, Any]:
         """What cell.yaml says."""
@@ -282,20 +218,47 @@ class RunFolder:
         path = self.root / "environment.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
+    @property
+    def threads(self) -> int | None:
+        """The torch threads that results of this folder were computed with, if any were."""
+        return self.environment().get("threads")
+
     @contextlib.contextmanager
-    def open(self, study: Study, environment: Mapping[str, Any]) -> Iterator[RunFolder]:
-        """Make the folder, or check that it belongs to this study, and keep other runners out.
+    def open(self, study: Study, environment: Mapping[str, Any], shard: Shard | None = None) -> Iterator[RunFolder]:
+        """Make the folder, or check that it belongs to this study, and keep other runners out (but not the other shards).
 
         Raises RunFolderError for a folder of another study (both hashes and what differs), a folder that another
-        process is running, or one that cannot be written.
+        process is running, shards whose results would not fit together, or one that cannot be written.
         """
         self.refuse_strangers(study)
-        with self._locked():
-            for left in self.root.rglob(".*.part*"):  # of a writer that was killed
-                left.unlink(missing_ok=True)
+        with held(self.root, shard) as beside:
+            if shard is None:
+                sweep(self.root)
             write_text(self.root / "study.yaml", to_yaml({"hash": study.hash, "study": study.resolved()}))
-            write_text(self.root / "environment.json", json.dumps(dict(environment), indent=1, sort_keys=True) + "\n")
+            self._settle(dict(environment), beside)
             yield self
+
+    def _settle(self, environment: dict[str, Any], beside: list[str]) -> None:
+        """Write environment.json, unless shards are at work in another one."""
+        theirs = self.environment() if beside else {}
+        if theirs and theirs["code"] != environment["code"]:
+            differences = [line for line in differing(theirs, environment) if not line.startswith("code.")]
+            raise RunFolderError(
+                f"{', '.join(beside)} would not fit together with this one: results depend on the device, the versions and "
+                f"the threads. Different: {'; '.join(differences[:SHOWN]) or 'the code of wanlab'}"
+            )
+        if not theirs:
+            write_text(self.root / "environment.json", json.dumps(environment, indent=1, sort_keys=True) + "\n")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to the attempts.jsonl of the whole run, with the time and the process."""
+        line = {"time": now(), "process": os.getpid(), "host": platform.node(), **record}
+        with alone(self.root / ".lock-log"):
+            append(self.root / "attempts.jsonl", json.dumps(line))
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """The runs that this folder has seen: a line each when they began and when they ended (a killed one did not)."""
+        return records(self.root / "attempts.jsonl")
 
     def refuse_strangers(self, study: Study) -> None:
         """Raise RunFolderError for a folder of another study (both hashes and what differs) or one with other files."""
@@ -328,27 +291,19 @@ class RunFolder:
             raise RunFolderError(f"{path} is damaged or edited ({error}); choose another folder with --out") from error
         return stored
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        path = self.root / ".lock"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below, after the lock)
-        except OSError as error:
-            raise _explained(error, path) from error
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                stream.seek(0)
-                raise RunFolderError(
-                    f"{self.root} is being run by process {stream.read().strip() or '?'}; wait for it "
-                    "or choose another folder with --out"
-                ) from None
-            stream.truncate(0)
-            stream.write(str(os.getpid()))
-            stream.flush()
-            yield
+
+def now() -> str:
+    """The moment, for a log."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; one that a kill cut off is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def differing(old: Any, new: Any, path: str = "") -> list[str]:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from .cell import Workbench, open_workbench
-from .engine import Executor, Outcome, make_engine
-from .environment import describe, pick_device
+from .engine import Engine, make_engine
+from .environment import describe_pipeline, threads
+from .execution import Executor, Outcome
+from .files import RunFolderError, stoppable, write_text
 from .inference import Resampler
 from .progress import Monitor
 from .reading import load_study
+from .shard import Shard
 from .spec import Study
 from .stats import Result, Scores, analyse, to_csv
-from .store import CellFolder, RunFolder, RunFolderError, write_text
+from .store import CellFolder, RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,11 +33,13 @@ def run_study(
     out: Path | None = None,
     sets: Sequence[str] = (),
     device: str = "auto",
-    engine: str = "inline",
+    engine: Engine | str = "inline",
     console: Console | None = None,
     load: Callable[..., Any] | None = None,
     resolve: Callable[..., Sequence[Any]] | None = None,
     report: bool = True,
+    shard: Shard | None = None,
+    threads_each: int | None = None,
 ) -> tuple[Path, Outcome]:
     """Run a study file into a run folder and write its report; what is finished already is not run again.
 
@@ -40,31 +47,39 @@ def run_study(
         file: the study; sets: settings `a.b=c` over it.
         out: the run folder (default: runs/NAME).
         device: auto, cpu, cuda, cuda:1.
-        engine: inline.
+        engine: inline, ray, or one that was made by `make_engine`; it is closed at the end.
         report: False writes results.csv alone.
         load, resolve: other pipelines or measures than the shipped ones (see `open_workbench`).
+        shard: only this part of the work, and no results.csv and no report: `report_study` writes them when all parts ended.
+        threads_each: torch threads of a task on a CPU (default: those of the folder's earlier runs; in a new one the
+            engine's, and 1 for a shard). Another number gives another rounding, so it is part of the content keys.
 
     Returns:
         The run folder, and which cells are done or failed.
 
     Raises:
-        StudyError, SourceError, MediaError, RunFolderError, LookupError: nothing was run, or nothing finished is lost.
+        StudyError, SourceError, MediaError, RunFolderError, EngineError, LookupError: nothing was run, or nothing finished
+        is lost. KeyboardInterrupt for Ctrl-C and SIGTERM: the same call goes on.
     """
     console = console or Console(stderr=True)
-    runner = make_engine(engine)
-    study, document = load_study(file, sets)
-    where = pick_device(device)
-    folder = RunFolder(out or Path("runs") / study.name)
-    folder.refuse_strangers(study)
-    bench = open_workbench(study, document, where, load, resolve)
-    baseline = bench.plan.cells[study.baseline]
-    with folder.open(study, describe(where, baseline.pipe)), Monitor(console) as monitor:
-        bench.notify = monitor.stage
-        for note in bench.notes:
-            monitor.note(note)
-        outcome = Executor(bench, folder, monitor).run(runner)
-        bench.cache.memory.clear()
-        write_report(folder, bench.measures, bench, report)
+    runner = make_engine(engine) if isinstance(engine, str) else engine
+    with stoppable(), closing(runner):
+        study, document = load_study(file, sets)
+        folder = RunFolder(out or Path("runs") / study.name)
+        folder.refuse_strangers(study)
+        with threads(threads_each or folder.threads or (1 if shard is not None else runner.threads)):
+            place = runner.prepare(device)
+            bench = open_workbench(study, document, place.here, load, resolve, place.environment["code"])
+            bench.spec = replace(bench.spec, device=place.device)
+            environment = {**place.environment, "pipeline": describe_pipeline(bench.plan.cells[study.baseline].pipe)}
+            with folder.open(study, environment, shard), Monitor(console) as monitor:
+                bench.notify = monitor.stage
+                for note in bench.notes:
+                    monitor.note(note)
+                outcome = Executor(bench, folder, monitor, shard).run(runner)
+                bench.cache.memory.clear()
+                if shard is None:
+                    write_report(folder, bench.measures, bench, report)
     return folder.root, outcome
 
 

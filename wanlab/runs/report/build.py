@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..files import write, write_text
 from ..spec import Study
 from ..stats import Result
-from ..store import CellFolder, RunFolder, write, write_text
+from ..store import CellFolder, RunFolder
 from .numbers import headline, in_order
 from .page import render
 from .tables import tex, wide_csv

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..cautions import cautions
+from ..files import to_yaml
 from ..progress import clock
 from ..spec import Study
 from ..stats import Result
-from ..store import CellFolder, RunFolder, to_yaml
+from ..store import CellFolder, RunFolder
 from .numbers import by_metric, headline, places, ranked, shown
 
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
