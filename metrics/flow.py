@@ -1,6 +1,12 @@
-"""Classical optical flow without weights: Farneback (2003) through OpenCV, on one thread and so bit-deterministic."""
+"""Classical optical flow without weights, through OpenCV: Farneback (2003) and DIS (Kroeger et al. 2016).
+
+On one thread and so bit-deterministic. A `Flow` is any function of two batches of frames; `raft` has the learned one.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -8,8 +14,25 @@ from torch import Tensor
 
 from .video import luma
 
+# `n c h w` in [0, 1] twice -> `n 2 h w` in pixels, x right, y down: first(x) = second(x + flow(x))
+Flow = Callable[[Tensor, Tensor], Tensor]
+
 # the parameters of TecoGAN's metrics.py: pyramid scale, levels, window, iterations, polynomial n and sigma, flags
 FARNEBACK = (0.5, 3, 15, 3, 5, 1.2, 0)
+LEAST_DIS = 24  # pixels: below it the coarsest level of its pyramid is smaller than a patch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """OpenCV on one thread within, on as many as before afterwards."""
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def farneback(first: Tensor, second: Tensor) -> Tensor:
@@ -24,13 +47,26 @@ def farneback(first: Tensor, second: Tensor) -> Tensor:
     """
     import cv2
 
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        a, b = (grey8(frames) for frames in (first, second))
-        fields = [cv2.calcOpticalFlowFarneback(x, y, None, *FARNEBACK) for x, y in zip(a, b, strict=True)]
-    finally:
-        cv2.setNumThreads(threads)
+    return _pair_by_pair(lambda x, y: cv2.calcOpticalFlowFarneback(x, y, None, *FARNEBACK), first, second)
+
+
+def dis(first: Tensor, second: Tensor) -> Tensor:
+    """Dense inverse search, preset "medium"; arguments and result as `farneback`'s, frames of at least 24 x 24."""
+    import cv2
+
+    if min(first.shape[-2:]) < LEAST_DIS:
+        raise ValueError(f"dis needs frames of at least {LEAST_DIS} x {LEAST_DIS}, got {tuple(first.shape[-2:])}")
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return _pair_by_pair(lambda x, y: search.calc(x, y, None), first, second)
+
+
+METHODS: dict[str, Flow] = {"farneback": farneback, "dis": dis}
+
+
+def _pair_by_pair(estimate: Callable[[np.ndarray, np.ndarray], np.ndarray], first: Tensor, second: Tensor) -> Tensor:
+    a, b = (grey8(frames) for frames in (first, second))
+    with one_thread():
+        fields = [estimate(x, y) for x, y in zip(a, b, strict=True)]
     return torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2).contiguous()
 
 

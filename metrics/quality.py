@@ -1,16 +1,19 @@
-"""Frame quality against a reference: PSNR, SSIM, sharpness; one value per sample."""
+"""Frame quality against a reference: PSNR, SSIM, MS-SSIM, sharpness; one value per sample, and curves over frames."""
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from torch import Tensor
 
 from .video import check_pair, check_video, luma, resize
 
 WINDOW = 11  # pixels, of ssim
+LEAST_MS_SSIM = 176  # pixels: four halvings must leave a window and its border
+CHUNK = 8  # frames of which the filtered copies are alive at once
 CEILING_DB = 100.0  # an exact copy has infinite PSNR; a finite ceiling keeps means and intervals meaningful
 
 
@@ -31,6 +34,12 @@ def psnr(video: Tensor, reference: Tensor) -> Tensor:
     """
     video, reference = check_pair(video, reference)
     return mean_square_to_db(reduce((video - reference).square(), "b f c h w -> b", "mean"))
+
+
+def psnr_curve(video: Tensor, reference: Tensor) -> Tensor:
+    """PSNR of every frame, `b f` in dB; see `psnr`, which is not the mean of these: it averages errors, not decibels."""
+    video, reference = check_pair(video, reference)
+    return mean_square_to_db(reduce((video - reference).square(), "b f c h w -> b f", "mean"))
 
 
 def masked_psnr(video: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
@@ -76,17 +85,59 @@ def ssim(video: Tensor, reference: Tensor) -> Tensor:
     Returns:
         `b`, at most 1 (identical).
     """
+    return ssim_curve(video, reference).mean(1)
+
+
+def ssim_curve(video: Tensor, reference: Tensor) -> Tensor:
+    """`ssim` of every frame, `b f`."""
     video, reference = check_pair(video, reference)
     if min(video.shape[-2:]) < WINDOW:
         raise ValueError(f"ssim needs frames of at least {WINDOW} x {WINDOW}, got {tuple(video.shape[-2:])}")
-    values = []
-    for x, y in zip(video, reference, strict=True):  # one sample at a time: five filtered copies of it are alive
-        mean_x, mean_y, xx, yy, xy = (windowed(part) for part in (x, y, x * x, y * y, x * y))
-        across, square_x, square_y = mean_x * mean_y, mean_x.square(), mean_y.square()
-        spread = (xx - square_x).clamp_min(0) + (yy - square_y).clamp_min(0)
-        top = (2 * across + 0.01**2) * (2 * (xy - across) + 0.03**2)
-        values.append((top / ((square_x + square_y + 0.01**2) * (spread + 0.03**2))).mean())
-    return torch.stack(values)
+    return frame_by_frame(_similarity, video, reference)
+
+
+def _similarity(x: Tensor, y: Tensor) -> Tensor:
+    mean_x, mean_y, xx, yy, xy = (windowed(part) for part in (x, y, x * x, y * y, x * y))
+    across, square_x, square_y = mean_x * mean_y, mean_x.square(), mean_y.square()
+    spread = (xx - square_x).clamp_min(0) + (yy - square_y).clamp_min(0)
+    top = (2 * across + 0.01**2) * (2 * (xy - across) + 0.03**2)
+    return (top / ((square_x + square_y + 0.01**2) * (spread + 0.03**2))).mean((1, 2, 3))
+
+
+def frame_by_frame(score: Callable[..., Tensor], video: Tensor, reference: Tensor, chunk: int = CHUNK) -> Tensor:
+    """`score(x, y) -> n` of frames `n c h w`, a few at a time: `b f` for videos `b f c h w`."""
+    frames = (rearrange(v, "b f c h w -> (b f) c h w").split(chunk) for v in (video, reference))
+    values = torch.cat([score(x, y) for x, y in zip(*frames, strict=True)])
+    return rearrange(values, "(b f) -> b f", b=len(video))
+
+
+def ms_ssim(video: Tensor, reference: Tensor) -> Tensor:
+    """Multi-scale structural similarity (Wang et al. 2003: five scales, exponents .0448 .2856 .3001 .2363 .1333).
+
+    Through torchmetrics, whose negative terms count as 0 (`normalize="relu"`).
+
+    Args:
+        video: `b f c h w` in [0, 1], frames of at least 176 x 176.
+        reference: the same shape.
+
+    Returns:
+        `b` in [0, 1], mean over frames; 1 is identical.
+    """
+    return ms_ssim_curve(video, reference).mean(1)
+
+
+def ms_ssim_curve(video: Tensor, reference: Tensor) -> Tensor:
+    """`ms_ssim` of every frame, `b f`."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    video, reference = check_pair(video, reference)
+    if min(video.shape[-2:]) < LEAST_MS_SSIM:
+        raise ValueError(
+            f"ms_ssim needs frames of at least {LEAST_MS_SSIM} x {LEAST_MS_SSIM}, got {tuple(video.shape[-2:])}; "
+            "use ssim for smaller ones"
+        )
+    score = partial(multiscale_structural_similarity_index_measure, data_range=1.0, reduction="none")
+    return frame_by_frame(lambda x, y: score(x, y).reshape(-1), video, reference)
 
 
 def windowed(image: Tensor) -> Tensor:

@@ -13,8 +13,10 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from .flow import farneback, occluded, warp
+from .flow import Flow, farneback, occluded, warp
 from .video import check_video
+
+CHUNK = 8  # pairs of frames of which the intermediate fields are alive at once
 
 
 class FlowField(NamedTuple):
@@ -24,15 +26,26 @@ class FlowField(NamedTuple):
     seen: Tensor
 
 
-def estimate_flow(video: Tensor) -> FlowField:
-    """Farneback flow and occlusion of `b f c h w` in [0, 1], f >= 2; on the CPU."""
-    video = check_video(video, minimum_frames=2).cpu()
+def estimate_flow(video: Tensor, flow: Flow = farneback) -> FlowField:
+    """Flow and occlusion of a clip.
+
+    Args:
+        video: `b f c h w` in [0, 1], f >= 2.
+        flow: estimates flow between two batches of frames: `farneback`, `dis` or a `raft`.
+
+    Returns:
+        Where `flow` leaves them: on the CPU for the classical ones.
+    """
+    video = check_video(video, minimum_frames=2)
     now, after = (rearrange(v, "b f c h w -> (b f) c h w") for v in (video[:, :-1], video[:, 1:]))
-    forward, backward = farneback(now, after), farneback(after, now)
-    seen = ~occluded(forward, backward)
+    fields, seen = [], []
+    for a, b in zip(now.split(CHUNK), after.split(CHUNK), strict=True):
+        forward, backward = flow(a, b), flow(b, a)
+        fields.append(forward)
+        seen.append(~occluded(forward, backward))
     return FlowField(
-        rearrange(forward, "(b f) c h w -> b f c h w", b=len(video)),
-        rearrange(seen, "(b f) h w -> b f h w", b=len(video)).float(),
+        rearrange(torch.cat(fields), "(b f) c h w -> b f c h w", b=len(video)),
+        rearrange(torch.cat(seen), "(b f) h w -> b f h w", b=len(video)).float(),
     )
 
 
@@ -46,18 +59,24 @@ def warp_error(video: Tensor, field: FlowField) -> Tensor:
     Returns:
         `b`; 0 is a perfectly consistent video (a still of a still scene also: report motion beside it).
     """
+    return warp_error_curve(video, field).mean(1)
+
+
+def warp_error_curve(video: Tensor, field: FlowField) -> Tensor:
+    """`warp_error` of every step from one frame to the next, `b f-1`."""
     video = check_video(video, minimum_frames=2)
     expected = (video.shape[0], video.shape[1] - 1, 2, *video.shape[-2:])
     if tuple(field.flow.shape) != expected:
         raise ValueError(f"flow must be b f-1 2 h w = {expected}, got {tuple(field.flow.shape)}")
-    flow, seen = field.flow.to(video), field.seen.to(video)
-    back = warp(rearrange(video[:, 1:], "b f c h w -> (b f) c h w"), rearrange(flow, "b f c h w -> (b f) c h w"))
-    error = reduce((back - rearrange(video[:, :-1], "b f c h w -> (b f) c h w")).square(), "n c h w -> n h w", "mean")
-    error = rearrange(error, "(b f) h w -> b f h w", b=len(video))
-    total = reduce(seen, "b f h w -> b f", "sum")
-    value = reduce(error * seen, "b f h w -> b f", "sum") / total.clamp_min(1)
-    unmasked = reduce(error, "b f h w -> b f", "mean")  # Lai et al.: nothing visible -> the plain mean
-    return torch.where(total > 0, value, unmasked).mean(1)
+    values = []
+    for t in range(video.shape[1] - 1):
+        back = warp(video[:, t + 1], field.flow[:, t].to(video))
+        error = reduce((back - video[:, t]).square(), "b c h w -> b h w", "mean")
+        seen = field.seen[:, t].to(video)
+        total = reduce(seen, "b h w -> b", "sum")
+        value = reduce(error * seen, "b h w -> b", "sum") / total.clamp_min(1)
+        values.append(torch.where(total > 0, value, error.mean((1, 2))))  # Lai et al.: nothing visible -> the plain mean
+    return torch.stack(values, 1)
 
 
 def truth_field(flow_pairs: Tensor, occlusion: Tensor) -> FlowField:
