@@ -54,7 +54,7 @@ PUBLISHED: dict[str, Published] = {
     # optical flow
     "raft_large": _torch("raft_large_C_T_SKHT_V2-ff5fadd5.pth"),
     "raft_small": _torch("raft_small_C_T_V2-01064c6d.pth"),
-    "raft-things": Published("https://github.com/princeton-vl/RAFT (models.zip)", ("raft-things.pth",)),
+    "raft_things": _torch("raft_large_C_T_V1-22a6c225.pth"),  # the authors' raft-things.pth in torchvision's layout
     # video networks
     "i3d": Published(
         "the VideoGPT or TATS repository (i3d_pretrained_400.pt, converted from tf.hub deepmind/i3d-kinetics-400/1)",

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metrics import adherence_psnr, flicker, masked_psnr, motion_magnitude, psnr, sharpness, ssim
+from metrics import adherence_psnr, flicker, masked_psnr, motion_magnitude, ms_ssim, psnr, sharpness, ssim
+from metrics.quality import ms_ssim_curve, psnr_curve, ssim_curve
 
 
 def pair(seed: int = 0, shape: tuple[int, ...] = (2, 3, 3, 40, 56), noise: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -48,6 +49,26 @@ def test_ssim_is_torchmetrics_inside_the_borders() -> None:
     )
     expected = full[..., 5:-5, 5:-5].mean((1, 2, 3)).view(2, 3).mean(1)
     torch.testing.assert_close(ssim(x, y), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_curves_are_the_scores_of_single_frames_and_psnr_averages_errors() -> None:
+    x, y = pair(3, (2, 11, 3, 24, 20))
+    for curve, score in ((psnr_curve, psnr), (ssim_curve, ssim)):
+        each = torch.stack([score(x[:, t : t + 1], y[:, t : t + 1]) for t in range(11)], 1)
+        torch.testing.assert_close(curve(x, y), each)
+    errors = 10 ** (-psnr_curve(x, y) / 10)
+    torch.testing.assert_close(psnr(x, y), -10 * errors.mean(1).log10(), rtol=1e-5, atol=1e-4)
+
+
+def test_ms_ssim_is_torchmetrics_frame_by_frame() -> None:
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    x, y = pair(4, (1, 3, 3, 176, 180))
+    expected = [multiscale_structural_similarity_index_measure(a[None], b[None], data_range=1.0) for a, b in zip(x[0], y[0])]
+    torch.testing.assert_close(ms_ssim_curve(x, y)[0], torch.stack(expected))
+    assert ms_ssim(x, x).tolist() == pytest.approx([1], abs=1e-6) and 0 < float(ms_ssim(x, y)) < 1
+    with pytest.raises(ValueError, match="176 x 176"):
+        ms_ssim(x[..., :175], y[..., :175])
 
 
 def test_masked_psnr_sees_only_the_mask() -> None:
