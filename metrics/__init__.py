@@ -33,6 +33,7 @@ _HOME = {
     "JediDistance": "sets",
     "ManifoldMetrics": "sets",
     "MeanOverSamples": "streaming",
+    "GuardedMean": "streaming",
     "lpips_distance": "lpips",
     "perceptual_curves": "perceptual",
     "tlp": "perceptual",

@@ -56,7 +56,7 @@ def dis(first: Tensor, second: Tensor) -> Tensor:
 
     if min(first.shape[-2:]) < LEAST_DIS:
         raise ValueError(f"dis needs frames of at least {LEAST_DIS} x {LEAST_DIS}, got {tuple(first.shape[-2:])}")
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return _pair_by_pair(lambda x, y: search.calc(x, y, None), first, second)
 
 

@@ -46,19 +46,3 @@ def guarded(score: Tensor, video: Tensor) -> Guarded:
         raise ValueError(f"{len(video)} videos but scores of shape {tuple(score.shape)}")
     motion = motion_curves(video)
     return Guarded(score, motion.mean.mean(1), (motion.fastest < FROZEN).float().mean(1))
-
-
-def summary(parts: list[Guarded]) -> dict[str, float]:
-    """Means over samples, each sample counting once however the batches were cut: score of those that move (NaN if none
-    does), motion of all, share of stills, n.
-
-    Raises:
-        ValueError: nothing to sum up.
-    """
-    if not parts:
-        raise ValueError("no scores to sum up")
-    whole = Guarded(*(torch.cat([part.cpu().double() for part in column]) for column in zip(*parts, strict=True)))
-    return {
-        "score": float(whole.moving.nanmean()), "motion": float(whole.motion.mean()),
-        "still": float(whole.still.double().mean()), "n": len(whole.score),
-    }  # fmt: skip

@@ -176,8 +176,8 @@ def frame_features(video: Tensor, judge: Perceptual | None = None) -> Features:
 def feature_distance(a: Features, b: Features, judge: Perceptual | None = None) -> Tensor:
     """`b f`: distance of every frame of `frame_features` to the same frame of others; judge as there."""
     judge = shipped(str(a[0].device)) if judge is None else judge
-    flat = ([rearrange(x, "b f c h w -> (b f) c h w") for x in part] for part in (a, b))
-    return rearrange(layer_distance(*flat, judge), "(b f) -> b f", b=len(a[0]))
+    x, y = ([rearrange(layer, "b f c h w -> (b f) c h w") for layer in part] for part in (a, b))
+    return rearrange(layer_distance(x, y, judge), "(b f) -> b f", b=len(a[0]))
 
 
 def lpips_distance(video: Tensor, reference: Tensor, judge: Perceptual | None = None) -> Tensor:

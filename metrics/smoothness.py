@@ -6,10 +6,8 @@ is the frame halfway along the flow, and the name of the number says so.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,25 +23,6 @@ def halfway(a: Tensor, b: Tensor, flow: Flow = farneback) -> Tensor:
     """The frame between a and b, both carried halfway along the flow (Jiang et al. 2018, eq. 4 at t = 1/2), averaged."""
     quarter = (flow(a, b) - flow(b, a)).to(a) / 4
     return (warp(a, -quarter) + warp(b, quarter)) / 2
-
-
-def torchscript_interpolator(path: str | Path, sha256: str, device: str | torch.device = "cpu") -> Interpolator:
-    """A frame interpolation network (such as AMT-S) that was exported as TorchScript: `module(a, b) -> middle`.
-
-    Args:
-        path: the file; it holds code, so its hash must be said.
-        sha256: hex digest of the file.
-        device: where the module goes.
-
-    Raises:
-        ValueError: the file's bytes have another hash.
-    """
-    data = Path(path).read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256.lower():
-        raise ValueError(f"{path} has sha256 {found}, not {sha256}: TorchScript holds code and is not run unchecked")
-    module = torch.jit.load(str(path), map_location=device).eval()
-    return lambda a, b: module(a.to(device), b.to(device)).to(a)
 
 
 def motion_smoothness(video: Tensor, interpolator: Interpolator | None = None) -> Guarded:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from .guard import Guarded
+
 
 class MeanOverSamples(Metric):
     """Mean over samples of any one-shot function that gives one value per sample.
@@ -47,3 +49,44 @@ class MeanOverSamples(Metric):
     def compute(self) -> Tensor:
         """The mean, a float64 scalar; NaN when the score applied to no sample."""
         return self.total / self.count if self.count > 0 else self.total.new_tensor(torch.nan)
+
+
+class GuardedMean(Metric):
+    """Mean of a score that a still would win, over the samples that move, and how much they do.
+
+    Args:
+        score: returns a `metrics.Guarded`, for example `metrics.consistency`; called with the arguments of `update`.
+
+    Each sample counts once, however long it is and however samples are cut into batches and processes.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self, score: Callable[..., Guarded]) -> None:
+        super().__init__()
+        self.score = score
+        self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")  # score, motion, stills, n
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> GuardedMean:
+        """Leaves the float64 sums as they are."""
+        return self
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Adds the samples of one call of `score`."""
+        found = self.score(*args, **kwargs)
+        parts = (found.moving.nan_to_num(0), found.motion, found.still, torch.ones_like(found.motion))
+        self.sums = self.sums + torch.stack([part.to(self.sums).sum() for part in parts])
+
+    def compute(self) -> dict[str, Tensor]:
+        """score: mean over the samples that move (NaN if none does); motion: mean over all, frame widths per frame; still:
+        share that does not move; n: samples. Float64 scalars.
+
+        Raises:
+            ValueError: no sample.
+        """
+        score, motion, stills, n = self.sums
+        if n == 0:
+            raise ValueError("no sample was added")
+        return {"score": score / (n - stills), "motion": motion / n, "still": stills / n, "n": n}

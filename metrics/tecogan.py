@@ -1,4 +1,4 @@
-"""Temporal coherence against a reference as TecoGAN measures it (Chu et al. 2020): tOF on flow; tLP stands in `lpips`.
+"""Temporal coherence against a reference as TecoGAN measures it (Chu et al. 2020): tOF on flow (tLP stands in `perceptual`).
 
 Its constants: two frames at either end are left out, and of every frame the middle box counts, whose sides are
 multiples of 32 and leave at least 16 pixels.

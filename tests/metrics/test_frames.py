@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metrics import clip_score, consistency, frame_consistency, i2v_subject, lag_drift, text_alignment, weights
-from metrics.clip import Clip, clip
+from metrics.clip import Clip, clip, pooled
 from metrics.dino import dino
 from metrics.frames import FrameNetwork, embed, home
 from metrics.likeness import first_frame_curve, lag_curve
@@ -100,7 +100,8 @@ def test_missing_and_foreign_tensors_are_refused_not_left_random(dino_folder: Pa
     (tmp_path / "config.json").write_text((dino_folder / "config.json").read_text())
     state = load_file(dino_folder / "model.safetensors")
     first = sorted(state)[0]
-    for changed, message in (({k: v for k, v in state.items() if k != first}, "missing"), ({**state, "x.y": state[first] + 1}, "foreign")):
+    less, more = {key: value for key, value in state.items() if key != first}, {**state, "x.y": state[first] + 1}
+    for changed, message in ((less, "missing"), (more, "foreign")):
         save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(weights.WeightsError, match=message):
             dino(tmp_path)
@@ -112,11 +113,17 @@ def test_missing_and_foreign_tensors_are_refused_not_left_random(dino_folder: Pa
 
 
 def test_both_conventions_of_text_alignment(judge: Clip) -> None:
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
     video = torch.rand(2, 3, 3, 224, 224)
     texts = ["a red circle moves left", "circle"]
     cosine = text_alignment(video, texts, judge)
     images, words = embed(video, judge.frames), judge.text_features(texts)
     expected = [float((images[k] @ words[k]).mean()) for k in range(2)]
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    with torch.no_grad():  # 224 x 224 is not resized
+        raw = pooled(judge.model.get_image_features(pixel_values=((video[0] * 255).round() / 255 - mean) / std))
+    torch.testing.assert_close(images[0], raw / raw.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
     assert cosine.tolist() == pytest.approx(expected, rel=1e-5)
     assert clip_score(video, texts, judge).tolist() == pytest.approx([max(100 * value, 0) for value in expected], rel=1e-5)
     assert text_alignment(video, ["a " * 200, "red"], judge).isfinite().all()  # cut to 77 tokens

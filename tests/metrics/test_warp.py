@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from metrics import estimate_flow, warp_error
 from metrics.flow import farneback, occluded, warp
 from metrics.warp import FlowField, truth_field
-
-
-def texture(size: int = 96, seed: int = 0) -> Tensor:
-    noise = torch.rand(1, 3, size // 4, size // 4, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(noise, (size, size), mode="bicubic", align_corners=False).clamp(0, 1)[0]
-
-
-def sliding(pixels: int = 2, frames: int = 4) -> Tensor:
-    """`1 f c h w`: a texture that moves right by `pixels` a frame, cut from a wider one."""
-    wide = texture(96 + pixels * frames)
-    return torch.stack([wide[:, :96, pixels * (frames - t) : pixels * (frames - t) + 96] for t in range(frames)])[None]
+from tests.metrics.scenes import sliding, texture
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(3, 0), (0, -3), (2, 2)])
