@@ -72,6 +72,15 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     return Cascade(stages, config, folder).to(device)  # type: ignore[return-value]
 
 
+def adopt(pipe: Cascade, stage: str, variant: str, entry: dict[str, Any], init: str | None = None) -> Cascade:
+    """`pipe` with a further variant of a stage swapped in; `entry` says of it what pipeline.json would, its `file` as an
+    absolute path. Every other weight is shared."""
+    known = pipe.config["stages"][stage]
+    stages = {**pipe.config["stages"], stage: {**known, "variants": {**known["variants"], variant: entry}}}
+    parts = {name: pipe.get_submodule(name) for name in STAGES}
+    return Cascade(parts, {**pipe.config, "stages": stages}, pipe.folder).swap(stage, variant, init)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """pipeline.json of a folder. WeightsError where it is missing or broken."""
     path = folder / "pipeline.json"

@@ -11,6 +11,7 @@ from wanlab.pipelines.load import WeightsError
 from .document import Document, Loc, Problem
 from .placebo import draw
 from .spec import Cell, Sampler, Study
+from .trainings import equipped, training_of
 
 WRONG = (LookupError, ValueError, TypeError, WeightsError)  # what a pipeline raises for a wrong name or missing weights
 
@@ -31,6 +32,9 @@ def prepare(
             problems.append(document.problem(("cells", name, *path), message_of(error)))
             return None
 
+    if (train := cell.train) is not None:
+        job = attempt(("train",), lambda p=pipe: training_of(train, p))
+        pipe = equipped(pipe, job, study.cache.trainings) if job else pipe
     init = "random" if study.init == "random" else None
     for stage, variant in cell.swap.items():
         pipe = attempt(("swap", stage), lambda p=pipe, s=stage, v=variant: p.swap(s, v, init=init)) or pipe

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from .shard import Shard
 from .spec import Study
 from .stats import Result, Scores, analyse, to_csv
 from .store import CellFolder, RunFolder
+from .trainings import train_missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +71,10 @@ def run_study(
         folder.refuse_strangers(study)
         with threads(threads_each or folder.threads or (1 if shard is not None else runner.threads)):
             place = runner.prepare(device)
-            bench = open_workbench(study, document, place.here, load, resolve, place.environment["code"])
+            opened = partial(open_workbench, study, document, place.here, load, resolve, place.environment["code"])
+            bench = opened()
+            if train_missing(study, bench.plan, console):
+                bench = opened()
             bench.spec = replace(bench.spec, device=place.device)
             environment = {**place.environment, "pipeline": describe_pipeline(bench.plan.cells[study.baseline].pipe)}
             with folder.open(study, environment, shard), Monitor(console) as monitor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wanlab.core import trace
 from wanlab.data.procedural import World
+from wanlab.pipelines.load import read_manifest
 from wanlab.training import checkpoint
 from wanlab.training.descent import Descent
 from wanlab.training.diffusion import (
@@ -24,7 +25,7 @@ from wanlab.training.diffusion import (
     losses,
     optimiser,
 )
-from wanlab.training.shipping import ship
+from wanlab.training.shipping import read, ship
 
 QUIET = Recipe(drop_text=0.0, drop_image=0.0)
 
@@ -98,10 +99,18 @@ def _slot_accuracy(base: Base, slots: Tensor, labels: Tensor) -> float:
 
 
 def take_over(base: Base, path: Path) -> None:
-    """Start from another training's averaged weights (a checkpoint of ours), for every parameter that fits."""
-    own, given = base.state_dict(), checkpoint.load(path)["average"]
+    """Start from another training's averaged weights (a checkpoint of ours, or a pipeline's folder: the default variants), for
+    every parameter that fits."""
+    own, given = base.state_dict(), _shipped(base, path) if path.is_dir() else checkpoint.load(path)["average"]
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     base.load_state_dict(own | fitting)
+
+
+def _shipped(base: Base, folder: Path) -> dict[str, Tensor]:
+    """The weights of a pipeline's folder under the names of the base."""
+    stages = read_manifest(folder)["stages"]
+    files = {name: stages[name]["variants"][stages[name]["default"]].get("file") for name in base if name in stages}
+    return {f"{name}.{key}": value for name, file in files.items() if file for key, value in read(folder / file).items()}
 
 
 def _ship(base: Base, recipe: Recipe, out: Path, descent: Descent, figures: dict[str, float]) -> None:

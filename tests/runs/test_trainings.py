@@ -1,0 +1,194 @@
+"""Cells that train first: one training for all that ask for the same, found again, continued, told where it fails."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from wanlab.pipelines.cascade import Cascade
+from wanlab.pipelines.load import PRESETS, load
+from wanlab.runs.cell import open_workbench
+from wanlab.runs.document import StudyError
+from wanlab.runs.reading import parse_study
+from wanlab.runs.spec import Train
+from wanlab.runs.store import RunFolder
+from wanlab.runs.study import run_study
+from wanlab.runs.trainings import train_missing, training_of
+from wanlab.training import Watch, watched_by
+from wanlab.training.ablation import retraining
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = "{clips: 2, held: 1, content_steps: 2, gan_steps: 2, batch: 1, crop: 16}"
+STUDY = f"""
+name: retrain
+data: {{kind: procedural, n: 1}}
+sampler: {{steps: 1, guidance: 1.0}}
+cells:
+  baseline:
+  gan_head: {{ablate: gan_head}}
+  retrained: {{train: {{part: detail.no_gan, set: {QUICK}}}, pairs_with: gan_head}}
+  both: {{train: {{part: detail.no_gan, set: {QUICK}}}, ablate: residual}}
+metrics: [sharpness]
+report: {{videos: 0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Cascade:
+    return load("tiny")
+
+
+def run(tmp_path: Path, out: str, text: str = STUDY) -> tuple[Path, str]:
+    file, said = tmp_path / "study.yaml", io.StringIO()
+    file.write_text(text)
+    sets = [f"cache.trainings={tmp_path / 'trainings'}"]
+    root, outcome = run_study(file, tmp_path / out, sets, "cpu", console=Console(file=said, width=200), report=False)
+    return root, f"{said.getvalue()}\nfailed: {outcome.failed}"
+
+
+def test_one_training_serves_all_its_cells_and_later_studies(tmp_path: Path) -> None:
+    root, said = run(tmp_path, "out")
+    assert said.count("detail.no_gan for retrained, both  part 1 of 1") == 1 and said.endswith("failed: {}")
+    (home,) = (tmp_path / "trainings").iterdir()
+    before = {file: file.stat().st_mtime_ns for file in home.iterdir()}
+
+    cells = RunFolder(root).cells()
+    weights = {name: cell.description()["weights"] for name, cell in cells.items()}
+    assert weights["retrained"]["detail"] == weights["both"]["detail"] != weights["baseline"]["detail"]
+    assert weights["retrained"]["denoise"] == weights["baseline"]["denoise"]
+    values = {name: cell.samples()["value"][0] for name, cell in cells.items()}
+    assert len(set(values.values())) == 4
+
+    other = STUDY.replace("name: retrain", "name: other").replace("  both:", "  more:")
+    study, document = parse_study(other, [f"cache.trainings={tmp_path / 'trainings'}"])
+    plan = open_workbench(study, document).plan
+    assert not train_missing(study, plan, Console(file=io.StringIO()))
+    assert before == {file: file.stat().st_mtime_ns for file in home.iterdir()}
+    assert [keys["detail"] for keys in plan.cells["retrained"].keys] == cells["retrained"].description()["outputs"]
+
+
+def test_a_plan_tells_trainings_apart_before_they_are_trained(tmp_path: Path) -> None:
+    text = STUDY.replace("  both: {train: {part: detail.no_gan, ", "  both: {train: {seed: 7, part: detail.no_gan, ")
+    study, document = parse_study(text, [f"cache.trainings={tmp_path}"])
+    plan = open_workbench(study, document).plan
+    last = {name: cell.keys[0]["detail"] for name, cell in plan.cells.items()}
+    assert len(set(last.values())) == 4 and not any(tmp_path.iterdir())
+    first = {cell.keys[0]["denoise"] for cell in plan.cells.values()}
+    assert len(first) == 1
+
+
+def test_a_training_that_fails_fails_its_cells_alone(tmp_path: Path) -> None:
+    text = STUDY.replace("crop: 16}", "crop: 16, rate: 1.0e+30}")
+    kept = [line for line in text.splitlines() if not line.startswith(("  gan_head", "  both"))]
+    root, said = run(tmp_path, "out", "\n".join(kept).replace(", pairs_with: gan_head", ""))
+    assert "detail.no_gan is not trained: Diverged: the loss of content" in said
+    assert set(RunFolder(root).cells()) == {"baseline"}
+
+
+def test_mistakes_in_a_training_are_told_at_its_place() -> None:
+    with pytest.raises(StudyError, match=r":8:22: cells.retrained.train: stage detail has no variant 'no_gn'; nearest: no_gan"):
+        open_workbench(*parse_study(STUDY.replace("detail.no_gan", "detail.no_gn")))
+    with pytest.raises(StudyError, match=r":8:29: cells.retrained.train.part: string should match pattern"):
+        parse_study(STUDY.replace("detail.no_gan", "detail"))
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ({"part": "detail.no_gan", "set": {"lamb": 0}}, "unknown setting 'lamb'; nearest: lam"),
+        ({"part": "align.none"}, "the weights of align.none carry no recipe"),
+        ({"part": "detail.gan", "recipe": "missing.yaml"}, "missing.yaml: no such file"),
+        ({"part": "detail.gan", "recipe": ROOT / "experiments" / "quickstart.yaml"}, "a training file of kind: cascade is wanted"),
+        ({"part": "discriminator.gan", "recipe": ROOT / "experiments" / "train" / "tiny.yaml"}, "makes no discriminator.gan"),
+    ],
+)
+def test_mistakes_in_trainings(train: dict, expected: str, tiny: Cascade) -> None:
+    with pytest.raises((ValueError, LookupError), match=expected):
+        training_of(Train(**train), tiny)
+
+
+def test_the_recipe_of_the_weights_and_of_the_file_are_one() -> None:
+    from wanlab.runs.document import read
+
+    given = read(ROOT / "experiments" / "train" / "tiny.yaml").data
+    for part in ("generator.no_temporal", "generator.no_align", "upsample.no_residual", "detail.gan", "detail.no_gan", "text.t5"):
+        assert retraining(PRESETS / "tiny", part, given).key == retraining(PRESETS / "tiny", part).key
+
+
+def test_what_costs_nothing_keeps_the_key_and_what_changes_weights_does_not() -> None:
+    keys = [
+        retraining(PRESETS / "tiny", "detail.no_gan", changes=changes, seed=seed).key
+        for changes, seed in (({}, None), ({"pool": "somewhere"}, None), ({"lam": 0.2}, None), ({}, 1), ({"gan_steps": 2}, None))
+    ]
+    assert keys[0] == keys[1] and len(set(keys)) == 4
+
+
+def test_a_variant_without_a_part_starts_from_the_shipped_weights(tmp_path: Path, tiny: Cascade) -> None:
+    quick = {"steps": 1, "clips": 4, "held": 4, "batch": 2}
+    job = retraining(PRESETS / "tiny", "generator.no_temporal", changes=quick)
+    job.train(tmp_path)
+    ((variant, entry),) = job.weights(tmp_path).values()
+    from wanlab.pipelines.load import adopt
+
+    pipe = adopt(tiny, "generator", variant, entry)
+    near = tiny.generator.state_dict()
+    moved = [key for key, value in pipe.generator.state_dict().items() if (value - near[key]).abs().max() > 0.01]
+    assert entry["config"]["temporal"] is False and not moved  # one step away from where it started
+
+
+class Broken(Watch):
+    """Whoever asks for an end after the third step of the second network."""
+
+    def begin(self, name: str, done: int, steps: int, checkpoint: Path | None = None) -> None:
+        self.name = name
+
+    def step(self, done: int, loss: float) -> None:
+        self.stopping = "texture" in self.name and done >= 2
+
+
+def test_a_training_that_is_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    quick = {"clips": 2, "held": 1, "content_steps": 1, "gan_steps": 4, "batch": 1, "crop": 16}
+    job = retraining(PRESETS / "tiny", "detail.no_gan", changes=quick)
+    with pytest.raises(KeyboardInterrupt), watched_by(Broken()):
+        job.train(tmp_path / "stopped")
+    assert not job.finished(tmp_path / "stopped")
+    sums = []
+    for name in ("stopped", "whole"):
+        job.train(tmp_path / name)
+        sums.append(job.weights(tmp_path / name)["detail"][1]["sha256"])
+    assert sums[0] == sums[1]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from wanlab.pipelines.load import PRESETS
+from wanlab.training.ablation import retraining
+retraining(PRESETS / "tiny", "upsample.no_residual", changes={changes}).train(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    changes = {"clips": 2, "held": 1, "steps": [1, 130], "batch": [1, 1], "crop": [8, 8]}
+    job = retraining(PRESETS / "tiny", "upsample.no_residual", changes=changes)
+    checkpoint = job.home(tmp_path / "killed") / "no_residual.level1.pt"
+    command = [sys.executable, "-c", KILLED.replace("{changes}", repr(changes)), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not job.finished(tmp_path / "killed")
+    job.train(tmp_path / "killed")
+    job.train(tmp_path / "whole")
+    sums = [job.weights(tmp_path / name)["upsample"][1]["sha256"] for name in ("killed", "whole")]
+    assert sums[0] == sums[1]
