@@ -61,8 +61,8 @@ class FeatureBank:
     _where: dict[int, int]
 
     def __init__(self, path: str | Path, key: Key) -> None:
-        self.path, self.key = Path(path), {name: key[name] for name in sorted(key)}
         self._lock: BufferedRandom | None = None
+        self.path, self.key = Path(path), {name: key[name] for name in sorted(key)}
         self._read()
 
     @classmethod
@@ -81,6 +81,9 @@ class FeatureBank:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
         self.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

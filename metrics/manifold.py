@@ -50,7 +50,7 @@ def manifold_metrics(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -
         )
     centre = real.mean(0)
     real, fake = real - centre, fake - centre
-    spot = SPOT * torch.cat([real, fake]).square().sum(1).mean()
+    spot = (SPOT * torch.cat([real, fake]).square().sum(1).mean()).clamp_min(torch.finfo(torch.float64).tiny)
     balls_real = torch.maximum(radii(real, neighbours) * (1 - TIE), spot)
     balls_fake = torch.maximum(radii(fake, neighbours) * (1 - TIE), spot)
     lies_in = torch.zeros(len(fake), dtype=torch.float64, device=real.device)  # real balls around each generated sample
