@@ -79,23 +79,19 @@ def short(a: Tensor) -> Tensor:
 
 def trace_of_root(a: Tensor, b: Tensor, rank_a: int | None = None, rank_b: int | None = None) -> Tensor:
     """Tr (S_a S_b)^(1/2) for covariances (d, d) of at most these ranks (n - 1 where n is not above d)."""
-    full = (len(a), None)
-    if rank_a in full and rank_b in full:
-        factor_a, factor_b = cholesky(a), cholesky(b)
-        if factor_a is not None and factor_b is not None:
-            return torch.linalg.svdvals(factor_a.T @ factor_b).sum()
-    return torch.linalg.svdvals(eigen_factor(a, rank_a).T @ eigen_factor(b, rank_b)).sum()
+    return torch.linalg.svdvals(factor(a, rank_a).T @ factor(b, rank_b)).sum()
 
 
-def cholesky(a: Tensor) -> Tensor | None:
-    """L of S = L L^T; None where S is singular to rounding, so that the last pivots would be noise."""
-    factor, failed = torch.linalg.cholesky_ex(a)
-    pivots = factor.diagonal()
-    return None if failed or pivots.min().square() <= len(a) * EPS * pivots.max().square() else factor
+def factor(a: Tensor, rank: int | None = None) -> Tensor:
+    """F (d, r) of S = F F^T for a covariance (d, d): Cholesky, or what its largest eigenvalues span.
 
-
-def eigen_factor(a: Tensor, rank: int | None = None) -> Tensor:
-    """F (d, r) of S = F F^T from the largest eigenvalues: at most `rank` of them, and none that is rounding."""
+    The latter where S has not full rank: by the number of samples, or because Cholesky fails or ends in pivots that are noise.
+    """
+    if rank is None or rank >= len(a):
+        lower, failed = torch.linalg.cholesky_ex(a)
+        pivots = lower.diagonal().square()
+        if not failed and pivots.min() > len(a) * EPS * pivots.max():
+            return lower
     values, vectors = torch.linalg.eigh(a)
     kept = values > len(a) * EPS * values[-1]
     if rank is not None:

@@ -7,11 +7,15 @@ smaller set. Deleting one block of samples at a time and scaling the spread (Kue
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .frechet import frechet_distance
+from .leaveout import Kept, frechet_replicates
 
 BLOCKS = 16
 
@@ -53,6 +57,15 @@ def standard_error(replicates: Tensor) -> Tensor:
     return ((g - 1) / g * (replicates - replicates.mean()).square().sum()).sqrt()
 
 
+def replicates(distance: Distance, x: Tensor, y: Tensor, kept_x: Sequence[Kept], kept_y: Sequence[Kept]) -> Tensor:
+    """distance(x[k], y[l]) for each pair of choices, float64 (g); None keeps all rows."""
+    plain, options = (distance.func, distance.keywords) if isinstance(distance, partial) else (distance, {})
+    if plain is frechet_distance:
+        return frechet_replicates(x, y, kept_x, kept_y, **options)
+    pairs = zip(kept_x, kept_y, strict=True)
+    return torch.stack([distance(x if k is None else x[k], y if l is None else y[l]) for k, l in pairs]).double()
+
+
 def jackknife_interval(
     x: Tensor,
     y: Tensor,
@@ -79,13 +92,14 @@ def jackknife_interval(
         if len(x) != len(y):
             raise ValueError(f"paired sets must have equal n, got {len(x)} and {len(y)}")
         kept = blocks_of(len(x), blocks, units)
-        error = standard_error(torch.stack([distance(x[k], y[k]) for k in kept]))
+        error = standard_error(replicates(distance, x, y, kept, kept))
         freedom = len(kept) - 1
     else:
         kept_x, kept_y = blocks_of(len(x), blocks), blocks_of(len(y), blocks)
-        error_x = standard_error(torch.stack([distance(x[k], y) for k in kept_x]))
-        error_y = standard_error(torch.stack([distance(x, y[k]) for k in kept_y]))
-        error, freedom = torch.hypot(error_x, error_y), min(len(kept_x), len(kept_y)) - 1
+        all_x, all_y = [None] * len(kept_x), [None] * len(kept_y)
+        values = replicates(distance, x, y, [*kept_x, *all_y], [*all_x, *kept_y])
+        error = torch.hypot(standard_error(values[: len(kept_x)]), standard_error(values[len(kept_x) :]))
+        freedom = min(len(kept_x), len(kept_y)) - 1
     half = float(error) * student_quantile((1 + confidence) / 2, freedom)
     return max(float(estimate) - half, 0.0), float(estimate) + half
 
@@ -111,12 +125,9 @@ def jackknife_difference(
         raise ValueError(f"paired cells must hold the same samples, got {tuple(a.shape)} and {tuple(b.shape)}")
     delta = distance(a, reference) - distance(b, reference)
     kept = blocks_of(len(a), blocks, units)
-    together = len(reference) == len(a)
-    values = []
-    for keep in kept:
-        rest = reference[keep] if together else reference
-        values.append(distance(a[keep], rest) - distance(b[keep], rest))
-    error, freedom = float(standard_error(torch.stack(values))), len(kept) - 1
+    rest = kept if len(reference) == len(a) else [None] * len(kept)
+    values = replicates(distance, a, reference, kept, rest) - replicates(distance, b, reference, kept, rest)
+    error, freedom = float(standard_error(values)), len(kept) - 1
     half = error * student_quantile((1 + confidence) / 2, freedom)
     p = 1.0 if delta == 0 else (0.0 if error == 0 else 2 * student_tail(abs(float(delta)) / error, freedom))
     return Difference(float(delta), float(delta) - half, float(delta) + half, p)

@@ -27,9 +27,12 @@ class Moments:
         self.flat = torch.zeros(2, dtype=torch.float64) if flat is None else flat
 
     @classmethod
-    def of(cls, features: Tensor) -> Moments:
-        """The moments of the rows of `features` (n, d)."""
-        return cls().add(features)
+    def of(cls, features: Tensor, shift: Tensor | None = None) -> Moments:
+        """The moments of the rows of `features` (n, d), summed about `shift` (d), or else about their mean."""
+        if shift is None:
+            return cls().add(features)
+        sums = torch.zeros(len(shift) * (len(shift) + 1), dtype=torch.float64, device=shift.device)
+        return cls(torch.cat([sums.new_zeros(2), shift, sums])).add(features)
 
     @classmethod
     def from_statistics(cls, mean: Tensor, covariance: Tensor, n: int, ddof: int = 1) -> Moments:
