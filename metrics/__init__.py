@@ -16,6 +16,8 @@ _HOME = {
     "frechet_of_gaussians": "frechet",
     "frechet_bias": "frechet",
     "frechet_bias_from_moments": "frechet",
+    "frechet_infinity": "infinity",
+    "frechet_replicates": "leaveout",
     "Moments": "moments",
     "polynomial_mmd": "kernel",
     "kernel_distance": "kernel",

@@ -24,6 +24,7 @@ from torchmetrics.wrappers import BootStrapper
 
 from .bank import FeatureBank
 from .frechet import frechet_bias_from_moments, frechet_distance, frechet_from_moments
+from .infinity import frechet_infinity
 from .kernel import KernelDistance, jedi_from_moments, kernel_distance
 from .manifold import NEIGHBOURS, Manifold, manifold_metrics
 from .moments import Moments, merged
@@ -120,6 +121,10 @@ class SetDistances(Metric):
     def bias(self) -> Tensor:
         """How far `frechet` lies above the distance of the populations, to first order."""
         return frechet_bias_from_moments(self.moments("fake"), self.moments("real"))
+
+    def infinity(self) -> Tensor:
+        """What `frechet` tends to at infinite n; ValueError below 2.5 samples per feature."""
+        return frechet_infinity(self.rows("fake"), self.rows("real"), self.ddof)
 
     def jedi(self, unbiased: bool = False) -> Tensor:
         """JEDi's polynomial distance of what this process holds."""

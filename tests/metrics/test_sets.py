@@ -24,6 +24,7 @@ from metrics import (
     SmallSampleWarning,
     frechet_bias,
     frechet_distance,
+    frechet_infinity,
     jedi_distance,
     kernel_distance,
     manifold_metrics,
@@ -65,6 +66,11 @@ def test_one_pass_gives_every_distance() -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(float(value), rel=1e-6), name
+
+
+def test_the_extrapolation_comes_from_kept_features() -> None:
+    x, y = sets()
+    assert float(filled(SetDistances(keep=True), x, y).infinity()) == pytest.approx(float(frechet_infinity(x, y)), rel=1e-12)
 
 
 def test_each_class_is_a_face_of_the_same_state() -> None:
