@@ -168,7 +168,7 @@ class PipelineContract:
         left[:, :4] = 1
         plain, edited = (self.run(pipe, *edits, capture=[self.block], steps=1).record[self.block, 0, "cond"]
                          for edits in ((), (Zero(self.block, mask=left),)))
-        (h, w), n = pipe.grid_of(self.block), plain.axes.index("n")
+        (_, h, w), n = pipe.grid_of(self.block).sides, plain.axes.index("n")
         inside = torch.zeros(plain.tensor.shape[n], dtype=torch.bool)
         inside[: h * w] = (torch.arange(h * w) % w) < w // 2
         before, after = plain.tensor.movedim(n, 0), edited.tensor.movedim(n, 0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wanlab.core import Select, SelectionError, Site, Zero, clock, edit_from_dict, trace
+from wanlab.core import Grid, Select, SelectionError, Site, Zero, clock, edit_from_dict, trace
 from wanlab.core.clock import Plan
 from wanlab.core.mask import Mask, MaskError
 from wanlab.core.region import check, region
@@ -64,14 +64,14 @@ def test_it_is_resized_to_the_grid_of_the_site(size: tuple[int, int]) -> None:
 
 def test_tokens_that_stand_on_a_grid_are_limited_by_it() -> None:
     site, x = Site("t", ("b", "f", "n", "c")), torch.zeros(1, 2, 19, 3)         # 4 x 4 tokens, then 3 others
-    plan = Plan(grid_of=lambda name: (4, 4) if name == "t" else None)
+    plan = Plan(grid_of=lambda name: Grid(1, 4, 4) if name == "t" else None)
     part = region(Select("t", mask=BOX), site, x, plan).expand_as(x)[0, 1, :, 0]
     assert part[:16].reshape(4, 4).int().tolist() == [[0, 1, 1, 0], [0, 1, 1, 0], [0] * 4, [0] * 4] and not part[16:].any()
     with pytest.raises(SelectionError, match="u has no picture that a mask could mean: its tokens stand in no known grid"):
         check(Select("u", mask=BOX), Site("u", site.axes), plan)
     with pytest.raises(SelectionError, match="q has axes 'b c' and no axis h"):
         check(Select("q", mask=BOX), Site("q", ("b", "c")), plan)
-    with pytest.raises(SelectionError, match="t has 15 tokens, but their grid is said to be 4x4"):
+    with pytest.raises(SelectionError, match="t has 15 tokens, but their grid is said to be 1x4x4"):
         region(Select("t", mask=BOX), site, x[:, :, :15], plan)
 
 
@@ -81,7 +81,7 @@ class Tokens(Hookable):
     SITES = {"out": "b n c"}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with clock.announce(seeds=range(len(x)), grid_of=lambda name: (2, 2)):
+        with clock.announce(seeds=range(len(x)), grid_of=lambda name: Grid(1, 2, 2)):
             return self.site("out", x)
 
 

@@ -71,5 +71,5 @@ def test_sites_print_as_a_tree_with_counts_and_narrow(pipe: Cascade) -> None:
     sites = pipe.sites("generator.mid.**")
     lines = str(sites).splitlines()
     assert lines[0] == f"{len(sites)} sites" and f"    mid  ({len(sites)})" in lines
-    assert "        attn  (6)" in lines and any(line.strip().startswith("resid_mid  b=1 f=4 n=7 c=") for line in lines)
+    assert "        attn  (12)" in lines and any(line.strip().startswith("resid_mid  b=1 f=4 n=7 c=") for line in lines)
     assert sites.narrow("**.pattern").names == [site.name for site in sites if site.name.endswith(".pattern")]

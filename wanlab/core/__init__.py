@@ -11,9 +11,11 @@ from wanlab.core.edit import KINDS, Edit, EditError, Event, NotSerialisable, edi
 from wanlab.core.entry import Entry
 from wanlab.core.frames import CutFrames, FreezeFrame, LowPassFrames, ReverseFrames, ShuffleFrames
 from wanlab.core.gradient import GradientError
+from wanlab.core.grid import Grid
 from wanlab.core.index import PositionError
 from wanlab.core.item import AdaptError
 from wanlab.core.label import RecordError
+from wanlab.core.lazy import Lazy
 from wanlab.core.ledger import Ledger, LedgerError
 from wanlab.core.listener import NonFiniteError
 from wanlab.core.moments import CovarianceStat, MeanStat
@@ -31,7 +33,7 @@ from wanlab.core.trace import Trace, trace
 from wanlab.core.values import Bypass, Identity, Mean, Noise, Patch, Replace, Resample, Scale, Steer, Zero
 
 __all__ = [
-    "Hookable", "Site", "Sites", "UnknownSite", "sites_of", "Probe",
+    "Hookable", "Site", "Sites", "UnknownSite", "sites_of", "Probe", "Lazy", "Grid",
     "adapt", "Adapted", "Place", "AdaptError",
     "clock", "Tick", "Plan",
     "Select", "SelectionError", "PatternError", "PositionError", "nearest", "suggestion",

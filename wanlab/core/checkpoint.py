@@ -11,7 +11,6 @@ from contextvars import copy_context
 from typing import Any, Self, TypeVar
 
 import torch
-from torch import Tensor
 
 from wanlab.core import clock
 from wanlab.core.clock import Plan, Tick
@@ -43,7 +42,7 @@ class Again(BaseTap):
         """What the trace listened to: the same must be computed, in the same order."""
         return self._here and self._trace.acts(module, name)
 
-    def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
+    def fire(self, module: Hookable, name: str, x: Any, identity: Any) -> Any:
         """Let `x` pass under the trace's edits."""
         return self._trace.repeat(module, name, x, identity) if self._here else x
 

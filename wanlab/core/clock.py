@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from wanlab.core.grid import Grid
+
 
 @dataclass(frozen=True)
 class Tick:
@@ -42,7 +44,7 @@ class Plan:
     tokens_of: Callable[[str, int], Sequence[int]] | None = None    # word, row -> its tokens
     words: tuple[tuple[str, ...], ...] | None = None                # of each row's prompt, in order
     text_sites: str | None = None                                   # glob of the sites whose tokens are the prompt's
-    grid_of: Callable[[str], tuple[int, int] | None] | None = None      # site -> h, w of its first tokens, if on a grid
+    grid_of: Callable[[str], Grid | None] | None = None             # site -> how its tokens stand, if on a grid
 
 
 T = TypeVar("T", Tick, Plan)
@@ -89,13 +91,13 @@ def at(*, step: int | None = None, sigma: float | None = None, branch: str | Non
 def announce(*, steps: int | None = None, start: int | None = None, branches: Sequence[str] | None = None,
              seeds: Sequence[int] | None = None, tokens_of: Callable[[str, int], Sequence[int]] | None = None,
              words: Sequence[Sequence[str]] | None = None, text_sites: str | None = None,
-             grid_of: Callable[[str], tuple[int, int] | None] | None = None) -> Iterator[Plan]:
+             grid_of: Callable[[str], Grid | None] | None = None) -> Iterator[Plan]:
     """Tell what the run within the block will do: "last" then means something, and ledgers know what to expect.
 
     `tokens_of(word, row)` gives the tokens of a word in a row's prompt, and raises LookupError with the prompt's words;
     `words` are those of each row's prompt, in order; `text_sites` is a glob of the sites whose axis j (else n) begins with
-    those tokens: `words=` is for those. `grid_of(site)` gives height and width of the grid on which the first tokens (axis n)
-    of a site stand, row by row, or None: `mask=` is for those, beside the sites with axes h and w.
+    those tokens: `words=` is for those. `grid_of(site)` says how the tokens of a site stand (axis n, else j, as of keys), or
+    None: `mask=` is for those with axis n, beside the sites with axes h and w.
     """
     told = {
         "steps": steps, "start": start, "tokens_of": tokens_of, "text_sites": text_sites, "grid_of": grid_of,

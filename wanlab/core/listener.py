@@ -13,6 +13,7 @@ from wanlab.core.capture import Capture
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.edit import Edit, Event
 from wanlab.core.gradient import GradientLine, own
+from wanlab.core.lazy import Lazy
 from wanlab.core.ledger import Line
 from wanlab.core.region import narrow
 from wanlab.core.select import Select
@@ -54,9 +55,17 @@ class Listener:
         """Whether a selection of this site covers this moment."""
         return select.acts(tick, plan, self.site.name)
 
-    def edited(self, x: Tensor, tick: Tick, plan: Plan, identity: Any, watch: bool) -> Tensor:
+    def wanted(self, x: Tensor | Lazy, tick: Tick, plan: Plan) -> Tensor | Lazy:
+        """`x` as this site's; all of what was not computed yet, where a part of it would not do: edits, gradients, graphs."""
+        if not isinstance(x, Lazy):
+            return x
+        whole = [edit.where for edit, _ in self.edits] + [capture.where for capture, _ in self.gradients]
+        whole += [capture.where for capture, _ in self.captures if capture.keep == "graph"]
+        return x.whole() if any(self.acts(one, tick, plan) for one in whole) else x.bound(self.site.name)
+
+    def edited(self, x: Any, tick: Tick, plan: Plan, identity: Any, watch: bool) -> Any:
         """`x` after the edits; with `watch`, NaN and infinity raise before and after each."""
-        if watch:
+        if watch and not isinstance(x, Lazy):
             _finite(x, self.site, tick, "")
         for edit, line in self.edits:
             acts = self.acts(edit.where, tick, plan)
@@ -67,8 +76,9 @@ class Listener:
                     _finite(x, self.site, tick, f" after {edit}")
         return x
 
-    def repeated(self, x: Tensor, tick: Tick, plan: Plan, identity: Any) -> Tensor:
+    def repeated(self, x: Any, tick: Tick, plan: Plan, identity: Any) -> Any:
         """`x` as it was passed on before, when a checkpoint computes again: the same operations, and nothing noted."""
+        given, x = x, self.wanted(x, tick, plan)
         for edit, _ in self.edits:
             if self.acts(edit.where, tick, plan):
                 x = edit.apply(x, Event(self.site, tick, plan, identity))
@@ -77,7 +87,7 @@ class Listener:
         for capture, _ in self.captures:
             if capture.keep == "graph" and self.acts(capture.where, tick, plan):
                 narrow(capture.where, self.site, x, plan)
-        return x
+        return given if isinstance(x, Lazy) else x
 
 
 def listeners(root: nn.Module, known: Sites | None) -> dict[tuple[int, str], Listener]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from wanlab.core.entry import Entry
 from wanlab.core.firing import Key
 from wanlab.core.index import positions
 from wanlab.core.label import Label
+from wanlab.core.lazy import Lazy
 from wanlab.core.pattern import matches
 from wanlab.core.record import Record
 from wanlab.core.region import kept_positions
@@ -75,7 +76,7 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------------------ during the run
 
-    def keep(self, capture: Capture, site: Site, tick: Tick, plan: Plan, x: Tensor, call: int = 0) -> None:
+    def keep(self, capture: Capture, site: Site, tick: Tick, plan: Plan, x: Tensor | Lazy, call: int = 0) -> None:
         """Keep one firing, or add it to its statistic. What two captures of one name cover is kept once.
 
         `x` is the value at the site, or its gradient; call: its number, where it does not come in the order of the run."""
@@ -84,10 +85,8 @@ class Recorder:
         if any(other.where.acts(tick, plan, site.name) for other in earlier):
             return
         at = kept_positions(capture.where, site, x, plan)
-        part = x
-        for axis, places in at.items():
-            part = part.index_select(site.axes.index(axis), torch.tensor(places, device=x.device))
-        self._measure(name, group, site, tick, plan, part)
+        self._measure(name, group, site, tick, plan, x, at)
+        part = _part(x, {site.axes.index(axis): places for axis, places in at.items()})
         if tick.step is not None and tick.sigma is not None:
             self.record.sigmas[tick.step] = tick.sigma
         if capture.streams:
@@ -97,10 +96,13 @@ class Recorder:
             part = _own(part, x, capture.keep)
         labels = self._words(site, x, at, plan) if tick.branch in (None, "cond") else {}
         full = {axis: x.shape[site.axes.index(axis)] for axis in at}
-        entry = Entry(part, site.axes, site.name, {axis: tuple(places) for axis, places in at.items()}, labels, full)
+        coords: dict[str, Any] = {axis: tuple(places) for axis, places in at.items()}
+        if isinstance(x, Lazy):
+            labels, coords = {**labels, **_cut(x.labels, at)}, {**x.coords, **coords}
+        entry = Entry(part, site.axes, site.name, coords, labels, full)
         self.record.add(Key(name, tick.step, tick.branch, call), entry, disk=capture.keep == "disk")
 
-    def _words(self, site: Site, x: Tensor, at: dict[str, list[int]], plan: Plan) -> dict[str, Label]:
+    def _words(self, site: Site, x: Tensor | Lazy, at: dict[str, list[int]], plan: Plan) -> dict[str, Label]:
         """Labels of the tokens, where the site carries the prompt and its words are announced."""
         axis = "j" if "j" in site.axes else "n"
         known = plan.words is not None and plan.tokens_of is not None and plan.text_sites is not None
@@ -116,13 +118,14 @@ class Recorder:
             return {"word": Label((axis,), table[0])}
         return {"word": Label(("b", axis), table)} if "b" in site.axes else {}
 
-    def _measure(self, name: str, group: list[Capture], site: Site, tick: Tick, plan: Plan, part: Tensor) -> None:
+    def _measure(self, name: str, group: list[Capture], site: Site, tick: Tick, plan: Plan, x: Tensor | Lazy,
+                 at: dict[str, list[int]]) -> None:
         """At the first firing the true size is known: refuse now what would be too much in the end."""
         if name not in self._measured:
             self._measured.add(name)
             parts = [key for key in ("step", "branch") if getattr(tick, key) is not None]
-            sizes = dict(zip(site.axes, part.shape, strict=True))
-            self._need(name, group, site, sizes, part.element_size(), parts, plan)
+            sizes = dict(zip(site.axes, x.shape, strict=True)) | {axis: len(places) for axis, places in at.items()}
+            self._need(name, group, site, sizes, x.itemsize, parts, plan)
             self._check()
 
     def _add(self, name: str, capture: Capture, site: Site, part: Tensor, at: Moment) -> None:
@@ -172,10 +175,30 @@ def _limits(site: Site, capture: Capture) -> str:
     return str(replace(capture.where, at=site.name, **when))
 
 
-def _own(part: Tensor, x: Tensor, keep: str) -> Tensor:
+def _part(x: Tensor | Lazy, at: dict[int, list[int]]) -> Tensor:
+    """`x` at some positions of some axes."""
+    if isinstance(x, Lazy):
+        return x.part(at)
+    for axis, places in at.items():
+        x = x.index_select(axis, torch.tensor(places, device=x.device))
+    return x
+
+
+def _cut(labels: Mapping[str, Label], at: dict[str, list[int]]) -> dict[str, Label]:
+    """Labels of the positions that are kept."""
+    found = {}
+    for name, label in labels.items():
+        values = label.values
+        for place, axis in enumerate(label.axes):
+            values = values.take(at[axis], place) if axis in at else values
+        found[name] = Label(label.axes, values)
+    return found
+
+
+def _own(part: Tensor, x: Tensor | Lazy, keep: str) -> Tensor:
     """Values that nobody else writes to: those of the model may be written to after the site."""
     part = part.detach()
-    shared = part.data_ptr() == x.data_ptr()
+    shared = not isinstance(x, Lazy) and part.data_ptr() == x.data_ptr()
     if keep == "device":
         return part.clone() if shared else part
     return part.to("cpu", copy=shared)

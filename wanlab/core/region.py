@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wanlab.core.clock import Plan, Tick
+from wanlab.core.grid import Grid
 from wanlab.core.index import positions
 from wanlab.core.mask import Mask, MaskError
 from wanlab.core.pattern import matches
@@ -173,13 +174,13 @@ def _check_mask(mask: Mask, site: Site, plan: Plan) -> None:
     if mask.rows is not None and plan.seeds is not None and mask.rows != len(plan.seeds):
         raise SelectionError(f"{site.name}: the mask has {mask.rows} rows and the batch {len(plan.seeds)}")
     if "n" in site.axes and "h" not in site.axes and plan.grid_of is not None:
-        _sized(mask, site, _grid(site, plan))
+        _sized(mask, site, _grid(site, plan).sides[1:])
     elif {"h", "w"} <= set(site.axes) and site.shape is not None:
         _sized(mask, site, (site.size("h"), site.size("w")))
 
 
-def _grid(site: Site, plan: Plan) -> tuple[int, int]:
-    """Height and width of the grid on which the first tokens of a site stand."""
+def _grid(site: Site, plan: Plan) -> Grid:
+    """The grid on which the tokens of a site stand."""
     grid = None if plan.grid_of is None else plan.grid_of(site.name)
     if grid is None:
         raise SelectionError(f"{site.name} has no picture that a mask could mean: its tokens stand in no known grid "
@@ -195,15 +196,18 @@ def _sized(mask: Mask, site: Site, size: tuple[int | None, int | None]) -> Tenso
 
 
 def _space(mask: Mask, site: Site, x: Tensor, plan: Plan) -> Tensor:
-    """The mask on the site's own grid: of its picture, or of the first of its tokens, of which the rest lie outside."""
+    """The mask on the site's own grid: of its picture, or of its tokens in every frame, of which the rest lie outside."""
     tokens = "h" not in site.axes
     at = (site.axes.index("n"),) if tokens else (site.axes.index("h"), site.axes.index("w"))
-    sized = _sized(mask, site, _grid(site, plan) if tokens else tuple(x.shape[place] for place in at))
-    if tokens:
-        flat, n = sized.flatten(-2), x.shape[at[0]]
-        if flat.shape[-1] > n:
-            raise SelectionError(f"{site.name} has {n} tokens, but their grid is said to be {'x'.join(map(str, sized.shape[-2:]))}")
-        sized = torch.nn.functional.pad(flat, (0, n - flat.shape[-1]))
+    grid = _grid(site, plan) if tokens else None
+    sized = _sized(mask, site, grid.sides[1:] if grid else tuple(x.shape[place] for place in at))
+    if grid:
+        n, flat = x.shape[at[0]], sized.flatten(-2).repeat(*[1] * (sized.ndim - 2), grid.frames)
+        try:
+            grid.check(site.name, n)
+        except ValueError as error:
+            raise SelectionError(str(error)) from None
+        sized = torch.nn.functional.pad(flat, (grid.start, n - grid.start - grid.size))
     if mask.rows is None:
         return _along(sized, at, x.ndim)
     if mask.rows != _rows(site, x):

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from wanlab.core.lazy import Lazy
 from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import matches
 
@@ -35,7 +36,7 @@ class UnknownSite(LookupError):
 class Tap(Protocol):
     """What a trace hangs on a module; `site` calls it for every tensor that passes."""
 
-    def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor: ...
+    def fire(self, module: Hookable, name: str, x: Tensor | Lazy, identity: Any) -> Tensor | Lazy: ...
 
     def listens(self, module: Hookable, name: str) -> bool: ...
 
@@ -52,17 +53,20 @@ class Hookable(nn.Module):
     DERIVED: Sequence[str] = ()
     _taps: tuple[Tap, ...] | None = None        # an attribute of the instance only while a trace is open
 
-    def site(self, name: str, x: Tensor, identity: Tensor | Callable[[], Tensor] | None = None) -> Tensor:
-        """Pass `x` through the site `name`; `identity` (or what it returns) stands here when the block is bypassed."""
+    def site(self, name: str, x: Any, identity: Tensor | Callable[[], Tensor] | None = None) -> Any:
+        """Pass `x` through the site `name`; `identity` (or what it returns) stands here when the block is bypassed.
+
+        A `Lazy` is computed for those who want it, and comes back as it is where nobody changed it, else as a tensor.
+        """
         if self._taps is None:
             return x
         return self._tap(name, x, identity)
 
-    def listening(self, name: str) -> bool:
-        """Whether anybody wants the site `name` now: guard values that cost something to compute."""
+    def listening(self, *names: str) -> bool:
+        """Whether anybody wants one of these sites now: guard values that cost something to compute."""
         if self._taps is None:
             return False
-        return any(tap.listens(self, name) for tap in self._taps)
+        return any(tap.listens(self, name) for tap in self._taps for name in names)
 
     def _tapped(self) -> None:
         """Called when a tap was hung on this module or taken off; a module whose sites lie elsewhere acts on it."""
@@ -71,7 +75,7 @@ class Hookable(nn.Module):
         """Copies and pickles of a module are taken without its taps."""
         return {key: value for key, value in self.__dict__.items() if key != "_taps"}
 
-    def _tap(self, name: str, x: Tensor, identity: Any) -> Tensor:
+    def _tap(self, name: str, x: Any, identity: Any) -> Any:
         dynamo = sys.modules.get("torch._dynamo")       # there only where something was compiled, or might be
         if dynamo is None:
             return _pass(self, name, x, identity)
@@ -80,23 +84,23 @@ class Hookable(nn.Module):
         return _UNCOMPILED["run"](self, name, x, identity)
 
 
-_UNCOMPILED: dict[str, Callable[..., Tensor]] = {}
+_UNCOMPILED: dict[str, Callable[..., Any]] = {}
 
 
-def _pass(module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
+def _pass(module: Hookable, name: str, x: Any, identity: Any) -> Any:
     _check(module, name, x)
     for tap in module._taps or ():
         x = tap.fire(module, name, x, identity)
     return x
 
 
-def _check(module: Hookable, name: str, x: Tensor) -> None:
+def _check(module: Hookable, name: str, x: Any) -> None:
     axes = module.SITES.get(name)
     kind = type(module).__name__
     if axes is None:
         near = suggestion(name, module.SITES)
         raise UnknownSite(f"{kind} fires the site {name!r} but does not declare it in SITES{near}")
-    if not isinstance(x, Tensor):
+    if not isinstance(x, (Tensor, Lazy)):
         raise TypeError(f"{kind} passes a {type(x).__name__} through the site {name!r}, where only tensors may flow")
     if x.ndim != len(axes.split()):
         raise ValueError(f"{kind}.{name} is declared with axes '{axes}' but fires with shape {tuple(x.shape)}")

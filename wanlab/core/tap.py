@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.core import clock
+from wanlab.core.lazy import Lazy
 from wanlab.core.site import Hookable, Sites, hookables, sites_of
 
 _open: ContextVar[tuple[BaseTap, ...]] = ContextVar("wanlab_open_taps", default=())
@@ -135,16 +136,16 @@ class Probe(Onlooker):
         self._seen: dict[str, tuple[tuple[int, ...], set[str], bool]] = {}
 
     def listens(self, module: Hookable, name: str) -> bool:
-        """Everything is of interest, dense attention maps too."""
+        """Everything is of interest; of what is computed for its listeners alone, the shape is."""
         return self._here
 
-    def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
-        """Note shape, clock and bypass; the tensor passes unchanged."""
+    def fire(self, module: Hookable, name: str, x: Tensor | Lazy, identity: Any) -> Tensor | Lazy:
+        """Note shape, clock and bypass; what passes is unchanged."""
         if self._here:
-            tick = clock.now()
+            tick, full = clock.now(), self._full(module, name)
             parts = {part for part in ("step", "branch") if getattr(tick, part) is not None}
-            known = tuple(x.shape), parts, identity is not None
-            _, seen, _ = self._seen.setdefault(self._full(module, name), known)
+            shape = x.bound(full).shape if isinstance(x, Lazy) else x.shape
+            _, seen, _ = self._seen.setdefault(full, (tuple(shape), parts, identity is not None))
             seen &= parts
         return x
 

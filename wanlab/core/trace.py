@@ -26,6 +26,7 @@ from wanlab.core.checkpoint import Again
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.edit import Edit, EditError
 from wanlab.core.gradient import GradientError, GradientLine, graph_task, own, recomputing, unknown_moment
+from wanlab.core.lazy import Lazy
 from wanlab.core.ledger import Ledger
 from wanlab.core.listener import Listener, listeners
 from wanlab.core.recorder import Recorder
@@ -161,7 +162,7 @@ class Trace(BaseTap):
         place, plan = self._places.get((id(module), name)), self._plan_here()
         return place is not None and any(place.acts(select, clock.now(), plan) for select in place.selections())
 
-    def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
+    def fire(self, module: Hookable, name: str, x: Any, identity: Any) -> Any:
         """Let `x` pass: watched, edited, kept, in this order."""
         place = self._places.get((id(module), name))
         if place is None:
@@ -174,17 +175,19 @@ class Trace(BaseTap):
             self._check_moment(place)
             return self.repeat(module, name, x, identity)
         self._check_plan()
-        plan, tick = self._plan, clock.now()
-        x = self._await_gradients(place, tick, plan, place.edited(x, tick, plan, identity, self._watch))
+        plan, tick, given = self._plan, clock.now(), x
+        x = place.edited(place.wanted(x, tick, plan), tick, plan, identity, self._watch)
+        x = self._await_gradients(place, tick, plan, x)
         for capture, line in place.captures:
             acts = place.acts(capture.where, tick, plan)
             line.saw(tick, acts)
             if acts:
-                self._recorder.keep(capture, place.site, tick, plan, x if capture.keep == "graph" else x.detach())
+                plain = x if capture.keep == "graph" or isinstance(x, Lazy) else x.detach()
+                self._recorder.keep(capture, place.site, tick, plan, plain)
         self._maybe_stop(place, tick)
-        return x
+        return given if isinstance(x, Lazy) else x
 
-    def repeat(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
+    def repeat(self, module: Hookable, name: str, x: Any, identity: Any) -> Any:
         """Let `x` pass once more, in a checkpoint's recomputation: as before, but nothing is noted."""
         place = self._places.get((id(module), name))
         return x if place is None else place.repeated(x, clock.now(), self._plan_here(), identity)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanlab.core import GIB, Capture, Edit, Ledger, Probe, Record, Sites, clock, stretch, suggestion, trace
+from wanlab.core import GIB, Capture, Edit, Grid, Ledger, Probe, Record, Sites, clock, stretch, suggestion, trace
 from wanlab.core.gradient import GradientError
 from wanlab.core.stretch import Stretch
 
@@ -190,8 +190,8 @@ class Pipeline(nn.Module):
         """The words of row `row`'s prompt that the text tokens hold, in order: labels of records. Here none are known."""
         return []
 
-    def grid_of(self, site: str) -> tuple[int, int] | None:
-        """Height and width of the grid on which the first tokens of a site stand, row by row; None: on none."""
+    def grid_of(self, site: str) -> Grid | None:
+        """The grid on which the tokens of a site stand (axis n, else j, as of keys and values); None: on none."""
         return None
 
     # -- looking ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanlab.core import Bypass, Zero, clock
+from wanlab.core import Bypass, Grid, Zero, clock
 from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import matches
 from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
@@ -29,7 +29,8 @@ STAGES = ("text", "image", "fusion", "generator", "align", "upsample", "detail",
 class Cascade(Pipeline):
     """`stages` maps each of STAGES to its module; `config` is the preset's: name, size, frames, slots, sampler, variants."""
 
-    text_sites = "{text.**,fusion.{attn.{k,v,pattern},norm_text.scale,context},generator.**.cross.attn.{k,v,pattern}}"
+    text_sites = ("{text.**,fusion.{attn.{k,v,pattern,received,bias},norm_text.scale,context},"
+                  "generator.**.cross.attn.{k,v,pattern,received,bias}}")
 
     def __init__(self, stages: Mapping[str, nn.Module], config: dict[str, Any], folder: Any = None) -> None:
         super().__init__()
@@ -148,12 +149,24 @@ class Cascade(Pipeline):
         sizes = enumerate(self.discriminator.config.taps)
         self.discriminator(video, [video.new_zeros(f, c, side >> level, side >> level) for level, c in sizes])
 
-    def grid_of(self, site: str) -> tuple[int, int] | None:
-        """The patches of the first frame (image, fusion), or of every frame at each level of the UNet."""
+    def grid_of(self, site: str) -> Grid | None:
+        """The patches of the first frame (image, fusion), or of every frame at each level of the UNet; keys of cross-attention
+        are words first, those of temporal attention are frames."""
         side = int(self.generator.config.size // self.generator.config.patch)  # type: ignore[union-attr]
-        if matches("{image.**,fusion.**,generator.{down.0,up.1}.**}", site):
-            return side, side
-        return (side // 2, side // 2) if matches("generator.{down.1,mid,up.0}.**", site) else None
+        frames, picture = self.config["frames"], Grid(1, side, side, of="image")
+        if matches("{fusion.context,generator.**.cross.attn.{k,v,received}}", site):
+            return Grid(1, side, side, start=self.text.config.length, of="image")
+        if matches("generator.**.temporal.attn.{k,v,received}", site):
+            return Grid(frames, 1, 1)
+        if matches("fusion.attn.{k,v,received}", site):
+            return None
+        if matches("{image.**,fusion.**,align.attn.{k,v,received}}", site):
+            return picture
+        if matches("align.attn.**", site):
+            return Grid(frames, side, side)
+        if matches("generator.{down.0,up.1}.**", site):
+            return Grid(1, side, side)
+        return Grid(1, side // 2, side // 2) if matches("generator.{down.1,mid,up.0}.**", site) else None
 
     def words_of(self, request: Request, row: int) -> list[str]:
         """The words of a row's prompt; one token each, as many as the text stage takes in."""

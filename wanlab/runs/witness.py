@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.core import Hookable, clock
+from wanlab.core.lazy import Lazy
 from wanlab.core.record import Key
 from wanlab.core.tap import Onlooker
 
@@ -32,15 +33,15 @@ class Witness(Onlooker):
         """Nothing is computed for a witness."""
         return False
 
-    def fire(self, module: Hookable, name: str, x: Tensor, identity: Any) -> Tensor:
+    def fire(self, module: Hookable, name: str, x: Any, identity: Any) -> Any:
         """Note what passes; it passes unchanged."""
         if self._here:
             tick = clock.now()
             key = Key(self._full(module, name), tick.step, tick.branch)
             while key in self.firings:
                 key = key._replace(call=key.call + 1)
-            rows = x.unbind(0) if module.SITES[name].split()[0] == "b" else (x,)
-            self.firings[key] = tuple(digest(row) for row in rows) if self._digests else ()
+            rows = x.unbind(0) if module.SITES[name].split()[0] == "b" and not isinstance(x, Lazy) else (x,)
+            self.firings[key] = tuple(digest(row) for row in rows) if self._digests and not isinstance(x, Lazy) else ()
         return x
 
 
