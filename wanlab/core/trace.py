@@ -73,7 +73,8 @@ class Trace(BaseTap):
         for edit in edits:
             if not isinstance(edit, Edit):
                 raise EditError(f"{edit!r} is no edit: write Zero('site'), or read data by edit_from_dict")
-            for site in self._find(found, edit.where):
+            named = self._find(found, edit.where)
+            for site in [site for site in named if not site.derived or edit.inert] or named:      # what can be edited of a glob
                 edit.check(site)
                 at[site.name].edits.append((edit, self.ledger.line(str(edit), site.name, edit.where)))
         for capture in captures:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from wanlab import core
 from wanlab.core import Hookable
 from wanlab.core.gradient import rejoin
-from wanlab.nn.attention import attend, attention_pattern
+from wanlab.nn.attention import Attending, attend
 from wanlab.nn.norm import LayerNorm, RMSNorm
 from wanlab.nn.rotary import turn
 
@@ -33,7 +34,7 @@ class OnGrid(Hookable):
         return x if left is shown else left.flatten(-4, -2)
 
 
-class _Attention(OnGrid):
+class _Attention(OnGrid, Attending):
     """What self- and cross-attention share: projections whose queries and keys are normalised over all heads at once."""
 
     def __init__(self, width: int, heads: int, eps: float) -> None:
@@ -45,13 +46,8 @@ class _Attention(OnGrid):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)                         # b k n d
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
-        z = attend(q, k, v)
-        if self.listening("pattern"):
-            pattern = attention_pattern(q, k)
-            edited = self.see("pattern", pattern, grid)
-            if edited is not pattern:                                   # rows of the map that nobody changed keep the kernel's z
-                z = rejoin(z, edited @ v, (edited != pattern).any(-1, keepdim=True))
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, keys: core.Grid | None = None) -> Tensor:
+        z = self.attended(q, k, v, sides=grid, keys=keys)
         return self.see("z", z, grid, identity=lambda: torch.zeros_like(z))
 
     def _out(self, z: Tensor) -> Tensor:
@@ -61,25 +57,26 @@ class _Attention(OnGrid):
 class SelfAttention(_Attention):
     """Every token attends to every token of every frame; positions enter by rotation alone.
 
-    Sites: per head `q` and `k` (rotated), `v`, `z`, the dense `pattern` (computed while somebody listens), and `out`.
+    Sites: those of `Attending`, `q` and `k` rotated, and `out`.
     """
 
-    SITES = {"q": HEADS, "k": HEADS, "v": HEADS, "pattern": "b k f h w j", "z": HEADS, "out": TOKENS}
+    SITES = {**Attending.sites_on("b", "f h w"), "k": HEADS, "v": HEADS, "out": TOKENS}
 
     def forward(self, x: Tensor, phases: Tensor, grid: Grid) -> Tensor:
         q = self.see("q", turn(self._split(self.norm_q(self.q(x))), phases), grid)
         k = self.see("k", turn(self._split(self.norm_k(self.k(x))), phases), grid)
         v = self.see("v", self._split(self.v(x)), grid)
-        return self.see("out", self._out(self._attend(q, k, v, grid)), grid)
+        return self.see("out", self._out(self._attend(q, k, v, grid, core.Grid(*grid))), grid)
 
 
 class CrossAttention(_Attention):
     """Every token attends to the text and, apart from it, to the image tokens; the two results are added before `o`.
 
-    Sites: per head `q`; `k`, `v` of the text and `k_img`, `v_img` of the image; the result of each, `z` and `z_img`; `out`.
+    Sites: those of `Attending`, with `k`, `v` and the map of the text; per head `k_img`, `v_img` of the image and the result of
+    that, `z_img`; `out`.
     """
 
-    SITES = {"q": HEADS, "k": "b k j d", "v": "b k j d", "pattern": "b k f h w j", "z": HEADS, "out": TOKENS}
+    SITES = {**Attending.sites_on("b", "f h w"), "out": TOKENS}
     IMAGE_SITES = {"k_img": "b k j d", "v_img": "b k j d", "z_img": HEADS}
 
     def __init__(self, width: int, heads: int, eps: float, image: bool) -> None:
