@@ -311,7 +311,7 @@ def test_the_pinned_set_satisfies_the_lower_bounds() -> None:
     config = settings()
     extras = config["options.extras_require"]
     wanted = config["options"]["install_requires"].splitlines()
-    wanted += [line for key in ("dev", "notebook", "bench") for line in extras[key].splitlines()]
+    wanted += [line for key in ("dev", "notebook", "bench", "ray") for line in extras[key].splitlines()]
     for requirement in (Requirement(line) for line in wanted if line.strip() and not line.startswith("#")):
         pinned = pins.get(canonicalize_name(requirement.name))
         assert pinned, f"constraints.txt does not pin {requirement.name}"

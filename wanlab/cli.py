@@ -203,7 +203,9 @@ def run(
     study: Annotated[Path, typer.Argument(help="A study file.")],
     out: Annotated[Path | None, typer.Option(help="The run folder (default runs/NAME).")] = None,
     sets: Sets = None,
-    engine: Annotated[str, typer.Option(help="inline")] = "inline",
+    engine: Annotated[str, typer.Option(help="inline (this process) or ray (workers, on one machine or many).")] = "inline",
+    address: Annotated[str | None, typer.Option(help="ray: join this cluster (auto finds one) instead of starting one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="ray: so many workers (default: as many as fit).")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only part I of N, for job arrays: --shard 2/8.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU, for each task (part of the content keys).")] = None,
     device: Device = "auto",
@@ -214,11 +216,15 @@ def run(
     Several processes may run one study into one folder: with --shard i/n each, in any order and at any time; then
     `wanlab report`. What is finished is never run again.
     """
+    from wanlab.runs.engine import make_engine
     from wanlab.runs.shard import Shard
     from wanlab.runs.study import run_study
 
     part = None if shard is None else Shard.parse(shard)
-    root, outcome = run_study(study, out, sets or [], device, engine, errors, shard=part, threads_each=threads)
+    if part is not None and engine != "inline":
+        raise ValueError(f"--shard {part} splits a run without Ray; leave it out with --engine {engine}")
+    runner = make_engine(engine, address, workers)
+    root, outcome = run_study(study, out, sets or [], device, runner, errors, shard=part, threads_each=threads)
     if part is None:
         console.print(f"report: {escape(str((root / 'report' / 'report.html').resolve()))}", highlight=False, soft_wrap=True)
     else:

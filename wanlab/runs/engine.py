@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .plan import Group, Task
     from .store import Part
 
+ENGINES = ("inline", "ray")
 Deliver = Callable[["Task", "Part | Failure"], None]
 
 
@@ -56,11 +57,17 @@ class Engine(Protocol):
         """Let workers go."""
 
 
-def make_engine(name: str) -> Engine:
-    """The engine of this name. Raises LookupError with the nearest."""
+def make_engine(name: str, address: str | None = None, workers: int | None = None) -> Engine:
+    """The engine of this name; address and workers are for ray. Raises LookupError with the nearest, ValueError, EngineError."""
+    if name not in ENGINES:
+        raise LookupError(f"no engine {name!r}{did_you_mean(name, ENGINES)}; there are {', '.join(ENGINES)}")
+    if name == "ray":
+        from .ray import Ray
+
+        return Ray(address, workers)
+    for option, value in {"--address": address, "--workers": workers}.items():
+        if value is not None:
+            raise ValueError(f"{option} {value} is for --engine ray; the engine of this run is {name}")
     from .inline import Inline
 
-    engines: Mapping[str, Callable[[], Engine]] = {"inline": Inline}
-    if name not in engines:
-        raise LookupError(f"no engine {name!r}{did_you_mean(name, engines)}; there are {', '.join(engines)}")
-    return engines[name]()
+    return Inline()
