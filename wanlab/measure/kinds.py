@@ -78,35 +78,36 @@ class SampleMeasure:
 
 
 class Features:
-    """An extractor that is shared by all distances over it: each batch goes through the network once."""
+    """An extractor that is shared by all distances over it: each batch goes through the network once.
+
+    extractor: of `metrics.networks`, or any function of videos `b f c h w` that gives (b, d).
+    """
 
     def __init__(self, extractor: Any) -> None:
         self.extractor = extractor
         self.memory = Memory(4096)
-        self._of = {
-            "video": Latest(lambda batch: self.extractor(batch.video, batch.ids)),
-            "reference": Latest(self._of_reference),
-        }
-
-    @property
-    def label(self) -> str:
-        """What stands in brackets."""
-        return self.extractor.label
+        self._of = {"video": Latest(self._of_video), "reference": Latest(self._of_reference)}
 
     def of(self, batch: Batch, which: Which) -> Tensor:
         """`b d` float32 on the CPU; those of references are remembered clip by clip."""
         return self._of[which](batch).clone()
 
+    def _of_video(self, batch: Batch) -> Tensor:
+        return self.extractor(batch.video, batch.ids) if hasattr(self.extractor, "cut") else self.extractor(batch.video)
+
     def _of_reference(self, batch: Batch) -> Tensor:
-        cut = self.extractor.cut(batch.reference, batch.ids, "real")
-        return torch.cat(self.memory.of(cut, self.extractor))
+        clips: Any = batch.reference
+        if hasattr(self.extractor, "cut"):
+            clips = self.extractor.cut(clips, batch.ids, "real")
+        return torch.cat(self.memory.of(clips, self.extractor))
 
 
 @dataclass
 class SetMeasure:
     """A distance between two sets of samples, through features.
 
-    function   of the samples' features (n, d) and the reference's (m, d), a scalar
+    extract    videos -> features (b, d): a function, or `Features` that several distances share
+    function   of the samples' features (n, d) and the reference's (m, d), a scalar; None: the Frechet distance
     bounds     that its values cannot leave
     """
 
@@ -114,10 +115,14 @@ class SetMeasure:
     name: str
     higher_is_better: bool | None
     needs: frozenset[str]
-    source: Features = field(repr=False)
-    function: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
+    extract: Any = field(repr=False)
+    function: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)
     bounds: tuple[float, float] = (0.0, float("inf"))
     kind: Literal["set"] = "set"
+
+    def __post_init__(self) -> None:
+        self.source = self.extract if isinstance(self.extract, Features) else Features(self.extract)
+        self._of = self.function or part("frechet").frechet_distance
 
     @property
     def family(self) -> str:
@@ -138,16 +143,17 @@ class SetMeasure:
 
     def distance(self, x: Tensor, y: Tensor) -> float:
         """Between the sets behind features `n d` (the samples) and `m d` (the reference)."""
-        return float(self.function(x, y))
+        return float(self._of(x, y))
 
     def bias(self, x: Tensor, y: Tensor) -> float:
         """Analytic first-order bias of a Frechet distance at these n and m; NaN for other distances."""
-        return float(part("frechet").frechet_bias(x, y)) if self.family == "fvd" else float("nan")
+        frechet = self.function is None or self.family == "fvd"
+        return float(part("frechet").frechet_bias(x, y)) if frechet else float("nan")
 
     def interval(self, x: Tensor, y: Tensor, confidence: float = 0.95, units: Tensor | None = None) -> tuple[float, float]:
         """Block-jackknife interval of E[distance] at this n; rows are paired when n equals m, and rows of one unit
         (`units`: a number per row) leave together."""
-        _, high = part("jackknife").jackknife_interval(x, y, self.function, confidence=confidence, units=units)
+        _, high = part("jackknife").jackknife_interval(x, y, self._of, confidence=confidence, units=units)
         low = 2 * self.distance(x, y) - high  # the interval is symmetric, and only some distances end at 0
         return max(low, self.bounds[0]), min(high, self.bounds[1])
 
@@ -155,7 +161,7 @@ class SetMeasure:
         self, a: Tensor, b: Tensor, ref: Tensor, confidence: float = 0.95, units: Tensor | None = None
     ) -> tuple[float, float, float, float]:
         """(delta, low, high, p) of distance(a, ref) - distance(b, ref), row i of a and b the same sample."""
-        return tuple(part("jackknife").jackknife_difference(a, b, ref, self.function, confidence=confidence, units=units))
+        return tuple(part("jackknife").jackknife_difference(a, b, ref, self._of, confidence=confidence, units=units))
 
 
 Measure = SampleMeasure | SetMeasure

@@ -82,7 +82,7 @@ def _build(name: str, workshop: Workshop) -> Measure:
         raise MissingWeights(f"{name}: {error}") from error
     if any(":" in text for text in parts) and found.name != name:
         raise MissingWeights(f"{name}: the weights and settings here make it {found.name}")
-    known = {*taken_apart(found.name)[1], *info(name).choices}
+    known = {*taken_apart(found.name)[1], *info(name).choices, *(sets.OFFSETS if base in sets.DISTANCES else ())}
     if strange := [text for text in parts if text not in known and word_of(text) not in known]:
         raise UnknownMetric(f"{name}: {base} has no {strange[0]!r}{suggestion(strange[0], known)}")
     return found

@@ -172,7 +172,8 @@ def _flow(workshop: Workshop, choice: str) -> tuple[str, Any]:
     if choice in methods:
         return choice, methods[choice]
     updates = 20 if choice == "raft_things" else 12
-    raft = workshop.once(("raft", choice), lambda: part("raft").raft(choice, workshop.weights.get(choice), updates, workshop.device))
+    given, load = workshop.weights.get(choice), part("raft").raft
+    raft = workshop.once(("raft", choice), lambda: load(choice, given, updates, workshop.device))
     return raft.name, raft
 
 

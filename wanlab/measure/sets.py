@@ -109,7 +109,7 @@ def build(name: str, parts: list[str], workshop: Workshop) -> SetMeasure:
     source = workshop.features(clips)
     key = name if clips == Clips() else f"{name}[{'|'.join(_differing(clips))}]"
     ddof = source.extractor.protocol.ddof
-    return SetMeasure(key, f"{name}[{source.label}]", better, frozenset({"reference"}), source, function(ddof), bounds)
+    return SetMeasure(key, f"{name}[{source.extractor.label}]", better, frozenset({"reference"}), source, function(ddof), bounds)
 
 
 def asked(parts: list[str], clips: Clips) -> Clips:
