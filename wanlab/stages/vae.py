@@ -1,0 +1,109 @@
+"""Vae stage of Wan: the causal 3D autoencoder from diffusers, with sites from tables; encoder and decoder are nodes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from wanlab.core import Hookable, Place, adapt
+
+_VIDEO = {"reshape": "b c f h w -> b f c h w"}
+ENCODER = {
+    "conv_in": Place("encoder.conv_in", **_VIDEO),
+    "down.{i}.out": Place("encoder.down_blocks.{i}", **_VIDEO),
+    "mid.out": Place("encoder.mid_block", **_VIDEO),
+    "moments": Place("encoder", **_VIDEO),
+}
+DECODER = {
+    "conv_in": Place("decoder.conv_in", **_VIDEO),
+    "mid.out": Place("decoder.mid_block", **_VIDEO),
+    "up.{i}.resnets.{j}.out": Place("decoder.up_blocks.{i}.resnets.{j}", **_VIDEO),
+    "up.{i}.out": Place("decoder.up_blocks.{i}", **_VIDEO),
+    "frames": Place("decoder", **_VIDEO),
+}
+
+
+class VaeEncoder(Hookable):
+    """The first (and last) frame to what the transformer reads beside the noise: 4 channels that say which frames are given, and
+    the latent of the video that has those frames and grey elsewhere.
+
+    Sites: those of the encoder (they fire once for the first frame and once for every four more), `mask`, `latent` (bypass: no
+    frame is given: mask 0, and the latent of a grey video).
+    """
+
+    SITES = {"mask": "b f c h w", "latent": "b f c h w"}
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.net = adapt(vae, ENCODER)
+
+    def forward(self, first: Tensor, frames: int, last: Tensor | None = None) -> Tensor:
+        """first, last: b c h w in [-1, 1]. Returns b f 20 h w: mask, then latent, f = 1 + (frames - 1) / 4."""
+        video = first.new_zeros(len(first), frames, *first.shape[1:])
+        video[:, 0] = first
+        if last is not None:
+            video[:, -1] = last
+        latent = self.encode(video)
+        given = latent.new_zeros(frames)
+        given[[0] if last is None else [0, -1]] = 1
+        mask = _folded(given, latent)
+        return torch.cat([
+            self.site("mask", mask, identity=lambda: torch.zeros_like(mask)),
+            self.site("latent", latent, identity=self._grey(video)),
+        ], 2)
+
+    def encode(self, video: Tensor) -> Tensor:
+        """b f c h w in [-1, 1] to the standardised mean of its latent, b f c h w."""
+        vae: Any = self.net.inner
+        mean = vae.encode(rearrange(video, "b f c h w -> b c f h w").to(vae.dtype)).latent_dist.mode()
+        return (rearrange(mean, "b c f h w -> b f c h w").float() - _of(vae, "mean", mean)) / _of(vae, "std", mean)
+
+    def _grey(self, video: Tensor) -> Callable[[], Tensor]:
+        return lambda: Context().run(self.encode, torch.zeros_like(video[:1])).expand(len(video), -1, -1, -1, -1)
+
+
+class VaeDecoder(Hookable):
+    """A standardised latent (b f c h w) to a video in [0, 1].
+
+    Sites: those of the decoder (they fire once for each frame of the latent), and `out`.
+    """
+
+    SITES = {"latent": "b f c h w", "out": "b f c h w"}
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.net = adapt(vae, DECODER)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Decode to b f c h w in [0, 1], float32, f = 4 f' - 3."""
+        vae: Any = self.net.inner
+        latent = self.site("latent", latent)
+        z = latent.float() * _of(vae, "std", latent) + _of(vae, "mean", latent)
+        video = vae.decode(rearrange(z, "b f c h w -> b c f h w").to(vae.dtype)).sample
+        video = rearrange(video, "b c f h w -> b f c h w").float()
+        return self.site("out", (video / 2 + 0.5).clamp(0, 1))
+
+
+class Vae(nn.Module):
+    """The autoencoder as a stage with two halves, each a node of its own."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = VaeEncoder(vae), VaeDecoder(vae)
+
+
+def _of(vae: Any, what: str, like: Tensor) -> Tensor:
+    """Mean or standard deviation of the latent's channels, (c 1 1)."""
+    return torch.tensor(getattr(vae.config, f"latents_{what}"), device=like.device)[:, None, None]
+
+
+def _folded(given: Tensor, latent: Tensor) -> Tensor:
+    """Which frames are given (f,), the first four times, four to a frame of the latent: b f' 4 h w."""
+    spread = torch.cat([given[:1].expand(3), given])
+    folded = rearrange(spread, "(f i) -> f i", i=4)
+    return repeat(folded, "f i -> b f i h w", b=len(latent), h=latent.shape[-2], w=latent.shape[-1])
