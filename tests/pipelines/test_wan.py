@@ -99,7 +99,7 @@ def test_words_are_found_through_the_pieces_of_the_tokenizer(t2v: Wan) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_says_what_was_lost(t2v: Wan) -> None:
-    with pytest.warns(UserWarning, match=r"603 tokens.*takes 511.*cat'"):
+    with pytest.warns(UserWarning, match=r"603 tokens.*takes 511.*blue cat'"):
         t2v.text(["red " * 600 + "the blue cat"])
 
 

@@ -168,7 +168,7 @@ class Pipeline(nn.Module):
         node = self.node(name)
         here = {key: {k: v.to(self.device) for k, v in inputs[key].items()} for key in node.inputs}
         out = stretch.node(name, node.steps, self._run, name, here, request, progress)
-        return {k: (v if stretch.covers(name) else v.detach()).cpu() for k, v in out.items()}
+        return {k: _home(v if stretch.covers(name) else v.detach()) for k, v in out.items()}
 
     def _announced(self, request: Request) -> AbstractContextManager[Any]:
         return clock.announce(steps=request.steps, branches=self.branches(request), seeds=request.seeds,
@@ -210,8 +210,9 @@ class Pipeline(nn.Module):
         return probe.sites
 
     def _dry_run(self) -> None:
-        size = self.config["size"]
-        request = Request([""], [0], torch.zeros(1, 3, size, size), 1, 2.0)
+        from wanlab.pipelines.inputs import sides
+
+        request = Request([""], [0], torch.zeros(1, 3, *sides(self.config["size"])), 1, 2.0)
         with self._announced(request):
             nodes: dict[str, Outputs] = {}
             for node in self.nodes:
@@ -284,6 +285,11 @@ def _of_values(capture: Iterable[Capture | str] | Capture | str) -> list[Capture
             raise GradientError(f"{one}: a gradient comes back after the run; open the trace around it and the backward pass: "
                                 f"with trace(pipe, capture={str(one)!r}): pipe.generate(..., grad=True).video.sum().backward()")
     return captures
+
+
+def _home(x: Tensor) -> Tensor:
+    """On the CPU, where nodes hand over; a tensor without values stays as it is."""
+    return x if x.is_meta else x.cpu()
 
 
 def with_hashes(pipe: Pipeline, nodes: Sequence[Node]) -> list[Node]:

@@ -22,12 +22,18 @@ def rows(value: Any, b: int | None = None, what: str = "value") -> list[Any]:
     return entries * b
 
 
-def as_images(image: Any, size: int) -> Tensor:
-    """Any image or list of images to b 3 size size in [0, 1]: the largest centred square, resized with antialiasing."""
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a size: one number for a square, or both."""
+    high, wide = (size, size) if isinstance(size, int) else size
+    return high, wide
+
+
+def as_images(image: Any, size: int | Sequence[int]) -> Tensor:
+    """Any image or list of images to b 3 h w in [0, 1]: the largest centred part of that shape, resized with antialiasing."""
     if isinstance(image, str | Path):
         from wanlab.data.folder import read_image
 
-        return read_image(image, size=size)[None]
+        return read_image(image, size=sides(size))[None]
     if isinstance(image, list | tuple):
         return torch.cat([as_images(entry, size) for entry in image])
     x = _tensor(image)
@@ -37,7 +43,7 @@ def as_images(image: Any, size: int) -> Tensor:
         raise ValueError(f"an image tensor is c h w or b c h w with 3 channels, got {tuple(x.shape)}")
     if not torch.isfinite(x).all() or x.min() < -1e-4 or x.max() > 1 + 1e-4:
         raise ValueError(f"image values must be finite and in [0, 1], got {x.min():.3g} to {x.max():.3g}")
-    return _square(x.float().clamp(0, 1), size)
+    return _fitted(x.float().clamp(0, 1), *sides(size))
 
 
 def _tensor(image: Any) -> Tensor:
@@ -54,9 +60,12 @@ def _tensor(image: Any) -> Tensor:
     return torch.from_numpy(array.astype("float32") / scale).movedim(-1, 0)
 
 
-def _square(x: Tensor, size: int) -> Tensor:
+def _fitted(x: Tensor, high: int, wide: int) -> Tensor:
     h, w = x.shape[-2:]
-    side = min(h, w)
-    top, left = (h - side) // 2, (w - side) // 2
-    x = x[..., top:top + side, left:left + side]
-    return x if side == size else F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    scale = min(h / high, w / wide)
+    rows, columns = round(high * scale), round(wide * scale)
+    top, left = (h - rows) // 2, (w - columns) // 2
+    x = x[..., top:top + rows, left:left + columns]
+    if (rows, columns) == (high, wide):
+        return x
+    return F.interpolate(x, (high, wide), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanlab.core import Bypass, CutFrames, ShuffleFrames, clock
+from wanlab.core import Bypass, ShuffleFrames, clock
 from wanlab.diffusion.flow import flow_scheduler
 from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
 from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
+from wanlab.pipelines.inputs import sides
 
 STRIDES = (4, 8)        # frames of the video to one of the latent, after the first; pixels to one place of it
 
@@ -67,6 +68,12 @@ class Wan(Pipeline):
             raise ValueError(f"{self.config['name']} is a text-to-video model and takes no image; "
                              "Wan2.1's image-to-video model is wan2.1-i2v-14b (there is none of 1.3B)")
         return super().request(image, prompt, seed, **settings)
+
+    def hash_of(self, *stages: str) -> str:
+        """As every pipeline's; of what was loaded from files, the digest of those files, and of what has no values, a word."""
+        if any(value.is_meta for stage in stages for value in self.get_submodule(stage).parameters()):
+            return "meta"
+        return super().hash_of(*stages)
 
     # -- nodes ------------------------------------------------------------------------------------------------------------
     def _run(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
@@ -137,7 +144,6 @@ def _components(pipe: Wan) -> dict[str, Callable[[], list[Any]]]:
     components: dict[str, Callable[[], list[Any]]] = {
         "text": lambda: [Bypass("text.out")],
         "fusion": lambda: [Bypass("dit.blocks.*.cross_out")],
-        "temporal": lambda: [CutFrames("dit.blocks.*.self_attn.frames")],
         "alignment": lambda: [ShuffleFrames("dit.rotary.time")],
         "residual": lambda: [Bypass("dit.blocks.*.{attn_out,cross_out,mlp_out}")],
         "guidance": lambda: [Bypass("sampler.video.guided")],
@@ -146,11 +152,6 @@ def _components(pipe: Wan) -> dict[str, Callable[[], list[Any]]]:
     latent = [Bypass("vae.encoder.{mask,latent}")] if pipe.takes_image else []
     parts = {"image": [*clip, *latent], "image.clip": clip, "image.latent": latent}
     return components | {name: lambda edits=edits: list(edits) for name, edits in parts.items() if edits}
-
-
-def sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def check_geometry(size: int | tuple[int, int], frames: int, patch: tuple[int, int, int]) -> None:

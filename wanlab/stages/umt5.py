@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextvars import Context
 from typing import Any
 
+import ftfy
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from wanlab.core.nearest import suggestion
 LENGTH = 512        # tokens, as the transformer was trained; the rest of a longer prompt is cut
 _LAYER = "encoder.block.{i}.layer"
 SITES = {
-    "embed": Place("shared", "b j c"),
+    "embed": Place("encoder.embed_tokens", "b j c"),
     "blocks.{i}.resid_pre": Place("encoder.block.{i}", "b j c", side="input"),
     **{f"blocks.{{i}}.attn.{name}": Place(f"{_LAYER}.0.SelfAttention.{name}", reshape="b j (k d) -> b k j d",
                                           sizes={"k": "n_heads"}) for name in "qkv"},
@@ -58,7 +59,8 @@ class Umt5(Hookable):
         for text in texts:
             self._warn(text)
         mask = told.attention_mask.to(device)
-        hidden = self.encoder(told.input_ids.to(device), mask).last_hidden_state
+        seen = None if mask.is_meta else mask               # a mask without values cannot be looked into
+        hidden = self.encoder(told.input_ids.to(device), seen).last_hidden_state
         return hidden * mask[..., None].to(hidden.dtype)
 
     def _warn(self, text: str) -> None:
@@ -66,8 +68,9 @@ class Umt5(Hookable):
         kept = self.length - 1                                                          # the last place is the end's
         if len(ends) > kept:
             lost = text[ends[kept - 1]:].strip()
-            warnings.warn(f"the prompt has {len(ends)} tokens and the text stage takes {kept}; what it does not see: "
-                          f"{lost[:200]!r}{' …' if len(lost) > 200 else ''}", stacklevel=2)
+            shown = lost if len(lost) <= 200 else f"{lost[:100]} … {lost[-100:]}"
+            warnings.warn(f"the prompt has {len(ends)} tokens and the text stage takes {kept}; what it does not see: {shown!r}",
+                          stacklevel=2)
 
     def words(self, prompt: str) -> list[str]:
         """The words and marks of a prompt, in order."""
@@ -90,5 +93,5 @@ class Umt5(Hookable):
 
 
 def clean(prompt: str) -> str:
-    """A prompt as Wan's own code cleans it: entities resolved twice, blanks made single."""
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(prompt))).strip()
+    """A prompt as Wan's own code cleans it: broken encodings mended, entities resolved twice, blanks made single."""
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(prompt)))).strip()
