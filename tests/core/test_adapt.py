@@ -313,3 +313,11 @@ def test_an_adapted_stage_has_its_sites_under_its_name() -> None:
     assert probe.sites["ends.head.out"].shape == (3, 4, 5, 4)
     with trace(model, Scale("ends.head.out", 2)):
         assert torch.equal(model(start()), plain * 2)
+
+
+def test_a_place_without_an_identity_is_known_before_a_run() -> None:
+    adapted = adapt(nn.Sequential(nn.Linear(3, 5)), {"out": Place("0", "b c", identity=None)})
+    sites = adapted.sites(run=lambda: adapted(torch.zeros(1, 3)))
+    assert sites["out"].bypass is False
+    with pytest.raises(ValueError, match="states no identity"), trace(adapted, Bypass("out"), sites=sites):
+        adapted(torch.zeros(1, 3))

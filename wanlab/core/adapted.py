@@ -139,7 +139,8 @@ class Adapted(Hookable):
         given = output
         for port in ports:
             if port.name in self._wanted:
-                given = self._through(port, given, port.place.keys, partial(self._identity, port, args, kwargs))
+                stands = None if port.place.identity is None else partial(self._identity, port, args, kwargs)
+                given = self._through(port, given, port.place.keys, stands)
         for x in _tensors(args, kwargs):
             self._versions.pop((threading.get_ident(), id(x)), None)
         return None if given is output else given
@@ -159,8 +160,6 @@ class Adapted(Hookable):
     def _identity(self, port: Port, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Tensor:
         """What a bypass puts at an output: the input that the place names, in the site's axes."""
         told = f"{port.name} cannot be bypassed: {port.path or 'the module'}"
-        if port.place.identity is None:
-            raise EditError(f"{told} states no identity")
         if port.place.identity == "zeros":
             return torch.zeros_like(port.shown(x)[0])
         given = take((args, kwargs), port.argument(port.place.identity, args, kwargs))

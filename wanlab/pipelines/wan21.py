@@ -44,7 +44,7 @@ class Wan(Pipeline):
     @property
     def takes_image(self) -> bool:
         """Whether the transformer reads a first frame beside the noise."""
-        return self.dit.config.inputs > self.dit.config.outputs
+        return bool(self.dit.config.inputs > self.dit.config.outputs)
 
     @property
     def nodes(self) -> list[Node]:
@@ -116,8 +116,8 @@ class Wan(Pipeline):
 
     def noise(self, seeds: list[int]) -> Tensor:
         """Unit noise b f c h w; drawn as c f h w, so that a seed means what it means to diffusers."""
-        c, (h, w) = self.dit.config.outputs, sides(self.config["size"])
-        f = 1 + (self.config["frames"] - 1) // STRIDES[0]
+        c, (h, w) = int(self.dit.config.outputs), sides(self.config["size"])  # type: ignore[arg-type]
+        f: int = 1 + (self.config["frames"] - 1) // STRIDES[0]
         drawn = draw_noise(seeds, {"video": (c, f, h // STRIDES[1], w // STRIDES[1])})["video"]
         return drawn.transpose(1, 2).contiguous()
 
@@ -159,7 +159,8 @@ def check_geometry(size: int | tuple[int, int], frames: int, patch: tuple[int, i
     step = STRIDES[1] * patch[1]
     if any(side < step or side % step for side in sides(size)):
         near = " x ".join(str(max(step, round(side / step) * step)) for side in sides(size))
-        raise GeometryError(f"height and width must be multiples of {step}, got {' x '.join(map(str, sides(size)))}; nearest: {near}")
+        got = " x ".join(map(str, sides(size)))
+        raise GeometryError(f"height and width must be multiples of {step}, got {got}; nearest: {near}")
     if frames < 1 or frames % STRIDES[0] != 1:
         near = max(1, 1 + round((frames - 1) / STRIDES[0]) * STRIDES[0])
         raise GeometryError(f"Wan makes 4n + 1 frames (the first alone, then four to a latent), got {frames}; nearest: {near}")

@@ -5,7 +5,7 @@ Sizes as in the published configurations (Wan-Video/Wan2.1 `wan/configs`, and di
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wanlab.stages.dit import Config
@@ -28,7 +28,7 @@ VAE_TINY = VAE | {"base_dim": 4, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1}
 
 SMALL = Config()
 LARGE = Config(heads=40, depth=40, hidden=13824)
-LARGE_IMAGE = Config(heads=40, depth=40, hidden=13824, inputs=36, image_width=1280)
+LARGE_IMAGE = replace(LARGE, inputs=36, image_width=1280)
 TINY = Config(heads=2, head_width=16, depth=3, hidden=64, text_width=32)
 
 
@@ -72,6 +72,6 @@ PRESETS = {preset.name: preset for preset in (
            hub="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"),
     Preset("wan2.1-i2v-14b-720p", LARGE_IMAGE, (720, 1280), 81, 5.0, steps=40, clip=CLIP_H, negative=f"镜头晃动，{NEGATIVE}",
            hub="Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"),
-    _tiny("wan-random-tiny", Config(heads=2, head_width=16, depth=3, hidden=64, text_width=32, inputs=36, image_width=16), CLIP_TINY),
+    _tiny("wan-random-tiny", replace(TINY, inputs=36, image_width=16), CLIP_TINY),
     _tiny("wan-random-tiny-t2v", TINY),
 )}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Image stage of Wan: the vision tower of CLIP from transformers, with sites from a table; its last block but one is what Wan reads."""
+"""Image stage of Wan: the vision tower of CLIP from transformers, with sites from a table, read at its last block but one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.core import Hookable, Place, adapt
+
 
 class Clip(Hookable):
     """Images (b c h w in [0, 1]) to tokens (b j c): the class token and one for each patch, of the last block but one.
@@ -43,10 +44,10 @@ def table(tower: nn.Module) -> dict[str, Place]:
     layer = f"{inner}encoder.layers.{{i}}"
     heads = {"k": "num_heads"}
     return {
-        "embed": Place(f"{inner}embeddings", "b j c"),
+        "embed": Place(f"{inner}embeddings", "b j c", identity=None),
         "blocks.{i}.resid_pre": Place(layer, "b j c", side="input"),
-        **{f"blocks.{{i}}.attn.{name}": Place(f"{layer}.self_attn.{name}_proj", reshape="b j (k d) -> b k j d", sizes=heads)
-           for name in "qkv"},
+        **{f"blocks.{{i}}.attn.{name}": Place(f"{layer}.self_attn.{name}_proj", reshape="b j (k d) -> b k j d", sizes=heads,
+                                             identity=None) for name in "qkv"},
         "blocks.{i}.attn.z": Place(f"{layer}.self_attn.out_proj", side="input", reshape="b j (k d) -> b k j d", sizes=heads),
         "blocks.{i}.attn.out": Place(f"{layer}.self_attn.out_proj", "b j c", identity="zeros"),
         "blocks.{i}.mlp.post": Place(f"{layer}.mlp.fc2", "b j c", side="input"),

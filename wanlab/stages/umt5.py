@@ -19,10 +19,10 @@ from wanlab.core.nearest import suggestion
 LENGTH = 512        # tokens, as the transformer was trained; the rest of a longer prompt is cut
 _LAYER = "encoder.block.{i}.layer"
 SITES = {
-    "embed": Place("encoder.embed_tokens", "b j c"),
+    "embed": Place("encoder.embed_tokens", "b j c", identity=None),
     "blocks.{i}.resid_pre": Place("encoder.block.{i}", "b j c", side="input"),
     **{f"blocks.{{i}}.attn.{name}": Place(f"{_LAYER}.0.SelfAttention.{name}", reshape="b j (k d) -> b k j d",
-                                          sizes={"k": "n_heads"}) for name in "qkv"},
+                                          sizes={"k": "n_heads"}, identity=None) for name in "qkv"},
     "blocks.{i}.attn.z": Place(f"{_LAYER}.0.SelfAttention.o", side="input", reshape="b j (k d) -> b k j d",
                                sizes={"k": "n_heads"}),
     "blocks.{i}.attn.out": Place(f"{_LAYER}.0.SelfAttention.o", "b j c", identity="zeros"),

@@ -1,4 +1,4 @@
-"""Vae stage of Wan: the causal 3D autoencoder from diffusers, with sites from tables; encoder and decoder are nodes of their own."""
+"""Vae stage of Wan: the causal 3D autoencoder from diffusers, with sites from tables; its halves are nodes of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wanlab.core import Hookable, Place, adapt
 
-_VIDEO = {"reshape": "b c f h w -> b f c h w"}
+_VIDEO = {"reshape": "b c f h w -> b f c h w", "identity": None}
 ENCODER = {
     "conv_in": Place("encoder.conv_in", **_VIDEO),
     "down.{i}.out": Place("encoder.down_blocks.{i}", **_VIDEO),
