@@ -272,12 +272,18 @@ def sites(
     match: Annotated[str, typer.Option("--match", "-m", help="A pattern such as generator.**.attn.*")] = "**",
     swap: Annotated[list[str] | None, typer.Option(metavar="STAGE=VARIANT", help="Another variant (repeatable).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON: name, axes, shape (of one row), clock.")] = False,
+    meta: Annotated[bool, typer.Option("--meta", help="From sizes alone: no weights are read.")] = False,
     random_weights: Random = False,
     debug: Debug = False,
 ) -> None:
     """Show the sites of a pipeline as a tree, with how many there are, their axes and the shapes of one row."""
     with errors.status(f"loading {escape(pipeline)}", spinner="line"):
-        found = _load(pipeline, random_weights, "cpu", swap or []).sites(match)
+        if meta:
+            from wanlab.pipelines.load import load
+
+            found = load(pipeline, init="meta").sites(match)
+        else:
+            found = _load(pipeline, random_weights, "cpu", swap or []).sites(match)
     if as_json:
         import json
 

@@ -55,7 +55,7 @@ def test_missing_weights_raise_unless_random_is_said_aloud(own: Path) -> None:
     with pytest.raises(WeightsError, match=r"stage text, variant 't5' has no weights in .*own.*init='random'"):
         load(own)
     assert load(own, init="random").config["name"] == "small"
-    with pytest.raises(ValueError, match="init must be None or 'random', got 'zeros'"):
+    with pytest.raises(ValueError, match="init must be None, 'random' or 'meta', got 'zeros'"):
         load(own, init="zeros")
 
 

@@ -37,14 +37,15 @@ class Attending(Hookable):
                 "entropy": row, "received": f"{head} j", "mass": f"{row} p", "moments": f"{row} u", "z": f"{row} d"}
 
     def attended(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None,
-                 sides: tuple[int, ...] | None = None, keys: Grid | None = None) -> Tensor:
+                 sides: tuple[int, ...] | None = None, keys: Grid | None = None, z: Tensor | None = None) -> Tensor:
         """softmax(scale q k^T + bias) v from the fused kernel (… k n d), with `pattern` and the reads passed through their sites.
 
         bias broadcasts to (… k n j); -inf hides a key. sides: the sizes of the axes on which the sites show the queries (of
-        n tokens in a row, where the sites say f h w). keys: how the keys stand, where the module knows it itself.
+        n tokens in a row, where the sites say f h w). keys: how the keys stand, where the module knows it itself. z: the
+        result, where the module has a cheaper way to it; bias is then read, not computed with.
         """
         if not self.listening("pattern", *self.READS):
-            return attend(q, k, v, bias, scale)
+            return attend(q, k, v, bias, scale) if z is None else z
         lead = q.shape[:-3]
         fold = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
         call = Call(fold[0], fold[1], fold[2], folded(bias, lead), scale)
@@ -58,10 +59,9 @@ class Attending(Hookable):
         for name in self.READS:
             if self.listening(name):
                 self.site(name, offered(name, call, shape))
-        if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-            z = attend(q, k, v, bias, scale)
-        else:
-            z = call.out.reshape(*q.shape[:-1], v.shape[-1])
+        if z is None:
+            differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+            z = attend(q, k, v, bias, scale) if differentiated else call.out.reshape(*q.shape[:-1], v.shape[-1])
         if edited is pattern:
             return z
         return rejoin(z, dense @ v, changed)            # rows of the map that nobody changed keep the kernel's z

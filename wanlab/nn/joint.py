@@ -10,9 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from wanlab import core
+from wanlab.core import Grid as Tokens
 from wanlab.core import Hookable
 from wanlab.core.gradient import rejoin
+from wanlab.nn.across import across_frames, dense_bias
 from wanlab.nn.attention import Attending, attend
 from wanlab.nn.norm import LayerNorm, RMSNorm
 from wanlab.nn.rotary import turn
@@ -46,34 +47,46 @@ class _Attention(OnGrid, Attending):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)                         # b k n d
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, keys: core.Grid | None = None) -> Tensor:
-        z = self.attended(q, k, v, sides=grid, keys=keys)
-        return self.see("z", z, grid, identity=lambda: torch.zeros_like(z))
-
-    def _out(self, z: Tensor) -> Tensor:
-        return self.o(z.transpose(1, 2).flatten(2))
+    def _out(self, z: Tensor, grid: Grid) -> Tensor:
+        return self.see("out", self.o(z.transpose(1, 2).flatten(2)), grid)
 
 
 class SelfAttention(_Attention):
     """Every token attends to every token of every frame; positions enter by rotation alone.
 
-    Sites: those of `Attending`, `q` and `k` rotated, and `out`.
+    Sites: those of attention (`q` and `k` rotated), and `frames`: how much each query frame attends to each key frame, as a factor
+    on its weights before they are normalised. It is 1 everywhere; a block-diagonal one cuts the frames apart.
     """
 
-    SITES = {**Attending.sites_on("b", "f h w"), "k": HEADS, "v": HEADS, "out": TOKENS}
+    SITES = {**Attending.sites_on("b", "f h w"), "frames": "b k f j", "out": TOKENS}
 
     def forward(self, x: Tensor, phases: Tensor, grid: Grid) -> Tensor:
         q = self.see("q", turn(self._split(self.norm_q(self.q(x))), phases), grid)
-        k = self.see("k", turn(self._split(self.norm_k(self.k(x))), phases), grid)
-        v = self.see("v", self._split(self.v(x)), grid)
-        return self.see("out", self._out(self._attend(q, k, v, grid, core.Grid(*grid))), grid)
+        k = self.site("k", turn(self._split(self.norm_k(self.k(x))), phases))
+        v = self.site("v", self._split(self.v(x)))
+        factors = self._frames(q, grid[0])
+        if factors is None:
+            z = self.attended(q, k, v, sides=grid, keys=Tokens(*grid))
+        else:
+            bias = dense_bias(factors, grid) if self.listening("pattern", *self.READS) else None
+            z = self.attended(q, k, v, bias, sides=grid, keys=Tokens(*grid), z=across_frames(q, k, v, factors))
+        return self._out(self.see("z", z, grid, identity=lambda: torch.zeros_like(z)), grid)
+
+    def _frames(self, q: Tensor, frames: int) -> Tensor | None:
+        """The factors (b k f j) that somebody put at `frames`; None where they are all 1."""
+        if not self.listening("frames"):
+            return None
+        ones = torch.ones(*q.shape[:2], frames, frames, device=q.device)
+        factors = self.site("frames", ones)
+        if (factors < 0).any():
+            raise ValueError("attention between frames has a factor below 0; 0 cuts two frames apart, 1 leaves them as they are")
+        return None if torch.equal(factors, ones) else factors
 
 
 class CrossAttention(_Attention):
     """Every token attends to the text and, apart from it, to the image tokens; the two results are added before `o`.
 
-    Sites: those of `Attending`, with `k`, `v` and the map of the text; per head `k_img`, `v_img` of the image and the result of
-    that, `z_img`; `out`.
+    Sites: those of attention to the text; `k_img`, `v_img` of the image and what comes of it, `z_img`; `out`.
     """
 
     SITES = {**Attending.sites_on("b", "f h w"), "out": TOKENS}
@@ -90,12 +103,12 @@ class CrossAttention(_Attention):
         q = self.see("q", self._split(self.norm_q(self.q(x))), grid)
         k = self.site("k", self._split(self.norm_k(self.k(text))))
         v = self.site("v", self._split(self.v(text)))
-        z = self._attend(q, k, v, grid)
+        z = self.see("z", self.attended(q, k, v, sides=grid), grid, identity=lambda: torch.zeros_like(q))
         if image is not None:
             k = self.site("k_img", self._split(self.norm_k_img(self.k_img(image))))
             v = self.site("v_img", self._split(self.v_img(image)))
             z = z + self.see("z_img", attend(q, k, v), grid, identity=lambda: torch.zeros_like(q))
-        return self.see("out", self._out(z), grid)
+        return self._out(z, grid)
 
 
 class Block(OnGrid):

@@ -12,7 +12,10 @@ import torch
 from torch import nn
 
 from wanlab.core.nearest import suggestion
+from wanlab.pipelines.base import Pipeline
 from wanlab.pipelines.cascade import STAGES, Cascade
+from wanlab.pipelines.wan_presets import PRESETS as WAN
+from wanlab.pipelines.weights import WeightsError
 from wanlab.stages import align, detail, discriminator, fusion, generator, image, text, upsample
 
 
@@ -46,21 +49,29 @@ CLASSES: dict[str, dict[str, tuple[type[nn.Module], type]]] = {
 }
 
 
-class WeightsError(RuntimeError):
-    """Weights that are missing, damaged, or made for another configuration."""
-
-
 def load(name: str | Path = "tiny", init: str | None = None, device: str | torch.device = "cpu",
-         variants: dict[str, str] | None = None) -> Cascade:
+         variants: dict[str, str] | None = None, **wan: Any) -> Pipeline:
     """A pipeline ready to run.
 
-    name      a preset that ships with the package ("tiny"), or a folder with a pipeline.json
-    init      "random": stages without weights start from a fixed seed; otherwise they raise
+    name      a preset that ships with the package ("tiny"), a folder with a pipeline.json, or a Wan model ("wan2.1-t2v-1.3b";
+              "wan-random-tiny" for tries without weights)
+    init      "random": stages without weights start from a fixed seed; otherwise they raise. "meta": sizes without values, to
+              list sites
     variants  stage -> variant, where not the default
+    wan       of a Wan model: see `wanlab.pipelines.wan_load.load_wan`
     Raises LookupError for an unknown preset or variant, WeightsError for missing or damaged weights.
     """
-    if init not in (None, "random"):
-        raise ValueError(f"init must be None or 'random', got {init!r}")
+    if init not in (None, "random", "meta"):
+        raise ValueError(f"init must be None, 'random' or 'meta', got {init!r}")
+    if name in WAN:
+        from wanlab.pipelines.wan_load import load_wan
+
+        pipe = load_wan(str(name), init=init, **wan)
+        return pipe if init == "meta" else pipe.to(device)
+    if wan:
+        raise TypeError(f"{name} takes no {', '.join(wan)}: these are settings of Wan models")
+    if init == "meta":
+        return load(name, "random", "meta", variants)
     folder = _folder(name)
     manifest = read_manifest(folder)
     chosen = {stage: entry["default"] for stage, entry in manifest["stages"].items()} | (variants or {})
@@ -69,7 +80,7 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
             raise LookupError(f"{manifest['name']} has no stage {stage!r}{suggestion(stage, STAGES)}")
     config = {key: manifest[key] for key in FIELDS} | {"variants": chosen}
     stages = {stage: build_stage(config, folder, stage, chosen[stage], init) for stage in STAGES}
-    return Cascade(stages, config, folder).to(device)  # type: ignore[return-value]
+    return Cascade(stages, config, folder).to(device)
 
 
 def adopt(pipe: Cascade, stage: str, variant: str, entry: dict[str, Any], init: str | None = None) -> Cascade:
@@ -158,4 +169,5 @@ def _folder(name: str | Path) -> Path:
         return PRESETS / name
     if Path(name).is_dir():
         return Path(name)
-    raise LookupError(f"no preset and no folder {str(name)!r}{suggestion(str(name), presets)}; presets: {', '.join(presets)}")
+    known = [*presets, *WAN]
+    raise LookupError(f"no preset and no folder {str(name)!r}{suggestion(str(name), known)}; presets: {', '.join(known)}")

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanlab.core import Bypass, ShuffleFrames, clock
+from wanlab.core import Bypass, CutFrames, Grid, ShuffleFrames, clock
+from wanlab.core.pattern import matches
 from wanlab.diffusion.flow import flow_scheduler
 from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
 from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
@@ -69,12 +70,6 @@ class Wan(Pipeline):
                              "Wan2.1's image-to-video model is wan2.1-i2v-14b (there is none of 1.3B)")
         return super().request(image, prompt, seed, **settings)
 
-    def hash_of(self, *stages: str) -> str:
-        """As every pipeline's; of what was loaded from files, the digest of those files, and of what has no values, a word."""
-        if any(value.is_meta for stage in stages for value in self.get_submodule(stage).parameters()):
-            return "meta"
-        return super().hash_of(*stages)
-
     # -- nodes ------------------------------------------------------------------------------------------------------------
     def _run(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
         if name == "text":
@@ -122,6 +117,14 @@ class Wan(Pipeline):
         return drawn.transpose(1, 2).contiguous()
 
     # -- words and places -------------------------------------------------------------------------------------------------
+    def grid_of(self, site: str) -> Grid | None:
+        """The keys of self-attention: every token of the video, frame by frame."""
+        if not matches("dit.blocks.*.self_attn.*", site):
+            return None
+        h, w = sides(self.config["size"])
+        frames = 1 + (self.config["frames"] - 1) // STRIDES[0]
+        return Grid(frames, *(side // STRIDES[1] // self.dit.config.patch[1] for side in (h, w)))
+
     def words_of(self, request: Request, row: int) -> list[str]:
         """The words of a row's prompt."""
         return self.text.words(request.prompts[row])
@@ -144,6 +147,7 @@ def _components(pipe: Wan) -> dict[str, Callable[[], list[Any]]]:
     components: dict[str, Callable[[], list[Any]]] = {
         "text": lambda: [Bypass("text.out")],
         "fusion": lambda: [Bypass("dit.blocks.*.cross_out")],
+        "temporal": lambda: [CutFrames("dit.blocks.*.self_attn.frames")],
         "alignment": lambda: [ShuffleFrames("dit.rotary.time")],
         "residual": lambda: [Bypass("dit.blocks.*.{attn_out,cross_out,mlp_out}")],
         "guidance": lambda: [Bypass("sampler.video.guided")],

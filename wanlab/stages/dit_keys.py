@@ -36,6 +36,7 @@ _BLOCK = {
     **{f"self_attn.{ours}": f"attn1.{theirs}" for ours, theirs in _ATTENTION.items() if "img" not in ours},
     **{f"cross_attn.{ours}": f"attn2.{theirs}" for ours, theirs in _ATTENTION.items()},
 }
+_THEIRS = tuple({theirs: ours for ours, theirs in table.items()} for table in (_TOP, _BLOCK))
 _UNUSED = re.compile(r"blocks\.\d+\.attn2\.norm_added_q\.weight")       # of old files: nothing reads it
 _PARTS = re.compile(r"(?:blocks\.(?P<n>\d+)\.)?(?P<stem>.+?)(?P<leaf>\.weight|\.bias)?")
 
@@ -47,8 +48,13 @@ def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def from_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of diffusers under our names. KeyError names a parameter that has none."""
-    top, block = ({theirs: ours for ours, theirs in table.items()} for table in (_TOP, _BLOCK))
-    return {_renamed(name, top, block): value for name, value in state.items() if not _UNUSED.fullmatch(name)}
+    found = {name: from_diffusers_name(name) for name in state}
+    return {ours: state[name] for name, ours in found.items() if ours is not None}
+
+
+def from_diffusers_name(name: str) -> str | None:
+    """Our name of a parameter of diffusers', None for one that nothing reads. KeyError where no Wan transformer has it."""
+    return None if _UNUSED.fullmatch(name) else _renamed(name, *_THEIRS)
 
 
 def is_diffusers(names: list[str]) -> bool:
