@@ -78,6 +78,8 @@ class SelfAttention(_Attention):
             return None
         ones = torch.ones(*q.shape[:2], frames, frames, device=q.device)
         factors = self.site("frames", ones)
+        if factors is ones:
+            return None
         if (factors < 0).any():
             raise ValueError("attention between frames has a factor below 0; 0 cuts two frames apart, 1 leaves them as they are")
         return None if torch.equal(factors, ones) else factors
