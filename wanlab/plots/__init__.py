@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .forest import Effect, forest
+from .effect import Effect
+from .forest import forest
 from .save import save
 from .strip import strip
 from .style import COLOURS, styled

@@ -3,129 +3,169 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .style import COLOURS, MARKERS, styled
+from .effect import Effect, head
+from .style import COLOURS, MARKERS, PAGE, sheet, styled
+from .text import inches, short, shortened, tick, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+NAME, HEAD = 6.5, 7.0  # points
+ROW, TITLE, TICKS, LEGEND = 0.135, 0.125, 0.26, 0.42  # inches
+FAR = 8.0  # a cell that reaches so many times as far as the next one is cut off at the edge, with its number
+WORDS = {"worse": "worse", "better": "better", "changed": "changed", "unclear": "not significant"}
 
 
-@dataclass(frozen=True)
-class Effect:
-    """One line: a cell's difference `delta` under a metric, its interval, whether it is significant, and which
-    direction is better ("higher", "lower", "none")."""
-
-    cell: str
-    metric: str
-    delta: float
-    low: float
-    high: float
-    significant: bool
-    better: str = "none"
-
-    @property
-    def kind(self) -> str:
-        """better, worse, changed (no direction is better) or unclear (not significant)."""
-        if not self.significant:
-            return "unclear"
-        if self.better == "none":
-            return "changed"
-        return "better" if (self.delta > 0) == (self.better == "higher") else "worse"
-
-
-def forest(effects: Sequence[Effect], width: float = 5.5, columns: int | None = None, baseline: str = "baseline") -> Figure:
-    """Panels of differences, one per metric, cells downwards in the order given.
+def forest(effects: Sequence[Effect], width: float = 5.5, baseline: str = "baseline", confidence: float = 0.95) -> Figure:
+    """Panels of differences, one per metric, cells downwards in the order given; grey ticks are what placebos did.
 
     Args:
         effects: all cells of all metrics (those without a finite delta leave a gap).
-        width: of the figure in inches, exact.
-        columns: panels beside each other (default: about one per 1.4 inches).
+        width: of the figure in inches, exact. The height follows from what is shown; see `pages`.
         baseline: the name of what zero means.
+        confidence: of the intervals.
 
     Raises:
         ValueError: no effects.
     """
-    from matplotlib.figure import Figure
-
     if not effects:
         raise ValueError("a forest plot needs at least one effect")
     metrics, cells = list(dict.fromkeys(e.metric for e in effects)), list(dict.fromkeys(e.cell for e in effects))
-    columns = min(len(metrics), columns or max(1, round((width - 0.8) / 1.2)))
+    left, columns, wide = _layout(metrics, cells, width)
+    heads = {metric: _title(next(e for e in effects if e.metric == metric), wide) for metric in metrics}
+    lines = max(len(rows) for rows in heads.values())
+    tall, over = ROW * len(cells), TITLE * lines + 0.05
     rows = math.ceil(len(metrics) / columns)
+    height = rows * (over + tall + TICKS) + LEGEND
     with styled():
-        figure = Figure(figsize=(width, rows * (0.135 * len(cells) + 0.48) + 0.3))
-        panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for number, panel in enumerate(panels.flat):
-            if number >= len(metrics):
-                panel.set_axis_off()
-                continue
-            _panel(panel, [e for e in effects if e.metric == metrics[number]], cells)
-        _legend(figure, effects, baseline)
+        figure = sheet(width, height)
+        for number, metric in enumerate(metrics):
+            row, column = divmod(number, columns)
+            top = height - row * (over + tall + TICKS) - over
+            panel = figure.add_axes(
+                ((left + column * (wide + _gap(width))) / width, (top - tall) / height, wide / width, tall / height)
+            )
+            _panel(panel, [e for e in effects if e.metric == metric], cells, wide)
+            names = [shortened(cell, left - 0.08, NAME) for cell in cells] if column == 0 else []
+            panel.set_yticks(range(len(cells)) if names else [], names, parse_math=False)
+            panel.set_title("\n".join(heads[metric]), pad=3, parse_math=False, linespacing=1.15)
+        _legend(figure, effects, baseline, confidence)
     return figure
 
 
-def _panel(panel: Axes, effects: Sequence[Effect], cells: Sequence[str]) -> None:
+def pages(effects: Sequence[Effect], width: float = 5.5, page: float = PAGE) -> Iterator[list[Effect]]:
+    """The effects of each figure where one would be higher than `page` inches: metrics are divided first, then cells."""
+    metrics, cells = list(dict.fromkeys(e.metric for e in effects)), list(dict.fromkeys(e.cell for e in effects))
+    if not metrics:
+        return
+    _, columns, _ = _layout(metrics, cells, width)
+    most = max(4, int((page - LEGEND - TICKS - 2 * TITLE) / ROW))
+    for start in range(0, len(cells), most):
+        part = cells[start : start + most]
+        rows = max(1, int((page - LEGEND) / (2 * TITLE + 0.05 + ROW * len(part) + TICKS)))
+        for first in range(0, len(metrics), rows * columns):
+            some = metrics[first : first + rows * columns]
+            yield [e for e in effects if e.cell in part and e.metric in some]
+
+
+def _gap(width: float) -> float:
+    return 0.13 if width > 4 else 0.1
+
+
+def _layout(metrics: Sequence[str], cells: Sequence[str], width: float) -> tuple[float, int, float]:
+    """Inches for the names, panels beside each other, inches of a panel."""
+    left = min(max(inches(cell, NAME) for cell in cells) + 0.1, 0.36 * width)
+    gap = _gap(width)
+    columns = min(len(metrics), max(1, int((width - left + gap) / (1.02 + gap))))
+    return left, columns, (width - left - 0.06 + gap) / columns - gap
+
+
+def _title(effect: Effect, wide: float) -> list[str]:
+    return wrapped(head(effect.metric, effect.better), wide + 0.08, HEAD, bold=True)
+
+
+def _panel(panel: Axes, effects: Sequence[Effect], cells: Sequence[str], wide: float) -> None:
     """One metric."""
-    panel.axvline(0.0, color=COLOURS["ink"], linewidth=0.6, zorder=1)
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     for row in range(0, len(cells), 2):
         panel.axhspan(row - 0.5, row + 0.5, color="#F3F3F3", linewidth=0, zorder=0)
+    panel.axvline(0.0, color=COLOURS["ink"], linewidth=0.6, zorder=1)
+    low, high = _range(effects)
     for effect in effects:
-        if not math.isfinite(effect.delta):
-            continue
-        row, colour = cells.index(effect.cell), COLOURS[effect.kind]
-        if math.isfinite(effect.low) and math.isfinite(effect.high):
-            panel.plot([effect.low, effect.high], [row, row], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=2)
-        panel.plot(
-            [effect.delta],
-            [row],
-            marker=MARKERS[effect.kind],
-            color=colour,
-            markersize=3.8,
-            zorder=3,
-            markerfacecolor="white" if effect.kind == "unclear" else colour,
-            markeredgewidth=0.8,
-        )
-    panel.set_yticks(range(len(cells)), cells)
+        if effect.known:
+            _line(panel, effect, cells.index(effect.cell), low, high)
+    panel.set_xlim(low, high)
     panel.set_ylim(len(cells) - 0.5, -0.5)
-    panel.locator_params(axis="x", nbins=3)
-    panel.ticklabel_format(axis="x", style="plain", useOffset=False)
-    panel.margins(x=0.12)
-    arrow = ARROWS[effects[0].better]
-    panel.set_title(f"{effects[0].metric.replace('_', ' ')} {arrow}".strip(), pad=3)
+    panel.xaxis.set_major_locator(MaxNLocator(3 if wide > 0.95 else 2, steps=[1, 2, 5, 10]))
+    panel.xaxis.set_major_formatter(FuncFormatter(tick))
     panel.spines["left"].set_visible(False)
 
 
-def _legend(figure: Figure, effects: Sequence[Effect], baseline: str) -> None:
+def _range(effects: Sequence[Effect]) -> tuple[float, float]:
+    """What a panel shows: zero and all intervals, but not what lies far beyond all others."""
+    reach = {id(e): max(abs(x) for x in (e.delta, e.low, e.high) if math.isfinite(x)) for e in effects if e.known}
+    ordered = sorted(reach.values(), reverse=True)
+    cut = math.inf
+    for place in range(max(1, len(ordered) // 5)):
+        if place + 1 < len(ordered) and ordered[place + 1] > 0 and ordered[place] > FAR * ordered[place + 1]:
+            cut = 1.5 * ordered[place + 1]
+    bounds = [0.0]
+    for effect in effects:
+        bounds += [x for x in (effect.delta, effect.low, effect.high, *effect.placebos) if math.isfinite(x) and abs(x) <= cut]
+        bounds += [math.copysign(cut, effect.delta)] if effect.known and abs(effect.delta) > cut else []
+    low, high = min(bounds), max(bounds)
+    room = 0.09 * (high - low) or 0.5
+    return low - room, high + room
+
+
+def _line(panel: Axes, effect: Effect, row: int, low: float, high: float) -> None:
+    """One cell: what its placebos did, its interval, its difference."""
+    colour = COLOURS[effect.kind]
+    inside = [x for x in effect.placebos if low <= x <= high]
+    panel.plot(inside, [row] * len(inside), "|", color="#999999", markersize=5.5, markeredgewidth=0.7, zorder=1.5)
+    if not low <= effect.delta <= high:
+        right = effect.delta > high
+        panel.plot(
+            [high if right else low], [row], marker=">" if right else "<", color=colour, markersize=4, clip_on=False, zorder=3
+        )
+        place, side = (high - 0.05 * (high - low), "right") if right else (low + 0.05 * (high - low), "left")
+        panel.text(place, row, short(effect.delta, sign=True), ha=side, va="center_baseline", fontsize=5.5, color=colour, zorder=3)
+        return
+    if math.isfinite(effect.low) and math.isfinite(effect.high):
+        ends = [max(effect.low, low), min(effect.high, high)]
+        panel.plot(ends, [row, row], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=2)
+    panel.plot([effect.delta], [row], marker=MARKERS[effect.kind], markersize=3.8, zorder=3, **_face(effect.kind))
+
+
+def _face(kind: str) -> dict[str, object]:
+    face = "white" if kind == "unclear" else COLOURS[kind]
+    return {"color": COLOURS[kind], "markerfacecolor": face, "markeredgewidth": 0.8}
+
+
+def _legend(figure: Figure, effects: Sequence[Effect], baseline: str, confidence: float) -> None:
     from matplotlib.lines import Line2D
 
-    words = {"worse": "worse", "better": "better", "changed": "changed", "unclear": "not significant"}
-    present = [kind for kind in words if any(e.kind == kind and math.isfinite(e.delta) for e in effects)]
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=COLOURS[kind],
-            marker=MARKERS[kind],
-            linewidth=1.1,
-            markersize=3.8,
-            markerfacecolor="white" if kind == "unclear" else COLOURS[kind],
-            markeredgewidth=0.8,
-        )
-        for kind in present
-    ]
+    present = [kind for kind in WORDS if any(e.kind == kind and e.known for e in effects)]
+    handles = [Line2D([], [], marker=MARKERS[kind], linewidth=1.1, markersize=3.8, **_face(kind)) for kind in present]
+    words = [WORDS[kind] for kind in present]
+    if any(effect.placebos for effect in effects):
+        handles.append(Line2D([], [], marker="|", color="#999999", linestyle="none", markersize=5.5, markeredgewidth=0.7))
+        words.append("placebo")
     figure.legend(
         handles,
-        [words[kind] for kind in present],
-        loc="outside lower center",
-        ncols=len(present) or 1,
-        title=f"difference to {baseline}, 95 % interval",
+        words,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.0),
+        borderaxespad=0.1,
+        ncols=len(words) or 1,
+        title=f"difference to {shortened(baseline, 1.2, 6.5)}, {100 * confidence:g} % interval",
         title_fontsize=6.5,
         handletextpad=0.5,
-        columnspacing=1.5,
+        columnspacing=1.2,
+        handlelength=1.6,
     )

@@ -1,0 +1,42 @@
+"""Effects: the paired difference of one cell under one metric, as every figure of differences takes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A cell's difference `delta` to the baseline under a metric, its interval, whether it is significant, which direction
+    is better ("higher", "lower", "none"), and the differences that placebos of this cell made."""
+
+    cell: str
+    metric: str
+    delta: float
+    low: float
+    high: float
+    significant: bool
+    better: str = "none"
+    placebos: tuple[float, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """better, worse, changed (no direction is better) or unclear (not significant)."""
+        if not self.significant:
+            return "unclear"
+        if self.better == "none":
+            return "changed"
+        return "better" if (self.delta > 0) == (self.better == "higher") else "worse"
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a difference to show."""
+        return math.isfinite(self.delta)
+
+
+def head(metric: str, better: str) -> str:
+    """A metric's name over a panel, with the arrow of the better direction."""
+    return f"{metric.split('[')[0].replace('_', ' ')} {ARROWS[better]}".strip()

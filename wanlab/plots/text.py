@@ -1,0 +1,66 @@
+"""Text that has to fit: its width in inches before it is drawn, shortened names, numbers of a few letters."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+MINUS = "−"
+
+
+@lru_cache(4096)
+def inches(text: str, size: float, bold: bool = False) -> float:
+    """Width of a line of text in the style's font at `size` points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    if not text.strip():
+        return 0.0
+    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
+    return float(TextPath((0, 0), text.replace("$", "S"), size=size, prop=font).get_extents().x1) / 72
+
+
+def shortened(text: str, width: float, size: float, bold: bool = False) -> str:
+    """The text, or as much of its beginning and end as `width` inches hold, with … between."""
+    if inches(text, size, bold) <= width:
+        return text
+    for keep in range(len(text) - 1, 1, -1):
+        tail = keep // 3
+        candidate = text[: keep - tail].rstrip() + "…" + (text[-tail:].lstrip() if tail else "")
+        if inches(candidate, size, bold) <= width:
+            return candidate
+    return text[:1] + "…"
+
+
+def wrapped(text: str, width: float, size: float, bold: bool = False, lines: int = 2) -> list[str]:
+    """The words of a text on at most `lines` lines of `width` inches; what is too long is shortened."""
+    rows = [""]
+    for word in text.split():
+        longer = f"{rows[-1]} {word}".strip()
+        if inches(longer, size, bold) <= width or not rows[-1] or len(rows) == lines:
+            rows[-1] = longer
+        else:
+            rows.append(word)
+    return [shortened(row, width, size, bold) for row in rows]
+
+
+def short(value: float, sign: bool = False, digits: int = 2) -> str:
+    """A number in as few letters as `digits` significant digits need: −.012, +3.4, 1.2e6; a dash where there is none."""
+    if not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if size and not 1e-4 <= size < 1e5:
+        mantissa, exponent = f"{size:.{digits - 1}e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    else:
+        places = max(0, digits - 1 - (math.floor(math.log10(size)) if size else 0))
+        text = f"{size:.{min(places, 6)}f}"
+        text = text[1:] if text.startswith("0.") else text
+    nothing = not text.strip("0.")
+    return ("" if nothing else MINUS if value < 0 else "+" if sign else "") + ("0" if nothing else text)
+
+
+def tick(value: float, _: int = 0) -> str:
+    """A round number beside an axis."""
+    text = f"{abs(value):g}"
+    return (MINUS if value < 0 else "") + (text[1:] if text.startswith("0.") else text)
