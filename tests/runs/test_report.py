@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Callable
@@ -10,18 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from tests.runs.toy import STUDY, resolve_toy
+from tests.runs.toy import STUDY, Toy, load_toy, resolve_toy
 from wanlab.runs.reading import parse_study
 from wanlab.runs.report.numbers import decimals, in_order, ranked, shown
 from wanlab.runs.report.tables import escape, tex
 from wanlab.runs.stats import Result
-from wanlab.runs.study import report_study
+from wanlab.runs.study import report_study, run_study
 
 
-@pytest.fixture
-def root(run: Callable[..., Any]) -> Path:
-    return run(report=True)[0]
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished toy study with its report; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "study.yaml").write_text(STUDY)
+    console = Console(file=io.StringIO())
+    run_study(folder / "study.yaml", folder / "out", (), "cpu", console=console, load=load_toy(Toy()), resolve=resolve_toy)
+    return folder / "out"
 
 
 def test_the_page_is_whole_and_loads_nothing(root: Path) -> None:

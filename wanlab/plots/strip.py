@@ -35,37 +35,42 @@ def strip(clips: Mapping[str, np.ndarray], width: float = 5.5, title: str = "", 
         if clip.ndim != 4 or clip.shape[-1] != 3:
             raise ValueError(f"{name}: a clip is f h w 3, got {clip.shape}")
     left = _left(list(clips), width)
-    shown = _shown(max(len(clip) for clip in clips.values()), frames)
-    wide = (width - left - GAP * (len(shown) - 1)) / len(shown)
-    side = max(clip.shape[2] for clip in clips.values())
-    dpi = side * math.ceil(200 * wide / side) / wide  # a whole number of dots for each pixel of the widest clip
-    left, gap, top = (round(x * dpi) / dpi for x in (left, GAP, HEAD))  # and frames begin on whole dots
-    tall = math.ceil(dpi * wide * max(clip.shape[1] / clip.shape[2] for clip in clips.values())) / dpi
-    height = top + len(clips) * (tall + gap)
+    mosaic, shown, side, gap = _mosaic(list(clips.values()), frames, GAP / (width - left))
+    dot = (width - left) / mosaic.shape[1]  # inches of a pixel of the widest clip
+    tall, height = mosaic.shape[0] * dot, HEAD + mosaic.shape[0] * dot
     with styled():
-        figure = sheet(width, height, dpi)
-        page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), aspect="auto")
+        figure = sheet(width, height, math.ceil(200 * dot) / dot)  # whole dots for every pixel
+        page = figure.add_axes((left / width, 0, 1 - left / width, tall / height))
+        page.imshow(mosaic, interpolation="none", aspect="auto")  # none: a PDF keeps the pixels as they are
         page.set_axis_off()
-        for row, (name, clip) in enumerate(clips.items()):
-            y = top + row * (tall + gap)
+        for row, name in enumerate(clips):
+            middle = 1 - (HEAD + (row + 0.5) * tall / len(clips)) / height
             label = shortened(name, left - 0.1, 7.0)
-            page.text(left - 0.07, y + tall / 2, label, ha="right", va="center", color=COLOURS["ink"], parse_math=False)
-            for column, frame in enumerate(shown):
-                x = left + column * (wide + gap)
-                high = wide * clip.shape[1] / clip.shape[2]
-                page.imshow(
-                    clip[min(frame, len(clip) - 1)].clip(0, 1),
-                    extent=(x, x + wide, y + high, y),
-                    interpolation="nearest",
-                    aspect="auto",
-                )
-        page.set(xlim=(0, width), ylim=(height, 0))
+            figure.text((left - 0.07) / width, middle, label, ha="right", va="center", color=COLOURS["ink"], parse_math=False)
         for column, frame in enumerate(shown):
-            middle = left + column * (wide + gap) + wide / 2
-            page.text(middle, top - 0.03, f"{frame + 1}", ha="center", va="bottom", fontsize=5.5, color="#666666")
+            x = (left + (column * (side + gap) + side / 2) * dot) / width
+            figure.text(x, (tall + 0.03) / height, f"{frame + 1}", ha="center", va="bottom", fontsize=5.5, color="#666666")
         words = shortened(title, width - left, 6.5)
-        page.text(left, 0.02, words, ha="left", va="top", fontsize=6.5, color=COLOURS["ink"], parse_math=False)
+        place = (left / width, 1 - 0.02 / height)
+        figure.text(*place, words, ha="left", va="top", fontsize=6.5, color=COLOURS["ink"], parse_math=False)
     return figure
+
+
+def _mosaic(clips: Sequence[np.ndarray], frames: int, gap: float) -> tuple[np.ndarray, list[int], int, int]:
+    """All frames as one picture, `gap` times its width of white between them; the numbers of the frames, pixels of a frame's
+    width and of a gap. Smaller clips are repeated pixel by pixel as often as they fit."""
+    shown = np.unique(np.linspace(0, max(map(len, clips)) - 1, min(frames, max(map(len, clips)))).round().astype(int)).tolist()
+    side = max(clip.shape[2] for clip in clips)
+    factors = [side // clip.shape[2] for clip in clips]
+    tall = max(clip.shape[1] * factor for clip, factor in zip(clips, factors))
+    gap = max(1, round(gap * side * len(shown)))
+    page = np.ones((len(clips) * (tall + gap), len(shown) * (side + gap) - gap, 3), dtype=np.float32)
+    for row, (clip, factor) in enumerate(zip(clips, factors)):
+        for column, frame in enumerate(shown):
+            picture = clip[min(frame, len(clip) - 1)].clip(0, 1).repeat(factor, 0).repeat(factor, 1)
+            top, left = row * (tall + gap), column * (side + gap)
+            page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return page, shown, side, gap
 
 
 def fitting(names: Sequence[str], width: float, aspect: float = 1.0, frames: int = 8) -> int:
@@ -76,7 +81,3 @@ def fitting(names: Sequence[str], width: float, aspect: float = 1.0, frames: int
 
 def _left(names: Sequence[str], width: float) -> float:
     return min(max(0.5, max(inches(name, 7.0) for name in names) + 0.12), 0.3 * width)
-
-
-def _shown(length: int, frames: int) -> list[int]:
-    return np.unique(np.linspace(0, length - 1, min(frames, length)).round().astype(int)).tolist()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..files import write, write_text
+from ..files import write_text
 from ..spec import Study
 from ..stats import Result
 from ..store import CellFolder, RunFolder
-from .numbers import headline, in_order
+from .figures import draw, strips
+from .numbers import in_order
 from .page import render
 from .tables import tex, wide_csv
 
@@ -18,16 +19,19 @@ TRUTH = "true clip"
 
 
 def write_all(folder: RunFolder, study: Study, cells: Mapping[str, CellFolder], results: Sequence[Result]) -> Path:
-    """Write report/ of a run folder; returns the path of report.html."""
+    """Write report/ of a run folder; returns the path of report.html. Figures of an earlier report are removed."""
     root = folder.root / "report"
     order = in_order(study, list(cells))
+    ordered = {name: cells[name] for name in order}
+    results = sorted(results, key=lambda result: order.index(result.cell))
     write_text(root / "table.tex", tex(study, results))
     write_text(root / "table.csv", wide_csv(study, results))
-    figure = _forest(study, order, results, root / "figures")
-    clips = clips_of(folder, study, cells, order)
-    _strips(study, clips, prompts_of(study, cells), root / "figures")
+    shutil.rmtree(root / "figures", ignore_errors=True)
+    drawn = draw(study, ordered, results, root / "figures")
+    clips, prompts = clips_of(folder, study, cells, order), prompts_of(study, cells)
+    strips(study, clips, prompts, root / "figures", [TRUTH, *(name for name in order if study.cells[name].placebo is None)])
     page = root / "report.html"
-    write_text(page, render(folder, study, {name: cells[name] for name in order}, results, clips, figure))
+    write_text(page, render(folder, study, ordered, results, clips, prompts, drawn))
     return page
 
 
@@ -45,35 +49,3 @@ def prompts_of(study: Study, cells: Mapping[str, CellFolder]) -> dict[str, str]:
     """Sample (the stem of its video file) -> prompt."""
     table = next(iter(cells.values())).samples()
     return {f"{index:04d}": prompt for index, prompt in zip(table["index"], table["prompt"]) if index < study.report.videos}
-
-
-def _forest(study: Study, order: Sequence[str], results: Sequence[Result], folder: Path) -> str | None:
-    """figures/forest.pdf and .png; returns the same figure as SVG text for the page, or None without a single difference."""
-    from wanlab.plots import Effect, forest, save
-
-    known = {r.metric for r in results if math.isfinite(r.delta)}
-    effects = [
-        Effect(r.cell, headline(r.metric), r.delta, r.delta_low, r.delta_high, r.significant, r.better)
-        for cell in order
-        if cell != study.baseline
-        for r in results
-        if r.cell == cell and r.metric in known
-    ]
-    if not effects:
-        return None
-    figure = forest(effects, study.report.width, baseline=study.baseline)
-    for kind in ("pdf", "png", "svg"):
-        write(folder / f"forest.{kind}", lambda temporary, kind=kind: save(figure, temporary, kind))
-    text = (folder / "forest.svg").read_text(encoding="utf-8")
-    return text[text.index("<svg") :]
-
-
-def _strips(study: Study, clips: Mapping[str, Mapping[str, Path]], prompts: Mapping[str, str], folder: Path) -> None:
-    """figures/strip-NNNN.png for each shown sample."""
-    from wanlab.data.folder import read_video
-    from wanlab.plots import save, strip
-
-    for sample, files in clips.items():
-        videos = {name: read_video(file).movedim(1, -1).numpy() for name, file in files.items()}
-        figure = strip(videos, study.report.width, f"“{prompts[sample]}”" if prompts.get(sample) else "")
-        write(folder / f"strip-{sample}.png", lambda temporary, figure=figure: save(figure, temporary, "png"))

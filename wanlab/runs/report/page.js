@@ -28,7 +28,8 @@
   const play = document.getElementById("play"), frame = document.getElementById("frame"), count = document.getElementById("count"), speed = document.getElementById("speed");
   let playing = true, timer = 0, frames = 1;
   const shown = video => video.currentSrc && video.duration;
-  const active = () => all.filter(shown);
+  const near = new Set();  // clips in sight or almost: only these play, however many the page has
+  const active = () => all.filter(video => shown(video) && (near.has(video) || !video.dataset.name));
   const label = index => { frame.value = index + 1; count.textContent = `${index + 1} / ${frames}`; };
   const seek = index => { active().forEach(video => { video.pause(); video.currentTime = Math.min((index + 0.5) / fps, video.duration - 0.01); }); label(index); };
   const round = () => {
@@ -44,11 +45,23 @@
   });
   frame.addEventListener("input", () => { const index = frame.value - 1; pause(); seek(index); });
   speed.addEventListener("change", round);
+  const observer = new IntersectionObserver(entries => {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) { near.delete(target); target.pause(); continue; }
+      near.add(target);
+      if (target.preload === "none") { target.preload = "auto"; target.load(); }
+      const join = () => { if (!playing) seek(frame.value - 1); };  // while playing it joins the next round
+      if (target.readyState >= 1) join(); else target.addEventListener("loadedmetadata", join, { once: true });
+    }
+  }, { rootMargin: "200px" });
+  clips.forEach(clip => observer.observe(clip));
   const first = clips[0];
   if (first) {
-    first.addEventListener("timeupdate", () => { if (playing) label(Math.min(frames - 1, Math.floor(first.currentTime * fps))); });
+    clips.forEach(clip => clip.addEventListener("timeupdate", () => {
+      if (playing && active()[0] === clip) label(Math.min(frames - 1, Math.floor(clip.currentTime * fps)));
+    }));
     const ready = () => { frames = Math.max(1, Math.round(first.duration * fps)); frame.max = frames; label(0); round(); };
-    if (first.readyState >= 1) ready(); else first.addEventListener("loadedmetadata", ready, { once: true });
+    if (first.readyState >= 1) ready(); else { first.addEventListener("loadedmetadata", ready, { once: true }); first.preload = "auto"; }
   }
 
   // Comparing: two clips of one sample over each other, with a wipe between them.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,9 +16,13 @@ from ..progress import clock
 from ..spec import Study
 from ..stats import Result
 from ..store import CellFolder, RunFolder
+from .cost import finished, sharing
+from .figures import Drawn
 from .numbers import by_metric, headline, places, ranked, shown
 
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+MARKS = {"better": "▲", "worse": "▼", "changed": "◆"}
+MANY = 150  # videos beyond which each is loaded only when it comes into sight
 
 
 def render(
@@ -27,44 +31,70 @@ def render(
     cells: Mapping[str, CellFolder],
     results: Sequence[Result],
     clips: Mapping[str, Mapping[str, Path]],
-    forest: str | None,
+    prompts: Mapping[str, str],
+    drawn: Sequence[Drawn],
 ) -> str:
     """The page as text.
 
     Args:
         cells: finished cells in the order of the table.
-        clips: sample -> name -> video file.
-        forest: the forest plot as SVG.
+        clips: sample -> name -> video file; prompts: sample -> prompt.
+        drawn: the figures in report/figures; their SVG goes into the page.
     """
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     here = resources.files(__package__)
+    script = (here / "page.js").read_text(encoding="utf-8")
     metrics = [_column(group) for group in by_metric(results).values()]
+    table = {name: {r.metric: r for r in results if r.cell == name} for name in cells}
     return environment.get_template("page.html").render(
         style=(here / "page.css").read_text(encoding="utf-8"),
-        script=(here / "page.js").read_text(encoding="utf-8"),
+        script=script,
+        allowed=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         study=study,
         baseline=study.baseline,
+        confidence=f"{100 * study.stats.confidence:g} %",
         facts=_facts(study, cells, results),
         metrics=metrics,
-        rows=[_row(study, name, cell, results, metrics) for name, cell in cells.items()],
+        rows=[_row(study, name, cell, table[name], metrics) for name, cell in cells.items() if not _stands_in(study, name, cells)],
+        pairs=_pairs(study, table, metrics),
+        placebos=_placebos(table, metrics),
         missing=[name for name in study.cells if name not in cells],
-        forest=forest,
-        samples=_samples(folder, study, cells, clips),
+        figures=[{"words": one.words, "title": one.title, "stem": one.stem, "source": _picture(folder, one)} for one in drawn],
+        samples=_samples(folder, study, clips, prompts),
+        preload="none" if sum(map(len, clips.values())) > MANY else "auto",
         fps=study.report.fps,
-        sharing=_sharing(cells),
+        sharing=sharing(cells) | _planned(folder),
         notes=cautions(study, results),
         environment=_flat(folder.environment()),
         source=to_yaml(study.resolved()),
     )
 
 
+def _stands_in(study: Study, name: str, cells: Mapping[str, CellFolder]) -> bool:
+    """Whether a cell is a placebo of one that is shown: it stands in the section of placebos, not in the table."""
+    return study.cells[name].placebo is not None and study.cells[name].pairs_with in cells
+
+
+def _picture(folder: RunFolder, one: Drawn) -> str:
+    """A figure as an address that holds it. As a picture, not as markup: nothing in it can act on the page."""
+    data = (folder.root / "report" / "figures" / f"{one.stem}.svg").read_bytes()
+    return f"data:image/svg+xml;base64,{base64.b64encode(data).decode()}"
+
+
+def _planned(folder: RunFolder) -> dict[str, int | None]:
+    """Stage runs that were planned, from the log of the run: of an interrupted part those that it made."""
+    known = [r for r in folder.attempts() if r.get("state") in ("ended", "stopped") and "made" in r]
+    planned = sum(r["shared"] if r["state"] == "ended" else r["made"] for r in known)
+    return {"planned": planned or None}
+
+
 def _facts(study: Study, cells: Mapping[str, CellFolder], results: Sequence[Result]) -> list[tuple[str, str]]:
     """The figures at the head of the page."""
     first = next(iter(cells.values())).samples()
     samples = len(set(zip(first["index"], first["seed"])))
-    logs = [record for cell in cells.values() for record in cell.attempts() if record.get("state") == "ok"]
+    logs = [record for cell in cells.values() for record in finished(cell)]
     seconds = sum(sum(s["seconds"] for s in r.get("stages", {}).values()) + r.get("metrics", 0.0) for r in logs)
     significant = sum(r.significant for r in results)
     return [
@@ -89,21 +119,84 @@ def _column(group: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _row(study: Study, name: str, cell: CellFolder, results: Sequence[Result], metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _row(
+    study: Study, name: str, cell: CellFolder, mine: Mapping[str, Result], metrics: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """One cell of the study as a line of the table."""
-    spec, mine = study.cells[name], {r.metric: r for r in results if r.cell == name}
-    what = [f"without {c}" for c in spec.ablate] + [f"{stage} = {variant}" for stage, variant in spec.swap.items()]
-    what += [" ".join(f"{key}={value}" for key, value in edit.items()) for edit in spec.edits]
-    what += [f"{key} = {value}" for key, value in spec.sampler.model_dump(exclude_none=True).items()]
+    spec = study.cells[name]
     return {
         "name": name,
-        "what": ", ".join(what),
+        "what": _what(study, name),
         "note": spec.note,
         "pair": spec.pairs_with,
         "key": cell.root.name,
         "baseline": name == study.baseline,
         "entries": [_entry(mine[m["name"]], m) for m in metrics],
     }
+
+
+def _what(study: Study, name: str) -> str:
+    """What a cell changes, in words."""
+    spec = study.cells[name]
+    what = [f"without {c}" for c in spec.ablate] + [f"{stage} = {variant}" for stage, variant in spec.swap.items()]
+    what += [f"trained first: {spec.train.part}"] if spec.train else []
+    what += [f"placebo of {', '.join(spec.placebo.of)}, draw {spec.placebo.draw}"] if spec.placebo else []
+    what += [" ".join(f"{key}={value}" for key, value in edit.items()) for edit in spec.edits]
+    what += [f"steps {spec.window}"] if spec.window is not None else []
+    what += [f"branch {spec.branch}"] if spec.branch is not None else []
+    what += [f"{key} = {value}" for key, value in spec.sampler.model_dump(exclude_none=True).items()]
+    return ", ".join(what)
+
+
+def _pairs(study: Study, table: Mapping[str, Mapping[str, Result]], metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cells beside the one that they pair with: what is removed at inference, and what was trained without it."""
+    groups: dict[str, list[str]] = {}
+    for name in table:
+        partner = study.cells[name].pairs_with
+        if partner in table and study.cells[name].placebo is None:
+            groups.setdefault(partner, [partner]).append(name)
+    return [
+        {
+            "name": partner,
+            "rows": [
+                {
+                    "name": name,
+                    "what": study.cells[name].note or _what(study, name),
+                    "how": _how(study, name),
+                    "entries": [_entry(table[name][m["name"]], m) for m in metrics],
+                }
+                for name in names
+            ],
+        }
+        for partner, names in groups.items()
+    ]
+
+
+def _how(study: Study, name: str) -> str:
+    """Since when a cell lacks what it lacks."""
+    cell = study.cells[name]
+    return "removed from the start" if cell.train or cell.swap else "removed at inference" if cell.ablate or cell.edits else ""
+
+
+def _placebos(table: Mapping[str, Mapping[str, Result]], metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each cell that has placebos: its difference beside theirs."""
+    rows = []
+    for name, mine in table.items():
+        entries = []
+        for metric in metrics:
+            result, digits = mine[metric["name"]], metric["digits"]
+            others = sorted(result.placebos)
+            entries.append(
+                {
+                    "delta": shown(result.delta, digits, sign=True) if others else "",
+                    "span": f"{shown(others[0], digits, sign=True)} to {shown(others[-1], digits, sign=True)}" if others else "",
+                    "rank": f"rank {result.placebo_rank} of {len(others) + 1}" if others else "",
+                    "first": bool(others) and result.placebo_rank == 1,
+                }
+            )
+        if any(entry["rank"] for entry in entries):
+            rows.append({"name": name, "count": max(len(r.placebos) for r in mine.values()), "entries": entries})
+    return rows
 
 
 def _entry(result: Result, metric: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,86 +214,43 @@ def _entry(result: Result, metric: Mapping[str, Any]) -> dict[str, Any]:
         "rank": "best" if result.cell in best else "second" if result.cell in second else "",
         "p": "",
         "mark": "",
+        "effects": "",
     }
     if not math.isfinite(result.delta):
         return entry
-    if result.delta == result.delta_low == result.delta_high == 0.0:
+    if result.verdict == "same":
         return entry | {"kind": "unclear", "delta": "no difference"}
-    kind = _kind(result)
-    mark = {"better": "▲", "worse": "▼", "changed": "◆", "unclear": ""}[kind]
-    tiny = 0 < result.p_adjusted < 0.001
-    p = (
-        ""
-        if not math.isfinite(result.p_adjusted)
-        else "p < 0.001"
-        if tiny or result.p_adjusted == 0
-        else f"p = {result.p_adjusted:.3f}"
-    )
+    effects = [("dz", result.dz), ("rank-biserial r", result.rank_biserial)]
     return entry | {
-        "kind": kind,
-        "mark": mark,
+        "kind": result.verdict,
+        "mark": MARKS.get(result.verdict, ""),
         "delta": shown(result.delta, digits, sign=True),
-        "p": p,
+        "p": _p(result.p_adjusted),
         "span": f"[{shown(result.delta_low, digits)}, {shown(result.delta_high, digits)}]",
+        "effects": ", ".join(f"{name} {shown(value, 2, sign=True)}" for name, value in effects if math.isfinite(value)),
     }
 
 
-def _kind(result: Result) -> str:
-    if not result.significant:
-        return "unclear"
-    if result.better == "none":
-        return "changed"
-    return "better" if (result.delta > 0) == (result.better == "higher") else "worse"
+def _p(p: float) -> str:
+    """A p-value in words; nothing where there is none."""
+    return "" if not math.isfinite(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _samples(
-    folder: RunFolder, study: Study, cells: Mapping[str, CellFolder], clips: Mapping[str, Mapping[str, Path]]
+    folder: RunFolder, study: Study, clips: Mapping[str, Mapping[str, Path]], prompts: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The videos: inline while the budget lasts, links to the run folder beyond."""
-    from .build import prompts_of
-
-    prompts, left = prompts_of(study, cells), study.report.budget_mb * 1e6
+    left = study.report.budget_mb * 1e6
     samples = []
     for sample, files in clips.items():
         entries = []
         for name, file in files.items():
-            size = file.stat().st_size * 4 / 3
-            left -= size
+            left -= file.stat().st_size * 4 / 3
             link = f"../{file.relative_to(folder.root).as_posix()}"
             data = f"data:video/mp4;base64,{base64.b64encode(file.read_bytes()).decode()}" if left >= 0 else link
-            entries.append({"name": name, "source": data, "link": link})
+            entries.append({"name": name, "source": data})
         samples.append({"name": sample, "prompt": prompts.get(sample, ""), "clips": entries})
     return samples
-
-
-def _sharing(cells: Mapping[str, CellFolder]) -> dict[str, Any]:
-    """Stage runs that would have been needed without sharing, and those that were made."""
-    runs: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
-    rows: Counter[str] = Counter()
-    alone, metrics = 0, 0.0
-    for cell in cells.values():
-        done = {record["chunk"]: record for record in cell.attempts() if record.get("state") == "ok"}
-        alone += len(done)
-        for record in done.values():
-            metrics += record.get("metrics", 0.0)
-            for stage, counts in record.get("stages", {}).items():
-                runs[stage] += counts["runs"]
-                rows[stage] += counts["rows"]
-                seconds[stage] += counts["seconds"]
-    order = [stage for stage in next(iter(cells.values())).description()["weights"] if stage in runs]
-    stages = [
-        {
-            "name": s,
-            "alone": alone,
-            "runs": runs[s],
-            "seconds": clock(seconds[s]),
-            "each": f"{seconds[s] / rows[s]:.3f} s" if rows[s] else "–",
-            "share": 100 * runs[s] / alone if alone else 0,
-        }
-        for s in order
-    ]
-    return {"stages": stages, "alone": alone * len(order), "runs": sum(runs.values()), "metrics": clock(metrics)}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

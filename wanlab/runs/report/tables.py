@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 from ..spec import Study
 from ..stats import Result
+from .figures import selected
 from .numbers import MINUS, by_metric, headline, in_order, places, ranked, shown
 
 HEIGHT = 530.0  # points of a page that a table may fill: \textheight of LaTeX's article, with some air
 ROW, HEAD, LINE = 20.5, 27.0, 12.0  # points: a cell's two rows, a panel's head and rules, a line of the caption
+PLACEBO = 10.0  # points: the row of a cell's placebos
 GAP = 8.0  # points between columns
 ARROWS = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "none": ""}
 SPECIAL = {
@@ -48,11 +50,11 @@ def escape(text: str) -> str:
 def tex(study: Study, results: Sequence[Result]) -> str:
     """table.tex: one table environment, or several under one number where a page cannot hold all; needs booktabs alone.
 
-    Panels of metrics are as wide as `report.width` allows.
+    Panels of metrics are as wide as `report.width` allows. Placebos of a cell are one row below it.
     """
-    groups = by_metric(results)
-    wanted = study.report.metrics or [name.split("[")[0] for name in groups]
-    groups = {name: group for name, group in groups.items() if name.split("[")[0] in wanted or name in wanted}
+    named = {r.cell for r in results}
+    groups = by_metric([r for r in selected(study, results) if r.placebo_of not in named])
+    results = [r for group in groups.values() for r in group]
     cells = in_order(study, list(dict.fromkeys(r.cell for r in results)))
     caption, title = _caption(study, groups), escape(study.title or study.name)
     room = HEIGHT - LINE * (2 + _points(caption) / (72.27 * study.report.width))
@@ -77,13 +79,14 @@ class _Block(NamedTuple):
 
 def _pages(study: Study, cells: Sequence[str], groups: Mapping[str, list[Result]], room: float) -> list[list[_Block]]:
     """The tabulars of each table environment: as many metrics side by side as the width holds, cells as the height does."""
-    rows = max(1, int((room - HEAD) / ROW))
+    high = {r.cell: ROW + (PLACEBO if r.placebos else 0) for group in groups.values() for r in group}
+    rows = max(1, int((room - HEAD) / max(high.values(), default=ROW)))
     pages: list[list[_Block]] = []
     left = 0.0
     for panel in _panels(study, cells, groups):
         for start in range(0, len(cells), rows):
             block = _Block(cells[start : start + rows], panel)
-            height = HEAD + ROW * len(block.cells)
+            height = HEAD + sum(high[cell] for cell in block.cells)
             if height > left:
                 pages.append([])
                 left = room
@@ -138,6 +141,9 @@ def _panel(study: Study, rows: Sequence[str], cells: Sequence[str], groups: dict
             " & ".join([_name(study, cell, cells), *first]) + r" \\",
             " & ".join(["", *second]) + r" \\" + ("" if row == len(rows) - 1 else r"[0.3ex]"),
         ]
+        beside = [_placebos(next((r for r in group if r.cell == cell), None), group) for group in groups.values()]
+        if any(beside):
+            lines.append(" & ".join([r"\quad {\scriptsize placebos}", *beside]) + r" \\[0.3ex]")
         if cell == study.baseline and row < len(rows) - 1:
             lines.append(r"\midrule")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
@@ -155,7 +161,7 @@ def _entry(result: Result | None, group: Sequence[Result]) -> tuple[str, str]:
     elif result.cell in second:
         value = rf"\underline{{{value}}}"
     dagger = r"\rlap{$^\dagger$}" if result.significant else ""
-    if result.delta == result.delta_low == result.delta_high == 0.0:
+    if result.verdict == "same":
         below = "$=$"
     elif math.isfinite(result.delta):
         numbers = [shown(x, digits, sign=x is result.delta) for x in (result.delta, result.delta_low, result.delta_high)]
@@ -163,6 +169,14 @@ def _entry(result: Result | None, group: Sequence[Result]) -> tuple[str, str]:
     else:
         below = f"[{_tex_number(shown(result.ci_low, digits))}, {_tex_number(shown(result.ci_high, digits))}]"
     return value + dagger, rf"{{\scriptsize {below}}}"
+
+
+def _placebos(result: Result | None, group: Sequence[Result]) -> str:
+    """The smallest and the largest difference that the placebos of a cell made."""
+    if result is None or not result.placebos:
+        return ""
+    ends = [_tex_number(shown(x, places(group), sign=True)) for x in (min(result.placebos), max(result.placebos))]
+    return rf"{{\scriptsize {ends[0]} to {ends[1]}}}"
 
 
 def _tex_number(text: str) -> str:
@@ -174,6 +188,8 @@ def _caption(study: Study, groups: dict[str, list[Result]]) -> str:
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}--{counts[-1]}" if counts else "0"
     percent = f"{100 * study.stats.confidence:g}\\,\\%"
     seeds = f"{len(study.seeds)} seeds averaged within each" if len(study.seeds) > 1 else "one seed each"
+    most = max((len(r.placebos) for group in groups.values() for r in group), default=0)
+    placebos = f" Placebos: the range of differences of {most} cuts of equal size at random sites." if most else ""
     names = "; ".join(escape(name).replace("\\textbar{}", "\\textbar{}\\allowbreak{}") for name in groups if "[" in name)
     return (
         rf"\textbf{{{escape(study.title or study.name)}.}} Mean over $n={n}$ (image, prompt) pairs, {seeds}. "
@@ -182,14 +198,18 @@ def _caption(study: Study, groups: dict[str, list[Result]]) -> str:
         r"block jackknife; $p<0.05$ after Holm's correction over "
         + ("all cells of a metric" if study.stats.family == "metric" else "all cells and metrics")
         + "). "
-        r"Best in bold, second underlined." + (f" Protocols: {names}." if names else "")
+        r"Best in bold, second underlined." + placebos + (f" Protocols: {names}." if names else "")
     )
 
 
 def wide_csv(study: Study, results: Sequence[Result]) -> str:
-    """table.csv: a row per cell; for each metric value, interval, difference with interval, corrected p, n."""
+    """table.csv: a row per cell; for each metric value, interval, difference with interval, p-values, effect sizes, counts.
+
+    placebo_rank is empty for a cell without placebos.
+    """
     groups = by_metric(results)
-    fields = ("value", "ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_adjusted", "n")
+    fields = ("value", "ci_low", "ci_high", "delta", "delta_low", "delta_high", "p", "p_adjusted", "n", "pairs")
+    fields = (*fields, "dz", "rank_biserial", "placebo_rank")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["cell", *(f"{name} {field}" for name in groups for field in fields)])
@@ -197,7 +217,7 @@ def wide_csv(study: Study, results: Sequence[Result]) -> str:
         row: list[str] = [cell]
         for group in groups.values():
             result = next(r for r in group if r.cell == cell)
-            row += [_plain(getattr(result, field)) for field in fields]
+            row += [_plain(getattr(result, field)) if field != "placebo_rank" or result.placebos else "" for field in fields]
         writer.writerow(row)
     return stream.getvalue()
 
