@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .effect import Effect, head
 from .style import COLOURS, sheet, styled
-from .text import inches, short, shortened, wrapped
+from .text import alike, inches, short, shortened, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +142,7 @@ def _panel(panel: Axes, bar: Axes, found: Mapping[Place, Effect], names: Sequenc
 def _tile(panel: Axes, effect: Effect, row: int, column: int, roomy: bool, limit: float) -> None:
     """What a tile says without its colour."""
     dark = abs(effect.delta) > 0.62 * limit
-    mark, sign = SIGN.get(effect.kind, ""), short(effect.delta, sign=True)
+    mark, sign = SIGN.get(effect.kind, ""), alike(effect.delta, limit, sign=True)
     text, size = (f"{sign}{mark}", NUMBER) if roomy else (mark, NUMBER) if mark else (sign[0], 4.5)
     ink = "white" if dark else COLOURS["ink"] if effect.significant else "#444444"
     weight = "bold" if effect.significant else "normal"

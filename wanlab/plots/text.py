@@ -60,6 +60,17 @@ def short(value: float, sign: bool = False, digits: int = 2) -> str:
     return ("" if nothing else MINUS if value < 0 else "+" if sign else "") + ("0" if nothing else text)
 
 
+def alike(value: float, largest: float, sign: bool = False) -> str:
+    """A number with as many decimals as give `largest` two digits, so that numbers beside each other can be compared."""
+    if not math.isfinite(value) or not largest or not 1e-4 <= abs(largest) < 1e5:
+        return short(value, sign)
+    places = max(0, 1 - math.floor(math.log10(abs(largest))))
+    text = f"{abs(value):.{places}f}"
+    nothing = not text.strip("0.")
+    text = "0" if nothing else text[1:] if text.startswith("0.") else text
+    return ("" if nothing else MINUS if value < 0 else "+" if sign else "") + text
+
+
 def tick(value: float, _: int = 0) -> str:
     """A round number beside an axis."""
     text = f"{abs(value):g}"
