@@ -56,14 +56,14 @@ def strip(clips: Mapping[str, np.ndarray], width: float = 5.5, title: str = "", 
     return figure
 
 
-def _mosaic(clips: Sequence[np.ndarray], frames: int, gap: float) -> tuple[np.ndarray, list[int], int, int]:
-    """All frames as one picture, `gap` times its width of white between them; the numbers of the frames, pixels of a frame's
+def _mosaic(clips: Sequence[np.ndarray], frames: int, share: float) -> tuple[np.ndarray, list[int], int, int]:
+    """All frames as one picture, `share` of its width of white between them; the numbers of the frames, pixels of a frame's
     width and of a gap. Smaller clips are repeated pixel by pixel as often as they fit."""
     shown = np.unique(np.linspace(0, max(map(len, clips)) - 1, min(frames, max(map(len, clips)))).round().astype(int)).tolist()
     side = max(clip.shape[2] for clip in clips)
     factors = [side // clip.shape[2] for clip in clips]
     tall = max(clip.shape[1] * factor for clip, factor in zip(clips, factors))
-    gap = max(1, round(gap * side * len(shown)))
+    gap = max(1, round(share * side * len(shown)))
     page = np.ones((len(clips) * (tall + gap), len(shown) * (side + gap) - gap, 3), dtype=np.float32)
     for row, (clip, factor) in enumerate(zip(clips, factors)):
         for column, frame in enumerate(shown):
