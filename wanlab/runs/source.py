@@ -1,4 +1,4 @@
-"""Where the samples of a study come from: rendered videos, a folder of clips, or a photograph with prompts.
+"""Where the samples of a study come from: rendered videos, a folder of clips, or photographs with prompts.
 
 Every source says, without rendering or decoding anything, what its rows depend on (`digest`) and what their prompts
 are; that is all a plan needs.
@@ -7,6 +7,7 @@ are; that is all a plan needs.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,10 +18,14 @@ from wanlab.data.clip import Clips
 from wanlab.graph import digest, file_digest, source_digest
 
 from .document import did_you_mean
-from .spec import Folder, Image, Procedural
+from .pairs import Pair, PairsError, read_pairs
+from .spec import Folder, Image, Images, Procedural
 
 if TYPE_CHECKING:
     from wanlab.data.folder import VideoFolder
+
+
+LOOKED = 64  # pictures of a list that are read before a run, to tell what is done with them
 
 
 class SourceError(ValueError):
@@ -50,12 +55,14 @@ class Source(Protocol):
         with `truth` also flow_pairs and occlusion, where they are known."""
 
 
-def open_source(data: Procedural | Folder | Image, size: int, frames: int) -> Source:
+def open_source(data: Procedural | Folder | Image | Images, size: int, frames: int) -> Source:
     """The source that a study names, at the pipeline's size and length. Raises SourceError or MediaError."""
     if isinstance(data, Procedural):
         return ProceduralSource(data, size, frames)
     if isinstance(data, Folder):
         return FolderSource(data, size, frames)
+    if isinstance(data, Images):
+        return ImagesSource(data, size)
     return ImageSource(data, size)
 
 
@@ -165,6 +172,54 @@ class ImageSource:
     def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
         """See Source: the video is the photograph alone, b 1 c h w."""
         return Clips(video=torch.stack([self._image[None]] * len(indices)), captions=self.prompts(indices))
+
+
+class ImagesSource:
+    """First frames with a prompt each, from a list; there are no true clips."""
+
+    truth = False
+    fields = frozenset({"image"})
+
+    def __init__(self, data: Images, size: int):
+        try:
+            pairs = read_pairs(data.path)
+        except PairsError as error:
+            raise SourceError(str(error)) from None
+        if data.n is not None and data.n > len(pairs):
+            raise SourceError(f"{data.path} holds {len(pairs)} pairs, the study asks for {data.n}")
+        self._pairs, self._size = pairs[: data.n], size
+        self.n, self.notes = len(self._pairs), _notes_on(self._pairs, size)
+        self._digests: dict[Path, str] = {}
+
+    def prompts(self, indices: Sequence[int]) -> list[str]:
+        """See Source."""
+        return [self._pairs[index].prompt for index in indices]
+
+    def units(self, indices: Sequence[int]) -> list[str]:
+        """See Source."""
+        return [self._pairs[index].name for index in indices]
+
+    def digest(self, indices: Sequence[int]) -> str:
+        """See Source. Of the pictures by what they hold, wherever they lie."""
+        files = [self._pairs[index].image for index in indices]
+        self._digests |= {file: file_digest(file) for file in files if file not in self._digests}
+        return digest(["images", [self._digests[file] for file in files], self._size, self.prompts(indices)])
+
+    def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
+        """See Source: the video is the picture alone, b 1 c h w. Raises MediaError, naming the file."""
+        from wanlab.data.folder import load_image
+
+        frames = [load_image(self._pairs[index].image, size=self._size)[0] for index in indices]
+        return Clips(video=torch.stack(frames)[:, None], captions=self.prompts(indices))
+
+
+def _notes_on(pairs: Sequence[Pair], size: int) -> list[str]:
+    """What was decided about the first pictures, each kind of note once with how many it concerns."""
+    from wanlab.data.folder import load_image
+
+    looked = list(dict.fromkeys(pair.image for pair in pairs))[:LOOKED]
+    counted = Counter(note for file in looked for note in load_image(file, size=size)[1])
+    return [f"{note} ({count} of {len(looked)} pictures that were looked at)" for note, count in counted.items()]
 
 
 def _clip_digest(path: Path) -> str:

@@ -1,0 +1,88 @@
+"""Lists of first frames with prompts: read, run, and told line by line where they are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+
+from tests.runs.toy import STUDY, bench
+from wanlab.runs.pairs import PairsError, read_pairs
+from wanlab.runs.source import SourceError, open_source
+from wanlab.runs.spec import Images
+
+LINES = [("a.png", "a red circle moves left", "first"), ("deep/b.png", 'a blue star, "spinning"', None), ("a.png", "", None)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "deep").mkdir()
+    for index, name in enumerate(("a.png", "deep/b.png")):
+        pixels = np.random.default_rng(index).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Picture.fromarray(pixels).save(tmp_path / name)
+    rows = "".join(f'{image},"{prompt.replace(chr(34), chr(34) * 2)}",{name or ""}\n' for image, prompt, name in LINES)
+    (tmp_path / "list.csv").write_text("image,prompt,name\n" + rows)
+    objects = [{"image": image, "prompt": prompt, **({"name": name} if name else {})} for image, prompt, name in LINES]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, objects)) + "\n\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+def test_both_forms_say_the_same(folder: Path, name: str) -> None:
+    source = open_source(Images(kind="images", path=folder / name), 16, 8)
+    assert source.prompts(range(3)) == [prompt for _, prompt, _ in LINES]
+    assert source.units([0]) == ["first"] and source.units([1])[0].startswith("b-")
+    clips = source.clips([0, 1])
+    assert clips.video.shape == (2, 1, 3, 16, 16)
+    pixels = torch.tensor(np.array(Picture.open(folder / "a.png"))).permute(2, 0, 1)
+    assert torch.equal((clips.first[0] * 255).round().byte(), pixels)
+
+
+def test_what_the_rows_depend_on_is_their_content(folder: Path, tmp_path: Path) -> None:
+    source, same = (open_source(Images(kind="images", path=folder / f"list.{kind}"), 16, 8) for kind in ("csv", "jsonl"))
+    assert source.digest([0, 1]) == same.digest([0, 1]) != source.digest([0, 2])
+    Picture.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / "a.png")
+    changed = open_source(Images(kind="images", path=folder / "list.csv"), 16, 8)
+    assert changed.digest([0]) != source.digest([0]) and changed.digest([1]) == source.digest([1])
+
+
+def test_a_study_runs_on_a_list(folder: Path) -> None:
+    text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", f"{{kind: images, path: {folder / 'list.csv'}, n: 2}}")
+    work = bench("metrics=[flicker]", text=text)
+    assert work.plan.reference == "baseline" and work.source.n == 2
+    for group in work.plan.groups():
+        for _, part in work.evaluate(group):
+            assert part.prompt == [LINES[index][1] for index in part.index]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("x.csv", "image,prompt\nb.png,two\nc/d.png,three\n", ["x.csv:2: no file 'b.png'", "mean 'a.png'?)", "x.csv:3: "]),
+        ("x.csv", "image,promt\na.png,one\n", ["x.csv:1: no column 'promt' (did you mean 'prompt'?)"]),
+        ("x.csv", "image\na.png\n", ["x.csv:1: the column prompt is missing"]),
+        ("x.csv", "image,prompt\na.png,left, right\n", ["x.csv:2: more fields than the header has"]),
+        ("x.csv", "image,prompt\n,one\n", ["x.csv:2: no image"]),
+        ("x.csv", "image,prompt,name\na.png,one,n\na.png,two,n\n", ["x.csv:3: the name 'n' stands in line 2 too"]),
+        ("x.csv", "image,prompt\n", ["x.csv:1: no pair"]),
+        ("x.jsonl", '{"image": "a.png", "prompt": "x"}\n{"image": }\n[1]\n', ["x.jsonl:2: not JSON", "x.jsonl:3: expected"]),
+        ("x.txt", "a.png\n", ["ends in .csv or .jsonl"]),
+    ],
+)  # fmt: skip
+def test_every_wrong_line_is_told(folder: Path, name: str, text: str, expected: list[str]) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(PairsError) as caught:
+        read_pairs(folder / name)
+    for part in expected:
+        assert part in str(caught.value)
+
+
+def test_too_few_pairs_and_a_missing_list(folder: Path) -> None:
+    with pytest.raises(SourceError, match="holds 3 pairs, the study asks for 4"):
+        open_source(Images(kind="images", path=folder / "list.csv", n=4), 16, 8)
+    with pytest.raises(SourceError, match="cannot be read: No such file"):
+        open_source(Images(kind="images", path=folder / "none.csv"), 16, 8)

@@ -1,0 +1,115 @@
+"""A list of first frames with their prompts, as a CSV or JSONL file: read whole, with everything that is wrong in it at once."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .document import did_you_mean
+
+COLUMNS = ("image", "prompt", "name")
+SHOWN = 12  # mistakes that one message lists
+
+
+class PairsError(ValueError):
+    """A list that cannot be used; the message names each line."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line: a file that is there, the prompt (may be empty), and what the pair is called in tables."""
+
+    image: Path
+    prompt: str
+    name: str
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The pairs of a .csv (with a header) or .jsonl file.
+
+    Columns: image (relative to the list's folder unless absolute), prompt, and name, which may be left out. Raises PairsError
+    with every line that is wrong: a missing file (and the nearest name), an unknown column, no image, a name that stands twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file (UTF-8)"
+        raise PairsError(f"{path}: the list cannot be read: {reason}") from None
+    if path.suffix not in (".csv", ".jsonl"):
+        raise PairsError(f"{path}: a list of images ends in .csv or .jsonl")
+    wrong: list[str] = []
+    rows = list(_csv(text, wrong) if path.suffix == ".csv" else _jsonl(text, wrong))
+    pairs: list[Pair] = []
+    seen: dict[str, int] = {}
+    for number, row in rows:
+        pair = _pair(row, number, path, wrong)
+        if pair is None:
+            continue
+        if pair.name in seen:
+            wrong.append(f"{number}: the name {pair.name!r} stands in line {seen[pair.name]} too")
+        seen[pair.name] = number
+        pairs.append(pair)
+    if not rows and not wrong:
+        wrong.append("1: no pair of image and prompt")
+    if wrong:
+        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+        raise PairsError("\n".join([*(f"{path}:{line}" for line in wrong[:SHOWN]), *more]))
+    return pairs
+
+
+def _csv(text: str, wrong: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    reader = csv.DictReader(text.splitlines(), restkey="", skipinitialspace=True)
+    heads = [head.strip() for head in reader.fieldnames or []]
+    if wrong_head := _heads(heads):
+        wrong.append(f"1: {wrong_head}")
+        return
+    reader.fieldnames = heads
+    for row in reader:
+        if "" in row:
+            wrong.append(f"{reader.line_num}: more fields than the header has; a prompt with a comma stands in quotes")
+            continue
+        yield reader.line_num, row
+
+
+def _jsonl(text: str, wrong: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            wrong.append(f"{number}: not JSON: {error.msg}")
+            continue
+        if not isinstance(row, dict):
+            wrong.append(f"{number}: expected an object with image and prompt")
+        elif wrong_head := _heads([str(key) for key in row]):
+            wrong.append(f"{number}: {wrong_head}")
+        else:
+            yield number, row
+
+
+def _heads(heads: list[str]) -> str | None:
+    """What is wrong with the columns, or None."""
+    unknown = [f"{head!r}{did_you_mean(head, COLUMNS)}" for head in heads if head not in COLUMNS]
+    if unknown:
+        return f"no column {', '.join(unknown)}; a list of images has {', '.join(COLUMNS)}"
+    missing = [column for column in COLUMNS[:2] if column not in heads]
+    return f"the column {' and '.join(missing)} is missing" if missing else None
+
+
+def _pair(row: Mapping[str, Any], number: int, path: Path, wrong: list[str]) -> Pair | None:
+    given = str(row["image"] or "").strip()
+    if not given:
+        wrong.append(f"{number}: no image")
+        return None
+    file = path.parent / given
+    if not file.is_file():
+        known = [str(near.relative_to(path.parent)) for near in file.parent.glob("*")] if file.parent.is_dir() else []
+        wrong.append(f"{number}: no file {given!r} in {path.parent}{did_you_mean(given, known)}")
+        return None
+    return Pair(file, str(row["prompt"] or "").strip(), str(row.get("name") or f"{file.stem}-{number}").strip())
