@@ -244,13 +244,17 @@ def plan(
     study: Annotated[Path, typer.Argument(help="A study file.")],
     out: Annotated[Path | None, typer.Option(help="The run folder whose finished work counts (default runs/NAME).")] = None,
     sets: Sets = None,
-    device: Device = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Schedule it on so many: wall time, hours, traffic, disk.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; with an outline: one that it states.")] = "auto",
     debug: Debug = False,
 ) -> None:
-    """Say what a study would run: cells, stage runs after sharing, minutes, GiB, disk. Nothing runs."""
-    from wanlab.runs.forecast import forecast_study
+    """Say what a study would run: cells, stage runs after sharing, minutes, GiB, disk. Nothing runs.
 
-    forecast_study(study, out, sets or [], device).show(console)
+    A study with an outline (stated figures of its pipeline) is planned without weights.
+    """
+    from wanlab.runs.scale import plan_study
+
+    plan_study(study, out, sets or [], device, workers, console)
 
 
 @app.command()

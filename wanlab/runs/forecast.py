@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,12 +16,12 @@ from rich.table import Table
 
 from wanlab.graph import GIB
 
-from .cell import Workbench, open_workbench
-from .environment import pick_device, threads
+from .cell import Workbench
 from .plan import StageRuns
 from .progress import clock
-from .reading import load_study
+from .spec import Study
 from .store import CellFolder, RunFolder
+from .trainings import seconds_of, trainings_of
 
 VIDEO_BYTES = 25_000  # a clip of 8 frames at 128 pixels, as written for the report
 ROW_BYTES = 12  # one number of samples.parquet
@@ -31,7 +30,8 @@ FEATURE_BYTES = 4_000  # features of one sample for the set metrics
 
 @dataclass(frozen=True)
 class Forecast:
-    """The figures of a plan. Seconds are NaN-free: a stage without known seconds stands in `unknown`."""
+    """The figures of a plan. Seconds are NaN-free: a stage without known seconds stands in `unknown`. `trainings` that are left:
+    their name, for how many cells, seconds."""
 
     study: str
     cells: int
@@ -44,17 +44,20 @@ class Forecast:
     memory: int
     disk: int
     notes: Sequence[str] = ()
+    trainings: Sequence[tuple[str, int, float | None]] = ()
 
     @property
     def unknown(self) -> list[str]:
         """Stages (and "metrics") whose seconds per sample nobody has measured or stated."""
-        return [name for name in [*self.runs.alone, "metrics"] if name not in self.each]
+        stages = [name for name in [*self.runs.alone, "metrics"] if name not in self.each]
+        return stages + [name for name, _, seconds in self.trainings if seconds is None]
 
     @property
     def seconds(self) -> float:
         """Seconds of what is left, as far as they are known."""
         stages = sum(rows * self.each.get(name, 0.0) for name, rows in self.left.rows.items())
-        return stages + self.metric_rows * self.each.get("metrics", 0.0)
+        training = sum(seconds or 0.0 for _, _, seconds in self.trainings)
+        return training + stages + self.metric_rows * self.each.get("metrics", 0.0)
 
     def show(self, console: Console) -> None:
         """Print the forecast."""
@@ -65,6 +68,8 @@ class Forecast:
         )
         for head in ("stage", "alone", "shared", "left to run", "s / sample", "time"):
             table.add_column(head, justify="left" if head == "stage" else "right")
+        for name, cells, seconds in self.trainings:
+            table.add_row(name, str(cells), "1", "1", "", "?" if seconds is None else clock(seconds))
         for name, alone in self.runs.alone.items():
             rows = self.left.rows.get(name, 0)
             each = self.each.get(name)
@@ -101,17 +106,6 @@ class Forecast:
             )
 
 
-def forecast_study(file: Path, out: Path | None, sets: Sequence[str], device: str) -> Forecast:
-    """The forecast of a study file. Nothing is generated and nothing is written.
-
-    Raises StudyError, SourceError, MediaError, WeightsError: what `run` would raise before it runs.
-    """
-    study, document = load_study(file, sets)
-    folder = RunFolder(out or Path("runs") / study.name)
-    with threads(folder.threads):
-        return forecast(open_workbench(study, document, pick_device(device)), folder)
-
-
 def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
     """The forecast of an open workbench; work that `folder` holds is not counted as left."""
     plan, study = bench.plan, bench.study
@@ -127,11 +121,11 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
     clip = 4 * 3 * shape["frames"] * shape["size"] ** 2
     # intermediate videos of a batch are smaller than the last; the metrics hold a few copies of it
     memory = min(int(study.cache.memory_gib * GIB), 3 * clip * study.batch * len(cells)) + 12 * clip * study.batch + GIB
-    disk = len(cells) * (
-        min(study.report.videos, bench.source.n) * 2 * VIDEO_BYTES + rows * (len(bench.measures) * ROW_BYTES + FEATURE_BYTES)
-    )
+    disk = folder_bytes(study, bench.source.n, len(bench.measures))
     if study.cache.disk is not None:
         disk += int(study.cache.disk_gib * 1e9)
+    jobs = trainings_of(study, plan)
+    left = seconds_of(study, jobs)
     return Forecast(
         study.name,
         len(cells),
@@ -144,7 +138,14 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
         memory,
         disk,
         bench.notes,
+        [(f"train.{job.part}", len(cells), left[key]) for key, (job, cells) in jobs.items() if key in left],
     )
+
+
+def folder_bytes(study: Study, samples: int, metrics: int) -> int:
+    """About how many bytes a run folder takes: clips to look at, rows of numbers, features of the set metrics."""
+    rows = samples * len(study.seeds)
+    return len(study.cells) * (min(study.report.videos, samples) * 2 * VIDEO_BYTES + rows * (metrics * ROW_BYTES + FEATURE_BYTES))
 
 
 def cells_of(folder: RunFolder) -> list[CellFolder]:

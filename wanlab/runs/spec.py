@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from wanlab.graph import digest
 
-WITHOUT_EFFECT = ("report", "cache", "seconds", "title")
+WITHOUT_EFFECT = ("report", "cache", "seconds", "title", "outline")
 
 
 class Part(BaseModel):
@@ -244,6 +244,7 @@ class Study(Part):
     cache: Cache = Field(default_factory=Cache)
     share: Share = Field(default_factory=Share)
     seconds: dict[str, float] = Field(default_factory=dict, description="stated seconds per sample and stage, for plan")
+    outline: Path | None = Field(None, description="stated figures of the pipeline, so that plan needs no weights")
 
     def resolved(self) -> dict[str, Any]:
         """Plain data that `Study.model_validate` reads back; of the cells, what differs from the defaults."""
