@@ -1,8 +1,11 @@
-"""How alike the frames of a clip are: neighbours, all pairs, and by the time between them (drift)."""
+"""How alike the frames of a clip are: neighbours, all pairs, to the first, to an image, and by the time between them (drift).
+
+All from one embedding of the frames: `likeness(features)` has the scores, `frame_scores(video, network)` ties them to motion.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +15,33 @@ from .guard import Guarded, guarded
 from .temporal import slope
 from .video import check_video
 
+I2V = (0.4, 0.3, 0.3)  # VBench-I2V: greatest likeness to the image, mean and least likeness of neighbours
+
+
+def neighbours(features: Tensor) -> Tensor:
+    """Likeness (cosine) of each frame to the next, `b f-1`, for features `b f d` of unit length."""
+    return (features[:, 1:] * features[:, :-1]).sum(-1)
+
+
+def to_first(features: Tensor) -> Tensor:
+    """Likeness of every frame to the first, `b f`, for features `b f d` of unit length."""
+    return (features * features[:, :1]).sum(-1)
+
+
+def all_pairs(features: Tensor) -> Tensor:
+    """Mean likeness of all pairs of different frames, `b`, for features `b f d` of unit length (LOVEU-TGVE)."""
+    frames = features.shape[1]
+    total = (features @ features.mT).sum((1, 2)) - features.square().sum((1, 2))
+    return total / (frames * (frames - 1))
+
+
+def consistency_curve(features: Tensor) -> Tensor:
+    """VBench: mean of the likeness to the frame before and to the first, negative ones as 0; `b f-1`."""
+    return (neighbours(features).clamp_min(0) + to_first(features)[:, 1:].clamp_min(0)) / 2
+
 
 def lag_curve(features: Tensor) -> Tensor:
-    """Mean likeness (cosine) of frames that lie 0, 1, 2 ... f-1 apart.
+    """Mean likeness of frames that lie 0, 1, 2 ... f-1 apart.
 
     Args:
         features: `b f d` of unit length.
@@ -22,50 +49,66 @@ def lag_curve(features: Tensor) -> Tensor:
     Returns:
         `b f`, 1 at lag 0. The later values are means over few pairs: one at lag f-1.
     """
-    frames = features.shape[1]
     like = features @ features.mT  # b f f
-    return torch.stack([like.diagonal(lag, 1, 2).mean(-1) for lag in range(frames)], 1)
+    return torch.stack([like.diagonal(lag, 1, 2).mean(-1) for lag in range(features.shape[1])], 1)
 
 
-def first_frame_curve(features: Tensor) -> Tensor:
-    """Likeness (cosine) of every frame to the first, `b f`, for features `b f d` of unit length."""
-    return (features * features[:, :1]).sum(-1)
+def drift(features: Tensor) -> Tensor:
+    """Slope of the likeness over lags 0 to f/2 (each a mean over at least half the frames), per frame of lag: `b`."""
+    return slope(lag_curve(features)[:, : features.shape[1] // 2 + 1])
 
 
-def frame_consistency(
-    video: Tensor, network: FrameNetwork | None = None, pairs: Literal["all", "neighbours"] = "all"
-) -> Guarded:
-    """Mean likeness (cosine) of the frames of a clip.
+def image_curve(features: Tensor, asked: Tensor) -> Tensor:
+    """Likeness of every frame to an image `b 1 d`, negative ones as 0: `b f`."""
+    return (features * asked).sum(-1).clamp_min(0)
+
+
+def i2v(features: Tensor, asked: Tensor) -> Tensor:
+    """VBench-I2V: 0.4 greatest likeness to the image + 0.3 mean + 0.3 least likeness of neighbours, negative ones as 0: `b`."""
+    like, steps = image_curve(features, asked), neighbours(features).clamp_min(0)
+    terms = torch.stack([like.amax(1), steps.mean(1), steps.amin(1)], -1)
+    return terms @ terms.new_tensor(I2V)
+
+
+class FrameScores(NamedTuple):
+    """What one embedding of a clip's frames says, each `b`, and beside it how much the clip moves.
+
+    consistency: VBench's (subject on DINO, background on CLIP); all_pairs: TGVE's; neighbours: mean over neighbouring frames;
+    drift: see `drift`, 0 where nothing drifts; i2v: VBench-I2V's, None without an image.
+    """
+
+    consistency: Guarded
+    all_pairs: Guarded
+    neighbours: Guarded
+    drift: Guarded
+    i2v: Guarded | None
+
+
+def frame_scores(video: Tensor, network: FrameNetwork | None = None, image: Tensor | None = None) -> FrameScores:
+    """All scores of likeness; every frame is embedded once and its motion estimated once.
 
     Args:
         video: `b f c h w` in [0, 1], f >= 2.
-        network: usually CLIP; None = the shipped frame trunk.
-        pairs: all pairs of different frames (LOVEU-TGVE), or neighbouring frames (as papers on editing have it).
+        network: `dino()`, `clip().frames` or any `FrameNetwork`; None = the shipped frame trunk.
+        image: `b c h w` in [0, 1], of any size: what the videos were made from. VBench-I2V embeds it with `dino(crop=True)`.
 
-    Returns:
-        Score at most 1, which a still has and `Guarded` marks.
+    Raises:
+        ValueError: another number of images than of videos, frames too small for the network, or not a video.
     """
     video = check_video(video, minimum_frames=2)
-    features = embed(video, network or home(str(video.device)))
-    if pairs == "neighbours":
-        return guarded((features[:, 1:] * features[:, :-1]).sum(-1).mean(1).cpu(), video)
-    if pairs != "all":
-        raise ValueError(f"pairs must be all or neighbours, got {pairs!r}")
-    frames = video.shape[1]
-    total = (features @ features.mT).sum((1, 2)) - features.square().sum((1, 2))
-    return guarded((total / (frames * (frames - 1))).cpu(), video)
-
-
-def lag_drift(video: Tensor, network: FrameNetwork | None = None) -> Guarded:
-    """Slope of the likeness over lags 0 to f/2 (each a mean over at least half the frames), per frame of lag.
-
-    Args:
-        video: `b f c h w` in [0, 1], f >= 3.
-        network: frames -> features; None = the shipped frame trunk.
-
-    Returns:
-        Score at most about 0: nearer to 0 drifts less; a still has 0, which `Guarded` marks.
-    """
-    video = check_video(video, minimum_frames=3)
-    curve = lag_curve(embed(video, network or home(str(video.device))))
-    return guarded(slope(curve[:, : video.shape[1] // 2 + 1]).cpu(), video)
+    network = network or home(str(video.device))
+    features = embed(video, network).cpu()
+    found = guarded(consistency_curve(features).mean(1), video)
+    i2v_found = None
+    if image is not None:
+        image = check_video(image[:, None], "image")
+        if len(image) != len(video):
+            raise ValueError(f"{len(video)} videos but {len(image)} images")
+        i2v_found = found._replace(score=i2v(features, embed(image, network).cpu()))
+    return FrameScores(
+        found,
+        found._replace(score=all_pairs(features)),
+        found._replace(score=neighbours(features).mean(1)),
+        found._replace(score=drift(features)),
+        i2v_found,
+    )

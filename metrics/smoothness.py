@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from . import torchscript
 from .flow import Flow, farneback, warp
 from .guard import Guarded, guarded
 from .video import check_video
 
+HALFWAY = "farneback-halfway"  # what stands in the brackets of a number whose frames in between lie along the flow
 Interpolator = Callable[[Tensor, Tensor], Tensor]  # `n c h w` in [0, 1] twice -> the frame in between, the same shape
 
 
@@ -23,6 +26,22 @@ def halfway(a: Tensor, b: Tensor, flow: Flow = farneback) -> Tensor:
     """The frame between a and b, both carried halfway along the flow (Jiang et al. 2018, eq. 4 at t = 1/2), averaged."""
     quarter = (flow(a, b) - flow(b, a)).to(a) / 4
     return (warp(a, -quarter) + warp(b, quarter)) / 2
+
+
+def compiled(given: str | Path, device: str | torch.device = "cpu") -> Interpolator:
+    """A frame interpolation network, such as AMT-S, that was exported as TorchScript: `module(a, b) -> middle`.
+
+    AMT's own code is needed to export it (its forward also takes the time, 0.5); it is not rebuilt here.
+
+    Args:
+        given: `PATH@SHA256`; the file is a program and is opened under its hash only.
+        device: where it goes.
+
+    Raises:
+        WeightsError: no hash, no file, or a file with another hash.
+    """
+    module = torchscript.opened(given, "amt").to(device)
+    return lambda a, b: module(a.to(device), b.to(device)).to(a)
 
 
 def motion_smoothness(video: Tensor, interpolator: Interpolator | None = None) -> Guarded:

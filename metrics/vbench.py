@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .flow import Flow, farneback
-from .frames import FrameNetwork, embed, home
+from .frames import FrameNetwork
 from .guard import Guarded, guarded
+from .likeness import frame_scores
 from .smoothness import eight_bit
 from .temporal import fastest, flicker_curve
 from .video import check_video
@@ -26,7 +27,6 @@ RANGES = {
 }
 RATE = 8.0  # frames per second at which dynamic degree looks
 SPEED = 6.0 / 256  # of the shorter side: what the fastest 5 % must exceed for a step to count as moving
-I2V = (0.4, 0.3, 0.3)  # greatest likeness to the image, mean and least likeness of neighbours
 
 
 def normalised(name: str, value: Tensor | float) -> Tensor | float:
@@ -41,22 +41,10 @@ def normalised(name: str, value: Tensor | float) -> Tensor | float:
     return (value - low) / (high - low)
 
 
-def consistency_curve(features: Tensor) -> Tensor:
-    """Mean of the likeness (cosine, negative ones as 0) to the frame before and to the first, frames 1 to f-1.
-
-    Args:
-        features: `b f d` of unit length, f >= 2.
-
-    Returns:
-        `b f-1`.
-    """
-    before = (features[:, 1:] * features[:, :-1]).sum(-1)
-    first = (features[:, 1:] * features[:, :1]).sum(-1)
-    return (before.clamp_min(0) + first.clamp_min(0)) / 2
-
-
 def consistency(video: Tensor, network: FrameNetwork | None = None) -> Guarded:
-    """Subject consistency when the network is `dino`, background consistency when it is `clip().frames`.
+    """Subject consistency when the network is `dino()`, background consistency when it is `clip().frames`.
+
+    One of the scores of `likeness.frame_scores`, which has the others for the same cost.
 
     Args:
         video: `b f c h w` in [0, 1], f >= 2.
@@ -65,8 +53,7 @@ def consistency(video: Tensor, network: FrameNetwork | None = None) -> Guarded:
     Returns:
         Score in [0, 1], 1 for a still, which `Guarded` marks.
     """
-    video = check_video(video, minimum_frames=2)
-    return guarded(consistency_curve(embed(video, network or home(str(video.device)))).mean(1).cpu(), video)
+    return frame_scores(video, network).consistency
 
 
 def temporal_flickering(video: Tensor) -> Guarded:
@@ -109,12 +96,6 @@ def dynamic_degree(video: Tensor, flow: Flow = farneback, fps: float = RATE) -> 
     return ((speeds > SPEED).sum(1) >= wanted).float().cpu()
 
 
-def i2v_curve(video: Tensor, image: Tensor, network: FrameNetwork | None = None) -> Tensor:
-    """Likeness of every frame to the conditioning image `b c h w` (cosine, negative ones as 0): `b f`."""
-    features, asked = _with_image(video, image, network)
-    return (features * asked).sum(-1).clamp_min(0)
-
-
 def i2v_subject(video: Tensor, image: Tensor, network: FrameNetwork | None = None) -> Guarded:
     """VBench-I2V: 0.4 greatest likeness to the image + 0.3 mean + 0.3 least likeness of neighbouring frames.
 
@@ -123,16 +104,6 @@ def i2v_subject(video: Tensor, image: Tensor, network: FrameNetwork | None = Non
         image: `b c h w` in [0, 1], of any size.
         network: VBench's is `dino(crop=True)`; None = the shipped frame trunk.
     """
-    features, asked = _with_image(video, image, network)
-    like = (features * asked).sum(-1).clamp_min(0)
-    steps = (features[:, 1:] * features[:, :-1]).sum(-1).clamp_min(0)
-    terms = torch.stack([like.amax(1), steps.mean(1), steps.amin(1)], -1)
-    return guarded((terms @ terms.new_tensor(I2V)).cpu(), video)
-
-
-def _with_image(video: Tensor, image: Tensor, network: FrameNetwork | None) -> tuple[Tensor, Tensor]:
-    video, image = check_video(video, minimum_frames=2), check_video(image[:, None], "image")
-    if len(image) != len(video):
-        raise ValueError(f"{len(video)} videos but {len(image)} images")
-    network = network or home(str(video.device))
-    return embed(video, network), embed(image, network)
+    found = frame_scores(video, network, image).i2v
+    assert found is not None
+    return found

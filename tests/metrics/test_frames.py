@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from metrics import clip_score, consistency, frame_consistency, i2v_subject, lag_drift, text_alignment, weights
+from metrics import clip_score, consistency, frame_scores, i2v_subject, text_alignment, weights
 from metrics.clip import Clip, clip, pooled
 from metrics.dino import dino
 from metrics.frames import FrameNetwork, embed, home
-from metrics.likeness import first_frame_curve, lag_curve
-from metrics.vbench import consistency_curve, i2v_curve
+from metrics.likeness import consistency_curve, image_curve, lag_curve, to_first
 from tests.metrics.scenes import noisy, shuffled, sliding, still
 from wanlab.data.procedural import World
 
@@ -139,7 +139,7 @@ def test_i2v_subject_is_the_weighted_sum(dino_folder: Path) -> None:
     steps = (features[:, 1:] * features[:, :-1]).sum(-1).clamp_min(0)
     expected = 0.4 * like.max() + 0.3 * steps.mean() + 0.3 * steps.min()
     assert float(i2v_subject(video, image, network).score) == pytest.approx(float(expected), rel=1e-5)
-    torch.testing.assert_close(i2v_curve(video, image, network), like)
+    torch.testing.assert_close(image_curve(features, asked), like)
     frozen = i2v_subject(still(video), video[:, 0], network)
     assert float(frozen.score) == pytest.approx(1, abs=1e-5) and bool(frozen.still) and frozen.moving.isnan().all()
 
@@ -149,11 +149,11 @@ def test_the_shipped_trunk_tells_still_true_and_shuffled_clips_apart() -> None:
     assert network.name.startswith("home-squeeze|net:")
     clips = World(size=64, split="test", seed=1).batch(range(6)).video
     series = [still(clips), clips, shuffled(clips)]
-    found = [frame_consistency(part, network, "neighbours") for part in series]
-    values = [float(part.score.mean()) for part in found]
+    found = [frame_scores(part, network) for part in series]
+    values = [float(part.neighbours.score.mean()) for part in found]
     assert values == sorted(values, reverse=True) and len(set(values)) == 3
-    assert [float(part.still.float().mean()) for part in found] == [1, 0, 0]
-    drift = [float(lag_drift(part, network).score.mean()) for part in series]
+    assert [float(part.neighbours.still.float().mean()) for part in found] == [1, 0, 0]
+    drift = [float(part.drift.score.mean()) for part in found]
     assert drift[0] == pytest.approx(0, abs=1e-5) and drift[1] < -1e-4 and drift[1] < drift[2]  # a shuffle has no direction
 
 
@@ -164,12 +164,16 @@ def test_likeness_by_lag() -> None:
     for lag in range(1, 5):
         expected = torch.stack([(features[:, t] * features[:, t + lag]).sum(-1) for t in range(5 - lag)]).mean(0)
         torch.testing.assert_close(curve[:, lag], expected)
-    torch.testing.assert_close(curve[:, 4], first_frame_curve(features)[:, 4])
+    torch.testing.assert_close(curve[:, 4], to_first(features)[:, 4])
     pairs = torch.tensor([[float(a @ b) for i, a in enumerate(row) for j, b in enumerate(row) if i != j] for row in features])
-    network = FrameNetwork("given", lambda frames: features.flatten(0, 1))
-    video = torch.rand(2, 5, 3, 16, 16)
-    torch.testing.assert_close(frame_consistency(video, network).score, pairs.mean(1))
-    assert consistency_curve(features).shape == (2, 4)
+    calls = []
+    network = FrameNetwork("given", lambda frames: calls.append(len(frames)) or features.flatten(0, 1))  # type: ignore[func-returns-value]
+    found = frame_scores(torch.rand(2, 5, 3, 16, 16), network)
+    torch.testing.assert_close(found.all_pairs.score, pairs.mean(1))
+    torch.testing.assert_close(found.consistency.score, consistency_curve(features).mean(1))
+    assert calls == [10] and found.i2v is None  # every frame once for all of them
+    drop = [np.polyfit(range(3), row[:3].double().numpy(), 1)[0] for row in curve]
+    assert found.drift.score.tolist() == pytest.approx(drop, rel=1e-4)
 
 
 def test_what_a_network_cannot_take_is_said() -> None:
@@ -177,7 +181,5 @@ def test_what_a_network_cannot_take_is_said() -> None:
         consistency(torch.rand(1, 3, 3, 24, 24))
     with pytest.raises(ValueError, match="all zero"):
         embed(torch.rand(1, 2, 3, 8, 8), FrameNetwork("dead", lambda frames: torch.zeros(len(frames), 4)))
-    with pytest.raises(ValueError, match="pairs must be"):
-        frame_consistency(sliding(1, 3), home(), "some")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="2 videos but 1 images"):
         i2v_subject(torch.rand(2, 3, 3, 32, 32), torch.rand(1, 3, 32, 32), home())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from metrics import GuardedMean, dynamic_degree, flicker, motion_magnitude, motion_smoothness, temporal_flickering, tof
+from metrics import GuardedMean, dynamic_degree, flicker, motion_magnitude, motion_smoothness, temporal_flickering, tof, weights
 from metrics.flow import dis, farneback
 from metrics.guard import FROZEN, guarded
-from metrics.smoothness import halfway, interpolation_curve
+from metrics.smoothness import compiled, halfway, interpolation_curve
 from metrics.tecogan import box, inner, tof_curve
 from metrics.temporal import flicker_curve, motion_curves, slope
 from metrics.vbench import SPEED, normalised, step_speeds
@@ -95,6 +98,24 @@ def test_the_frame_in_between_is_found_and_may_come_from_any_function() -> None:
         interpolation_curve(video, lambda a, b: a[..., :8])
     with pytest.raises(ValueError, match="at least 3"):
         motion_smoothness(video[:, :2])
+
+
+class Halves(torch.nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a + b) / 2
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+def test_an_exported_interpolator_is_run_only_under_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "amt.pt"
+    torch.jit.script(Halves()).save(str(path))
+    video = sliding(2, 5)
+    found = interpolation_curve(video, compiled(f"{path}@{weights.sha256(path)}"))
+    torch.testing.assert_close(found, interpolation_curve(video, lambda a, b: (a + b) / 2))
+    with pytest.raises(weights.WeightsError, match="not opened"):
+        compiled(f"{path}@{'0' * 64}")
+    with pytest.raises(weights.WeightsError, match="a TorchScript file is a program"):
+        compiled(path)
 
 
 def test_dynamic_degree_asks_for_a_quarter_of_the_frames_to_move_fast() -> None:
