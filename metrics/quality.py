@@ -13,7 +13,7 @@ from .video import check_pair, check_video, luma, resize
 
 WINDOW = 11  # pixels, of ssim
 LEAST_MS_SSIM = 176  # pixels: four halvings must leave a window and its border
-CHUNK = 8  # frames of which the filtered copies are alive at once
+CHUNK = 2**20  # pixels of frames of which the filtered copies (a dozen) are alive at once
 CEILING_DB = 100.0  # an exact copy has infinite PSNR; a finite ceiling keeps means and intervals meaningful
 
 
@@ -104,9 +104,10 @@ def _similarity(x: Tensor, y: Tensor) -> Tensor:
     return (top / ((square_x + square_y + 0.01**2) * (spread + 0.03**2))).mean((1, 2, 3))
 
 
-def frame_by_frame(score: Callable[..., Tensor], video: Tensor, reference: Tensor, chunk: int = CHUNK) -> Tensor:
+def frame_by_frame(score: Callable[..., Tensor], video: Tensor, reference: Tensor) -> Tensor:
     """`score(x, y) -> n` of frames `n c h w`, a few at a time: `b f` for videos `b f c h w`."""
-    frames = (rearrange(v, "b f c h w -> (b f) c h w").split(chunk) for v in (video, reference))
+    size = max(1, CHUNK // (video.shape[-2] * video.shape[-1]))
+    frames = (rearrange(v, "b f c h w -> (b f) c h w").split(size) for v in (video, reference))
     values = torch.cat([score(x, y) for x, y in zip(*frames, strict=True)])
     return rearrange(values, "(b f) -> b f", b=len(video))
 

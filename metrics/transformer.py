@@ -32,7 +32,7 @@ def load(kind: Any, path: Path, **settings: Any) -> Any:
         raise WeightsError(f"{path}: not a folder in the format of transformers, there is no config.json")
     try:
         network, report = kind.from_pretrained(
-            path, local_files_only=True, output_loading_info=True, torch_dtype=torch.float32, **settings
+            path, local_files_only=True, output_loading_info=True, dtype=torch.float32, **settings
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{path}: {kind.__name__} cannot be read from it: {error}") from error
