@@ -44,7 +44,6 @@ _HOME = {
     "ssim": "quality",
     "ms_ssim": "quality",
     "masked_psnr": "quality",
-    "adherence_psnr": "quality",
     "sharpness": "quality",
     "flicker": "temporal",
     "motion_magnitude": "temporal",

@@ -60,6 +60,8 @@ def home(device: str = "cpu") -> FrameNetwork:
     judge = lpips.shipped(device)
 
     def features(frames: Tensor) -> Tensor:
-        return torch.cat([layer.mean((2, 3)) for layer in lpips.layers(frames.to(device), judge)], 1)
+        size = max(1, judge.chunk_pixels // (frames.shape[-2] * frames.shape[-1]))
+        parts = (lpips.layers(part, judge) for part in frames.to(device).split(size))
+        return torch.cat([torch.cat([layer.mean((2, 3)) for layer in part], 1) for part in parts])
 
     return FrameNetwork(f"home-squeeze|net:{weights.short_hash(lpips.TRUNK)}", features, lpips.LEAST)

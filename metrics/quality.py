@@ -9,7 +9,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from .video import check_pair, check_video, luma, resize
+from .video import check_pair, check_video, luma
 
 WINDOW = 11  # pixels, of ssim
 LEAST_MS_SSIM = 176  # pixels: four halvings must leave a window and its border
@@ -58,18 +58,6 @@ def masked_psnr(video: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     total = weight.sum((1, 2, 3))
     value = mean_square_to_db((error * weight).sum((1, 2, 3)) / total.clamp_min(1e-12))
     return torch.where(total > 0, value, torch.nan)
-
-
-def adherence_psnr(video: Tensor, image: Tensor) -> Tensor:
-    """PSNR of the first frame against the image that the video was conditioned on, in dB.
-
-    Args:
-        video: `b f c h w` in [0, 1].
-        image: `b c h w` in [0, 1]; resampled to the video's size when it differs.
-    """
-    video = check_video(video)
-    image = resize(check_video(image[:, None], "image"), (video.shape[-2], video.shape[-1])).clamp(0, 1)
-    return psnr(video[:, :1], image)
 
 
 def ssim(video: Tensor, reference: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metrics import adherence_psnr, flicker, masked_psnr, motion_magnitude, ms_ssim, psnr, sharpness, ssim
+from metrics import flicker, masked_psnr, motion_magnitude, ms_ssim, psnr, sharpness, ssim
 from metrics.quality import ms_ssim_curve, psnr_curve, ssim_curve
 
 
@@ -82,16 +82,6 @@ def test_masked_psnr_sees_only_the_mask() -> None:
     assert found[1].isnan()
     with pytest.raises(ValueError, match="b f h w"):
         masked_psnr(x, y, mask[:, :1])
-
-
-def test_adherence_looks_at_the_first_frame_and_resamples_the_image() -> None:
-    x, _ = pair()
-    image = x[:, 0].clone()
-    assert adherence_psnr(x, image).tolist() == [100.0, 100.0]
-    smooth = torch.linspace(0, 1, 64)[None, None, None, :].expand(2, 3, 64, 64)
-    video = torch.linspace(0, 1, 64)[None, None, None, None, :].expand(2, 4, 3, 64, 64)
-    large = torch.nn.functional.interpolate(smooth, (128, 128), mode="bilinear", align_corners=False)
-    assert float(adherence_psnr(video, large).min()) > 35
 
 
 def test_sharpness_falls_under_blur_and_rises_under_noise() -> None:

@@ -254,45 +254,59 @@ def _network(workshop: Workshop, choice: str, crop: bool = False) -> Any:
     return workshop.once("clip", lambda: part("clip").clip(workshop.weights.get("clip"), workshop.device)).frames
 
 
-def _moving(score: Tensor, batch: Batch) -> Tensor:
-    """A score `b`, NaN for stills."""
-    return part("guard").guarded(score.cpu(), batch.video).moving
+def _moving(workshop: Workshop) -> Callable[[Tensor, Batch], Tensor]:
+    """A score `b` with NaN for stills; the motion of a batch is estimated once for all measures."""
+    guard = part("guard")
+    motion = workshop.once("motion", lambda: Latest(lambda b: guard.guarded(b.video.new_zeros(len(b.video)), b.video)))
+    return lambda score, batch: motion(batch)._replace(score=score.cpu()).moving
+
+
+def _likeness(
+    workshop: Workshop, choice: str, score: Callable[[Tensor], Tensor], curve: Callable[[Tensor], Tensor], first: int = 0
+) -> Built:
+    """A score `b` and a curve of the features `b f d` of the frames, which all measures on one network share."""
+    network, moving, embed = _network(workshop, choice), _moving(workshop), part("frames").embed
+    features = workshop.once(("frames", choice), lambda: Latest(lambda b: embed(b.video.to(workshop.device), network)))
+    return Built(network.name, lambda b: moving(score(features(b)), b), lambda b: _along(curve(features(b)), first))
 
 
 def consistency(workshop: Workshop, choice: str) -> Built:
     """VBench's consistency of subject or background, by network."""
-    network, vbench, frames = _network(workshop, choice), part("vbench"), part("frames")
-    curve = Latest(lambda batch: vbench.consistency_curve(frames.embed(batch.video.to(workshop.device), network)))
-    return Built(network.name, lambda b: _moving(curve(b).mean(1), b), lambda b: _along(curve(b), 1))
+    curve = part("likeness").consistency_curve
+    return _likeness(workshop, choice, lambda features: curve(features).mean(1), curve, first=1)
+
+
+def frame_consistency(workshop: Workshop, choice: str) -> Built:
+    """Mean likeness of all pairs of frames; its curve is of each frame to the next."""
+    likeness = part("likeness")
+    built = _likeness(workshop, choice, likeness.all_pairs, likeness.neighbours)
+    return built._replace(brackets=f"all|{built.brackets}")
+
+
+def lag_drift(workshop: Workshop, choice: str) -> Built:
+    """Slope of likeness over the time between frames; its curve is over lags."""
+    return _likeness(workshop, choice, part("likeness").drift, part("likeness").lag_curve)
+
+
+def i2v_subject(workshop: Workshop, choice: str) -> Built:
+    """VBench-I2V's likeness of the subject to the conditioning image."""
+    network, moving = _network(workshop, choice, crop=True), _moving(workshop)
+    likeness, embed = part("likeness"), part("frames").embed
+
+    def both(batch: Batch) -> tuple[Tensor, Tensor]:
+        return embed(batch.video.to(workshop.device), network), embed(batch.image[:, None].to(workshop.device), network)
+
+    features = Latest(both)
+    return Built(
+        network.name,
+        lambda b: moving(likeness.i2v(*features(b)), b),
+        lambda b: _along(likeness.image_curve(*features(b))),
+    )
 
 
 def temporal_flickering(workshop: Workshop, choice: str) -> Built:
     """VBench's temporal flickering."""
     return Built("", lambda b: part("vbench").temporal_flickering(b.video.to(workshop.device)).moving)
-
-
-def frame_consistency(workshop: Workshop, choice: str) -> Built:
-    """Mean likeness of all pairs of frames."""
-    network, likeness = _network(workshop, choice), part("likeness")
-    return Built(f"all|{network.name}", lambda b: likeness.frame_consistency(b.video.to(workshop.device), network).moving)
-
-
-def lag_drift(workshop: Workshop, choice: str) -> Built:
-    """Slope of likeness over the time between frames; its curve is over lags."""
-    network, likeness, frames = _network(workshop, choice), part("likeness"), part("frames")
-    score = likeness.lag_drift
-    curve = Latest(lambda batch: likeness.lag_curve(frames.embed(batch.video.to(workshop.device), network)))
-    return Built(network.name, lambda b: score(b.video.to(workshop.device), network).moving, lambda b: _along(curve(b)))
-
-
-def i2v_subject(workshop: Workshop, choice: str) -> Built:
-    """VBench-I2V's likeness of the subject to the conditioning image."""
-    network, vbench, device = _network(workshop, choice, crop=True), part("vbench"), workshop.device
-    return Built(
-        network.name,
-        lambda b: vbench.i2v_subject(b.video.to(device), b.image.to(device), network).moving,
-        lambda b: _along(vbench.i2v_curve(b.video.to(device), b.image.to(device), network)),
-    )
 
 
 def clip_text(workshop: Workshop, choice: str) -> Built:
