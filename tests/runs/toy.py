@@ -146,7 +146,7 @@ class Toy(Pipeline):
     def swap(self, stage: str, variant: str, init: str | None = None) -> Toy:
         if stage != "detail" or variant not in ("plain", "sharp"):
             raise LookupError(f"no variant {variant!r} of {stage!r}; there are plain, sharp of detail")
-        other = Toy(variant, self.config["size"], self.config["frames"])
+        other = type(self)(variant, self.config["size"], self.config["frames"])
         other.text, other.generator, other.upsample, other.runs = self.text, self.generator, self.upsample, self.runs
         return other
 

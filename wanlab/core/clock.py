@@ -35,16 +35,24 @@ class Tick:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run announces about itself. Rows are the samples of the batch; a fork runs no steps before `start`."""
+    """What a run announces about itself. Rows are the samples of the batch; a part of a run has the steps from `start` up to,
+    and without, `stop` (None: to the last)."""
 
     steps: int | None = None
     start: int = 0
+    stop: int | None = None
     branches: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None                                # of each row
     tokens_of: Callable[[str, int], Sequence[int]] | None = None    # word, row -> its tokens
     words: tuple[tuple[str, ...], ...] | None = None                # of each row's prompt, in order
     text_sites: str | None = None                                   # glob of the sites whose tokens are the prompt's
     grid_of: Callable[[str], Grid | None] | None = None             # site -> how its tokens stand, if on a grid
+
+
+    @property
+    def due(self) -> range:
+        """The steps that will run, as far as they are announced."""
+        return range(self.start, (self.steps or 0) if self.stop is None else self.stop)
 
 
 T = TypeVar("T", Tick, Plan)
@@ -88,7 +96,7 @@ def at(*, step: int | None = None, sigma: float | None = None, branch: str | Non
 
 
 @contextmanager
-def announce(*, steps: int | None = None, start: int | None = None, branches: Sequence[str] | None = None,
+def announce(*, steps: int | None = None, start: int | None = None, stop: int | None = None, branches: Sequence[str] | None = None,
              seeds: Sequence[int] | None = None, tokens_of: Callable[[str, int], Sequence[int]] | None = None,
              words: Sequence[Sequence[str]] | None = None, text_sites: str | None = None,
              grid_of: Callable[[str], Grid | None] | None = None) -> Iterator[Plan]:
@@ -100,7 +108,7 @@ def announce(*, steps: int | None = None, start: int | None = None, branches: Se
     None: `mask=` is for those with axis n, beside the sites with axes h and w.
     """
     told = {
-        "steps": steps, "start": start, "tokens_of": tokens_of, "text_sites": text_sites, "grid_of": grid_of,
+        "steps": steps, "start": start, "stop": stop, "tokens_of": tokens_of, "text_sites": text_sites, "grid_of": grid_of,
         "words": None if words is None else tuple(tuple(row) for row in words),
         "branches": None if branches is None else tuple(branches),
         "seeds": None if seeds is None else tuple(seeds),

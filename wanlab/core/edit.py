@@ -87,6 +87,12 @@ class Edit(Limits):
         """What stands at the site instead of `x`, everywhere; `apply` keeps the selected part. Never writes to `x`."""
         raise TypeError(f"{type(self).__name__} is not a kind of edit: it defines no change")
 
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether what a row becomes depends on the other rows of its batch, or on its place among them. A kind of yours for which
+        this is so says so: its cells are then never joined with others to one batch."""
+        return False
+
     def check(self, site: Site) -> None:
         """Whether this kind can mean anything at `site`; called before anything runs."""
         if site.derived and not self.inert:

@@ -53,7 +53,7 @@ class Line:
         seen = {tick.step for tick in self.seen}
         if not self.seen or None in seen or plan.steps is None:
             return list(seen)
-        return list(range(plan.start, plan.steps))
+        return list(plan.due)
 
     def _branches(self, plan: Plan) -> list[str | None]:
         seen = {tick.branch for tick in self.seen}

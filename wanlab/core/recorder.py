@@ -214,7 +214,7 @@ def _due(select: Select, parts: Iterable[str], plan: Plan) -> list[tuple[int | N
     branches: list[str | None] = [None]
     if "step" in parts and plan.steps is not None:
         wanted = range(plan.steps) if select.steps is None else positions(select.steps, plan.steps, "steps")
-        steps = [step for step in wanted if step >= plan.start]
+        steps = [step for step in wanted if step in plan.due]
     if "branch" in parts and plan.branches is not None:
         branches = [branch for branch in plan.branches if select.covers(branch)]
     return [(step, branch) for step in steps for branch in branches]

@@ -49,6 +49,12 @@ class Source:
             object.__setattr__(self, "held", Record.load(str(self.path)))
         return self.held    # type: ignore[return-value]
 
+    @property
+    def one_sample(self) -> bool:
+        """Whether no entry holds several samples, so that rows do not depend on their place."""
+        entries = [self.record.entry(key) for key in self.record.firings]
+        return all("b" not in entry.axes or entry.tensor.shape[entry.axes.index("b")] == 1 for entry in entries)
+
     def at(self, site: str, tick: Tick) -> Entry:
         """The record's entry for a site at a moment."""
         return self.record.at(site, tick)

@@ -258,6 +258,7 @@ def trace(root: nn.Module, edits: Sequence[Edit] | Edit = (), capture: Sequence[
 
     Raises UnknownSite, SelectionError, EditError, BudgetError on the call; LedgerError on leaving the block.
     """
-    plan = Plan(steps, start, None if branches is None else tuple(branches), None if seeds is None else tuple(seeds))
+    plan = Plan(steps, start, branches=None if branches is None else tuple(branches),
+                seeds=None if seeds is None else tuple(seeds))
     return Trace(root, edits, capture, plan, budget, strict, watch_finite, stop_after, sites,  # type: ignore[arg-type]
                  within)

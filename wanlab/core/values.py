@@ -78,6 +78,10 @@ class Mean(Edit):
             object.__setattr__(self, "over", " ".join(str(self.over).split()))
         object.__setattr__(self, "reference", Source.of(self.reference))
 
+    @property
+    def mixes_rows(self) -> bool:
+        return self.over is not None and "b" in self.over.split()
+
     def check(self, site: Site) -> None:
         super().check(site)
         if self.reference is None:
@@ -121,6 +125,10 @@ class Resample(Edit):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "reference", Source.of(self.reference))
+
+    @property
+    def mixes_rows(self) -> bool:
+        return self.reference is None
 
     def check(self, site: Site) -> None:
         super().check(site)
@@ -240,6 +248,10 @@ class Patch(Edit):
             raise EditError("patch: record= is missing (a Record, or the path of a saved one)")
         object.__setattr__(self, "record", Source.of(self.record))
 
+    @property
+    def mixes_rows(self) -> bool:
+        return not self.record.one_sample
+
     def check(self, site: Site) -> None:
         super().check(site)
         self.record.check(self.entry or site.name, site, self.where)
@@ -285,6 +297,10 @@ class Replace(Edit):
         super().__post_init__()
         if not callable(self.function):
             raise EditError(f"replace: function={self.function!r} is not a function from tensor to tensor")
+
+    @property
+    def mixes_rows(self) -> bool:
+        return True         # nobody knows
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         return self.function(x.clone())     # type: ignore[misc]

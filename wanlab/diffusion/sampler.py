@@ -1,7 +1,8 @@
 """Sampling by rectified flow: the loop over steps and guidance branches. It alone moves the clock.
 
 The state is a dictionary of tensors that are denoised together, {"video": b f c h w, "motion": b f m d} for the cascade. The
-noise schedule and the step come from a scheduler of diffusers that works on velocities.
+noise schedule and the step come from a scheduler of diffusers that works on velocities. The loop can be run in segments
+(`wanlab.diffusion.segment`), the memory of a multistep scheduler included.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from wanlab.core import Hookable, clock, stretch
 from wanlab.core.gradient import rejoin
+from wanlab.diffusion.segment import Paused, State, freeze, here, thaw
 
-State = dict[str, Tensor]
 Predict = Callable[[State, Tensor, str], State]      # noisy state, level (b), branch -> prediction
 Prediction = Literal["x0", "velocity"]
 
@@ -44,21 +45,33 @@ class Sampler(Hookable):
 
     def forward(self, noise: State, predict: Predict, steps: int, guidance: float,
                 on_step: Callable[[int, int], None] | None = None) -> State:
-        """Denoise `noise` in `steps` steps; `on_step(done, steps)` is called after each."""
-        schedulers = {part: self.scheduler(steps) for part in noise}
-        state = {part: self.site(f"{part}.noise", x) for part, x in noise.items()}
+        """Denoise `noise` in `steps` steps; `on_step(done, steps)` is called after each.
+
+        In a segment that goes on from a state, `noise` says only which parts there are. Raises Paused where a segment ends early.
+        """
+        segment, schedulers = here(), {part: self.scheduler(steps) for part in noise}
+        if segment.before is None:
+            state = {part: self.site(f"{part}.noise", x) for part, x in noise.items()}
+        else:
+            state = thaw(segment.before, schedulers)
         first = next(iter(schedulers.values()))
         sigmas, times = (moments[:steps].tolist() for moments in (first.sigmas, first.timesteps))
         levels = sigmas if self.prediction == "x0" else times
-        for step, (sigma, level) in enumerate(zip(sigmas, levels, strict=True)):
-            with clock.at(step=step, sigma=sigma), stretch.step():
-                velocity = stretch.held(self._guided, dict(state), predict, sigma, level, guidance)
+        for step in range(segment.start, steps if segment.until is None else segment.until):
+            with clock.at(step=step, sigma=sigmas[step]), stretch.step():
+                velocity = stretch.held(self._guided, dict(state), predict, sigmas[step], levels[step], guidance)
                 for part, solver in schedulers.items():
                     moved = solver.step(velocity[part], solver.timesteps[step], state[part], return_dict=False)[0]
                     state[part] = self.site(f"{part}.latent", moved)
             if on_step is not None:
                 on_step(step + 1, steps)
+        if segment.until not in (None, steps):
+            raise Paused(freeze(segment.until, state, schedulers, lambda: self.scheduler(steps)))
         return state
+
+    def sigmas(self, steps: int) -> list[float]:
+        """The noise level of each step."""
+        return self.scheduler(steps).sigmas[:steps].tolist()
 
     def _guided(self, state: State, predict: Predict, sigma: float, level: float, guidance: float) -> State:
         velocity = {branch: self._velocity(state, predict, sigma, level, branch) for branch in branches(guidance)}

@@ -50,6 +50,11 @@ class MemoryTier:
         self._entries[key] = dict(outputs)
         self.used += size
 
+    def drop(self, key: str) -> None:
+        """Forget `key`, if it is there."""
+        outputs = self._entries.pop(key, None)
+        self.used -= 0 if outputs is None else size_of(outputs)
+
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wanlab.core import GIB, Capture, Edit, Grid, Ledger, Probe, Record, Sites, clock, stretch, suggestion, trace
 from wanlab.core.gradient import GradientError
 from wanlab.core.stretch import Stretch
+from wanlab.diffusion.segment import Paused, Segment, segment
 
 Outputs = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -64,6 +65,20 @@ class Request:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def cut(self, rows: slice) -> Request:
+        """The request of some of the rows."""
+        return replace(self, prompts=self.prompts[rows], seeds=self.seeds[rows],
+                       images=None if self.images is None else self.images[rows],
+                       negative=None if self.negative is None else self.negative[rows])
+
+    def join(self, others: Sequence[Request]) -> Request:
+        """These rows and those of `others`, which agree in everything that is not a row's own; steps and guidance of this one."""
+        every = [self, *others]
+        return replace(self, prompts=[one for each in every for one in each.prompts],
+                       seeds=[one for each in every for one in each.seeds],
+                       images=None if self.images is None else torch.cat([each.images for each in every]),
+                       negative=None if self.negative is None else [one for each in every for one in each.negative or ()])
 
 
 @dataclass
@@ -110,12 +125,28 @@ class Pipeline(nn.Module):
     # -- running ----------------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def run_node(self, name: str, inputs: Mapping[str, Outputs], request: Request, edits: Sequence[Edit] = (),
-                 capture: Sequence[Capture | str] = (), progress: Progress | None = None) -> Outputs:
-        """Run one node for the request's rows under `edits` (those that live in it) and return its tensors on the CPU."""
-        with self._announced(request), trace(self, edits=edits, capture=_of_values(capture), sites=self._sites(),
-                                             within=lambda site: self._owner(site) == name):
-            out = self._run_here(name, inputs, request, progress)
+                 capture: Sequence[Capture | str] = (), progress: Progress | None = None, *,
+                 before: Outputs | None = None, until: int | None = None) -> Outputs:
+        """Run one node for the request's rows under `edits` (those that live in it) and return its tensors on the CPU, rows first.
+
+        Of a node with denoising steps one may run a part, where `levels` says that its loop can pause: with `until` it ends
+        before that step and gives its state, which as `before` is where another call goes on. Edits are those due in that part.
+        """
+        here = None if before is None else {key: value.to(self.device) for key, value in before.items()}
+        with segment(here, until) as part, self._announced(request, part), \
+                trace(self, edits=edits, capture=_of_values(capture), sites=self._sites(),
+                      within=lambda site: self._owner(site) == name):
+            try:
+                out = self._run_here(name, inputs, request, progress)
+            except Paused as paused:
+                return {key: value.cpu() for key, value in paused.state.items()}
+        if until not in (None, request.steps):
+            raise RuntimeError(f"{name} was to pause before step {until} and ran to its end: its loop is not the sampler's")
         return out
+
+    def levels(self, request: Request) -> list[float] | None:
+        """The noise level of each denoising step; None where the loop is not `diffusion.sampler`'s and cannot pause."""
+        return None
 
     def generate(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
                  steps: int | None = None, guidance: float | None = None, negative: str | Sequence[str] | None = None,
@@ -170,8 +201,10 @@ class Pipeline(nn.Module):
         out = stretch.node(name, node.steps, self._run, name, here, request, progress)
         return {k: _home(v if stretch.covers(name) else v.detach()) for k, v in out.items()}
 
-    def _announced(self, request: Request) -> AbstractContextManager[Any]:
-        return clock.announce(steps=request.steps, branches=self.branches(request), seeds=request.seeds,
+    def _announced(self, request: Request, part: Segment | None = None) -> AbstractContextManager[Any]:
+        part = part or Segment()
+        return clock.announce(steps=request.steps, start=part.start, stop=part.until,
+                              branches=self.branches(request), seeds=request.seeds,
                               tokens_of=lambda word, row: self.tokens_of(request, word, row),
                               words=[self.words_of(request, row) for row in range(len(request))], text_sites=self.text_sites,
                               grid_of=self.grid_of)

@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ import torch
 
 from wanlab.core import LedgerError
 from wanlab.data.clip import Clips
-from wanlab.graph import GIB, StageCache, digest, run_graph
+from wanlab.graph import GIB, StageCache, digest
 
 from .document import Document, Problem
 from .environment import context_of
-from .plan import CellPlan, Chunk, Group, Plan, Task, make_plan, negatives
+from .plan import Chunk, Group, Plan, Task, make_plan
 from .source import Source, SourceError, open_source
 from .spec import Folder, Study
 from .store import Part
-
-Notify = Callable[[str, str, int, int], None]
+from .videos import Notify, Videos
 
 
 @dataclass(frozen=True)
@@ -83,26 +81,32 @@ class Workbench:
     judges: Source | None = None
     notes: Sequence[str] = ()
     _clips: tuple[tuple[int, ...], Clips, torch.Tensor | None] | None = field(default=None, repr=False)
+    _videos: Videos | None = field(default=None, repr=False)
+    _reference: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
+    _fits: dict[str, int] = field(default_factory=dict, repr=False)
 
     def evaluate(self, group: Group) -> Iterator[tuple[Task, Part | Failure]]:
-        """Generate and measure the cells of a group one by one. A cell that raises becomes a Failure; the others go on."""
-        for task in group:
-            try:
-                yield task, self.part(task)
-            except Exception as error:
-                yield task, Failure.of(error)
+        """Generate and measure the cells of a group one by one, what they share once. A cell that raises becomes a Failure; the
+        others go on."""
+        self._videos = self._open(self.plan.chunks[group.chunk], group.cells)
+        try:
+            for task in group:
+                try:
+                    yield task, self.part(task)
+                except Exception as error:
+                    yield task, Failure.of(error)
+        finally:
+            self._videos.close()
+            self._videos = None
 
     def part(self, task: Task) -> Part:
         """Generate and measure one cell on one batch."""
-        chunk, cell = self.plan.chunks[task.chunk], self.plan.cells[task.cell]
-        clips, truth = self._truth(chunk)
+        chunk = self.plan.chunks[task.chunk]
         before = self.cache.tally.to_dict()
-        video = self.generate(cell, chunk, clips)
-        reference = (
-            truth
-            if self.plan.reference != "baseline"
-            else (video if task.cell == self.study.baseline else self.generate(self._baseline, chunk, clips))
-        )
+        video = self.generate(task)
+        clips, reference = self._truth(chunk)
+        if self.plan.reference == "baseline":
+            reference = self._of_baseline(chunk)
         start = time.perf_counter()
         self.notify(task.cell, "metrics", 0, 0)
         values, features = self._measure(video, reference, clips)
@@ -119,19 +123,28 @@ class Workbench:
             log,
         )
 
-    def generate(self, cell: CellPlan, chunk: Chunk, clips: Clips) -> torch.Tensor:
+    def generate(self, task: Task) -> torch.Tensor:
         """The final video of a cell on one batch: b f c h w in [0, 1], on the CPU."""
-        request = cell.pipe.request(
-            clips.first,
-            self.source.prompts(chunk.indices),
-            chunk.noise_seeds,
-            steps=cell.sampler.steps,
-            guidance=cell.sampler.guidance,
-            negative=negatives(cell.sampler, len(chunk.indices)),
-        )
-        told = partial(self.notify, cell.name)
-        outputs = run_graph(cell.pipe, cell.nodes, request, cell.by_node, cell.keys[chunk.number], self.cache, told)
-        return outputs["video"]
+        videos, chunk = self._videos, self.plan.chunks[task.chunk]
+        if videos is not None and videos.chunk == chunk and task.cell in videos.cells:
+            video = videos.of(task.cell)
+        else:
+            videos = self._open(chunk, (task.cell,))
+            video = videos.of(task.cell)
+            videos.close()
+        if task.cell == self.study.baseline and self.plan.reference == "baseline":
+            self._reference = task.chunk, video
+        return video
+
+    def _open(self, chunk: Chunk, cells: Sequence[str]) -> Videos:
+        first, prompts = self._truth(chunk)[0].first, self.source.prompts(chunk.indices)
+        return Videos(self.plan, chunk, cells, first, prompts, self.cache, self.notify, self._fits)
+
+    def _of_baseline(self, chunk: Chunk) -> torch.Tensor:
+        """The baseline's video on a batch, kept for the other cells of the batch."""
+        if self._reference is None or self._reference[0] != chunk.number:
+            self.generate(Task(self.study.baseline, chunk.number))
+        return self._reference[1]   # type: ignore[index]
 
     def references(self) -> dict[str, bytes]:
         """The true clips of the shown samples by file name, as mp4 files. Nothing where the baseline is the reference."""
@@ -142,10 +155,6 @@ class Workbench:
             if chunk.seed == self.study.seeds[0] and chunk.indices[0] < self.study.report.videos:
                 shown |= self._shown(self._truth(chunk)[1], chunk)
         return shown
-
-    @property
-    def _baseline(self) -> CellPlan:
-        return self.plan.cells[self.study.baseline]
 
     def _truth(self, chunk: Chunk) -> tuple[Clips, torch.Tensor | None]:
         """The batch's data and its reference clips (None: the baseline's), kept for the next cell."""

@@ -1,4 +1,4 @@
-"""What a study will run: cells, batches, the content key of every stage run, and what that costs.
+"""What a study will run: cells, batches, the content key of every stage run, and who runs together with whom.
 
 Batches are fixed here (samples in order, `batch` rows at a time, seed by seed) and never depend on what a resumed run
 left over, because the batch is part of what the bytes depend on.
@@ -6,18 +6,28 @@ left over, because the batch is part of what the bytes depend on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from wanlab.graph import digest, node_keys
+from wanlab.core.rows import by_row
+from wanlab.graph import Piece, Recipe, Timetable, Work, digest, families, forked, local_nodes, pieces_of, side_by_side
 
 from .document import Document, Problem
 from .setting import prepare, settled
+from .shared import StageRuns
 from .source import Source
 from .spec import Sampler, Study
 
 SEED_STRIDE = 1_000_000  # a sample's noise seed is seed * SEED_STRIDE + index: another one for every row of a study
+
+
+Skip = Callable[[str, int], bool]
+
+
+def nothing(cell: str, chunk: int) -> bool:
+    """Leaves no task out."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -55,16 +65,21 @@ class Chunk:
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell, ready to run: its pipeline with the swaps done, its edits by node, and the keys of its stage runs."""
+    """One cell, ready to run: its pipeline with the swaps done, its edits, what it asks of each node, and for each batch the
+    keys of all nodes' outputs."""
 
     name: str
     key: str
     pipe: Any
     nodes: Sequence[Any]
     edits: Sequence[Any]
-    by_node: Mapping[str, Sequence[Any]]
     sampler: Sampler
+    recipes: Sequence[Recipe]
     keys: Sequence[Mapping[str, str]]
+
+    def pieces(self, rows: Mapping[str, Any]) -> list[Piece]:
+        """What making this cell takes; `rows`: images, prompts and seeds of a batch."""
+        return pieces_of(self.name, self.recipes, {**rows, **self.sampler.model_dump()})
 
     def describe(self, study: Study, metrics: Mapping[str, str]) -> dict[str, Any]:
         """What cell.yaml says; `metrics` maps short names to names with their protocols."""
@@ -82,50 +97,53 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's cells and batches."""
+    """A study's cells and batches. rows: of each batch, digests of what its rows are; order: in which cells run; families: those
+    that share work within a batch; local: the nodes whose outputs are of use within one batch alone."""
 
     study: Study
     chunks: Sequence[Chunk]
     cells: Mapping[str, CellPlan]
     reference: str
     context: Mapping[str, Any]
+    rows: Sequence[Mapping[str, str]]
+    order: Sequence[str]
+    families: Sequence[tuple[str, ...]]
+    local: frozenset[str]
 
-    def groups(self, skip: Callable[[str, int], bool] = lambda cell, chunk: False) -> Iterator[Group]:
+    def groups(self, skip: Skip = nothing) -> Iterator[Group]:
         """The work in a fixed order: batch by batch, the baseline first. `skip(cell, chunk)` leaves finished work out and is
         asked when a group is drawn."""
-        names = sorted(self.cells, key=lambda name: name != self.study.baseline)    # stable: else the order of the file
         for chunk in self.chunks:
-            cells = tuple(name for name in names if not skip(name, chunk.number))
-            if cells:
-                yield Group(chunk.number, cells)
+            for family in self.families:
+                cells = tuple(name for name in family if not skip(name, chunk.number))
+                if cells:
+                    yield Group(chunk.number, cells)
 
-    def stage_runs(self, skip: Callable[[str, int], bool] = lambda cell, chunk: False) -> StageRuns:
+    def work(self, chunk: int, cells: Iterable[str], pack: bool = True) -> Work:
+        """What making these cells takes on one batch; with whole families where cells run together, since what stands in one
+        batch is fixed by the plan and never by what is left. pack=False: each cell by itself."""
+        size, wanted = self.study.share.pack if pack else 1, set(cells)
+        if size > 1:
+            wanted = {name for family in self.families if wanted & set(family) for name in family}
+        names = [name for name in self.order if name in wanted]
+        return Work.of({name: self.cells[name].pieces(self.rows[chunk]) for name in names}, self.local, size)
+
+    def stage_runs(self, skip: Skip = nothing) -> StageRuns:
         """How often each stage would run alone and does run with sharing; `skip(cell, chunk)` leaves finished work out."""
-        alone: dict[str, int] = {}
-        unique: dict[str, dict[str, int]] = {}
+        found, seen = StageRuns(), set()
         for chunk in self.chunks:
-            for cell in self.cells.values():
-                if skip(cell.name, chunk.number):
-                    continue
-                for node in cell.nodes:
-                    alone[node.name] = alone.get(node.name, 0) + 1
-                    unique.setdefault(node.name, {})[cell.keys[chunk.number][node.name]] = len(chunk.indices)
-        return StageRuns(
-            alone, {name: len(keys) for name, keys in unique.items()}, {name: sum(keys.values()) for name, keys in unique.items()}
-        )
-
-
-@dataclass(frozen=True)
-class StageRuns:
-    """Per stage: runs without sharing, runs with sharing, rows that the latter compute."""
-
-    alone: Mapping[str, int]
-    shared: Mapping[str, int]
-    rows: Mapping[str, int]
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"would have been {sum(self.alone.values())} stage runs, is {sum(self.shared.values())}"
+            wanted = [name for name in self.cells if not skip(name, chunk.number)]
+            for name in wanted:
+                found.count_alone(self.cells[name].recipes)
+            if wanted and self.reference == "baseline" and self.study.baseline not in wanted:
+                wanted.append(self.study.baseline)
+            work = self.work(chunk.number, wanted)
+            for cells in [wanted] if self.study.share.cache else [[name] for name in wanted]:
+                for pack, pieces in work.runs(cells):
+                    if pack not in seen or not self.study.share.cache:
+                        found.count(pieces, len(chunk.indices))
+                    seen.add(pack)
+        return found
 
 
 def chunks_of(n: int, batch: int, seeds: Sequence[int]) -> Iterator[Chunk]:
@@ -162,38 +180,67 @@ def make_plan(
         raise document.error(problems)
     chunks = list(chunks_of(source.n, study.batch, study.seeds))
     rows = [_rows(chunk, source) for chunk in chunks]
-    reference = reference_of(study, source)
-    outputs: dict[str, list[str]] = {}
-    drafts: dict[str, CellPlan] = {}
-    for name, (swapped, edits, by_node) in prepared.items():
-        sampler = settled(study.sampler_of(name), swapped)
-        keys = [
-            node_keys(swapped.nodes, by_node, {**row, **_sampling(sampler, chunk)}, context["generate"])
-            for chunk, row in zip(chunks, rows)
-        ]
-        drafts[name] = CellPlan(name, "", swapped, swapped.nodes, edits, by_node, sampler, keys)
-        outputs[name] = [k[swapped.nodes[-1].name] for k in keys]
-    judged = {
-        "measures": [m.name for m in measures],
-        "code": context["measure"],
-        "reference": reference,
-        "against": outputs[study.baseline] if reference == "baseline" else [row["images"] for row in rows],
-    }
+    names = sorted(prepared, key=lambda name: name != study.baseline)       # stable: else in the order of the file
+    drafts = {name: _draft(name, study, *prepared[name], context["generate"]) for name in names}
+    local = local_nodes(drafts[study.baseline].nodes)
+    if study.share.cache and study.share.fork:
+        drafts = _forked(drafts)
+    order, kin = _related(drafts, local, study)
+    cells = {name: drafts[name] for name in study.cells}
+    plan = Plan(study, chunks, cells, reference_of(study, source), context, rows, order, kin, local)
+    return _keyed(plan, [measure.name for measure in measures])
+
+
+def _draft(name: str, study: Study, pipe: Any, edits: Sequence[Any], by_node: Mapping[str, Any], context: str) -> CellPlan:
+    """A cell with what it asks of each node, whatever the batch."""
+    sampler = settled(study.sampler_of(name), pipe)
+    levels = pipe.levels(pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance))
+    settings = sampler.model_dump() | {"negative": sampler.negative is None}
+    recipes = []
+    for node in pipe.nodes:
+        table = Timetable.of(by_node[node.name], pipe.sites, levels if node.steps else None)
+        rowwise = all(by_row(edit, pipe.sites(edit.where.at)) for edit in table.edits)
+        recipes.append(Recipe.of(node, table, context, settings, rowwise))
+    return CellPlan(name, "", pipe, pipe.nodes, edits, sampler, recipes, [])
+
+
+SOME = {"prompts": "", "images": "", "seeds": ""}   # a batch that stands for all: what cells share is the same in every one
+
+
+def _forked(drafts: Mapping[str, CellPlan]) -> dict[str, CellPlan]:
+    """The cells with their loops cut where others leave them."""
+    settings = {name: {**SOME, **draft.sampler.model_dump()} for name, draft in drafts.items()}
+    recipes = forked({name: draft.recipes for name, draft in drafts.items()}, settings)
+    return {name: replace(draft, recipes=recipes[name]) for name, draft in drafts.items()}
+
+
+def _related(drafts: Mapping[str, CellPlan], local: frozenset[str], study: Study) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The order in which the cells run, and their families."""
+    if not study.share.cache and study.share.pack == 1:
+        return list(drafts), [(name,) for name in drafts]
+    pieces = {name: draft.pieces(SOME) for name, draft in drafts.items()}
+    order = side_by_side(pieces, local)
+    return order, families(Work.of({name: pieces[name] for name in order}, local, study.share.pack))
+
+
+def _keyed(plan: Plan, measures: Sequence[str]) -> Plan:
+    """The plan with the keys of all outputs, and of the cells: what a cell's numbers follow from."""
+    study, last = plan.study, plan.cells[plan.study.baseline].nodes[-1].name
+    keys: dict[str, list[dict[str, str]]] = {name: [] for name in plan.cells}
+    for chunk in plan.chunks:
+        work = plan.work(chunk.number, plan.cells)
+        for name in plan.cells:
+            keys[name].append(work.ends(name))
+    outputs = {name: [one[last] for one in keys[name]] for name in keys}
+    against = outputs[study.baseline] if plan.reference == "baseline" else [row["images"] for row in plan.rows]
+    judged = {"measures": measures, "code": plan.context["measure"], "reference": plan.reference, "against": against}
     cells = {
-        name: replace(draft, key=f"{name}-{digest({**judged, 'name': name, 'outputs': outputs[name]})[:12]}")
-        for name, draft in drafts.items()
+        name: replace(cell, keys=keys[name], key=f"{name}-{digest({**judged, 'name': name, 'outputs': outputs[name]})[:12]}")
+        for name, cell in plan.cells.items()
     }
-    return Plan(study, chunks, cells, reference, context)
+    return replace(plan, cells=cells)
 
 
-def _rows(chunk: Chunk, source: Source) -> dict[str, Any]:
-    return {"prompts": source.prompts(chunk.indices), "images": source.digest(chunk.indices), "seeds": chunk.noise_seeds}
-
-
-def _sampling(sampler: Sampler, chunk: Chunk) -> dict[str, Any]:
-    return sampler.model_dump() | {"negative": negatives(sampler, len(chunk.indices))}
-
-
-def negatives(sampler: Sampler, rows: int) -> list[str] | None:
-    """The negative prompt for every row, or None for the null condition."""
-    return None if sampler.negative is None else [sampler.negative] * rows
+def _rows(chunk: Chunk, source: Source) -> dict[str, str]:
+    return {"prompts": digest(source.prompts(chunk.indices)), "images": source.digest(chunk.indices),
+            "seeds": digest(chunk.noise_seeds)}

@@ -79,6 +79,8 @@ def run_study(
             environment = {**place.environment, "pipeline": describe_pipeline(bench.plan.cells[study.baseline].pipe)}
             with folder.open(study, environment, shard), Monitor(console) as monitor:
                 bench.notify = monitor.stage
+                if bench.cache.disk is not None:
+                    bench.cache.disk.tell = monitor.note
                 for note in bench.notes:
                     monitor.note(note)
                 outcome = Executor(bench, folder, monitor, shard).run(runner)

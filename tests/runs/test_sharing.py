@@ -1,0 +1,185 @@
+"""Cells that share work: the same bytes as each by itself, exactly the stage runs of the plan, whatever fails."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runs.flow import Flow
+from tests.runs.test_engine import content
+from tests.runs.toy import Toy, bench
+from wanlab.runs.cell import Workbench
+from wanlab.runs.plan import Group, Task
+from wanlab.runs.store import RunFolder
+
+Run = Callable[..., Any]
+
+STUDY = """
+name: forks
+pipeline: toy
+data: {kind: procedural, split: test, n: 3, seed: 0}
+seeds: [0, 1]
+batch: 2
+cells:
+  baseline:
+  late: {edits: [{kind: zero, at: generator.out, steps: "3:", frames: [2, 3]}]}
+  window: {edits: [{kind: noise, at: generator.out, std: 0.2, steps: "2:4"}]}
+  window_last:
+    edits: [{kind: noise, at: generator.out, std: 0.2, steps: "2:4"}, {kind: scale, at: generator.out, factor: 0.5, steps: last}]
+  first: {edits: [{kind: bypass, at: generator.out, steps: 0}]}
+  level: {edits: [{kind: scale, at: sampler.video.velocity, factor: 0.9, sigma: [0.0, 0.6]}]}
+  noise: {edits: [{kind: scale, at: sampler.video.noise, factor: 0.9}]}
+  detail: {ablate: detail}
+  sharp: {swap: {detail: sharp}}
+  text: {ablate: text}
+  row: {edits: [{kind: zero, at: sampler.video.latent, steps: "4:", rows: [0]}]}
+  fewer: {sampler: {steps: 4}}
+  guided: {sampler: {guidance: 3.0}}
+metrics: [psnr, flicker]
+report: {videos: 1}
+"""
+PLAIN = ("share.cache=false",)
+
+
+@pytest.fixture
+def pipe() -> Toy:
+    """Of this file: the one whose loop can pause."""
+    return Flow()
+
+
+def work(*sets: str, pipe: Flow | None = None) -> Workbench:
+    return bench(*sets, text=STUDY, pipe=pipe or Flow())
+
+
+def videos(made: Workbench) -> dict[Task, torch.Tensor]:
+    """Every cell on every batch, in the order of the plan."""
+    found = {}
+    for group in made.plan.groups():
+        made._videos = made._open(made.plan.chunks[group.chunk], group.cells)
+        found |= {task: made.generate(task) for task in group}
+        made._videos.close()
+    return found
+
+
+def same(one: dict[Task, torch.Tensor], other: dict[Task, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[task], other[task]) for task in one)
+
+
+def test_forked_and_cached_cells_have_the_bytes_and_keys_of_plain_ones() -> None:
+    forked, cached, plain = work(), work("share.fork=false"), work(*PLAIN)
+    assert same(videos(forked), videos(plain)) and same(videos(cached), videos(plain))
+    keys = [[(cell.key, cell.keys) for cell in made.plan.cells.values()] for made in (forked, cached, plain)]
+    assert keys[0] == keys[1] == keys[2]
+    assert len({cell.key for cell in forked.plan.cells.values()}) == 13
+    assert len({v.sum().item() for task, v in videos(plain).items() if task.chunk == 0}) == 13     # all differ
+
+
+@pytest.mark.parametrize("sets", [(), PLAIN, ("share.fork=false",), ("share.pack=3",), ("share.pack=100", "share.fork=false"),
+                                  ("reference=baseline",), ("share.cache=false", "share.pack=2")])  # fmt: skip
+def test_exactly_what_was_planned_runs(sets: tuple[str, ...], run: Run, pipe: Flow) -> None:
+    made = work(*sets)
+    planned = made.plan.stage_runs()
+    for group in made.plan.groups():
+        assert not [result for _, result in made.evaluate(group) if hasattr(result, "traceback")]
+    tally = made.cache.tally
+    assert tally.runs == planned.shared and +tally.steps == +planned.steps
+    assert {name: pytest.approx(rows) for name, rows in tally.rows.items()} == planned.rows
+    assert sum(planned.alone.values()) == 13 * 5 * 4 and planned.steps_alone["denoise"] == (12 * 6 + 4) * 4
+    assert (planned.shared == planned.alone) == (sets == PLAIN)
+
+
+def test_steps_in_common_run_once() -> None:
+    planned = work("data.n=1", "seeds=[0]").plan.stage_runs()
+    # baseline 6; after 2 steps window 4, of which window_last leaves for the last 1; late 3, row 2, level at 0.6 of sigma; first 6
+    # and noise 6, text 6, fewer 4, guided 6 by themselves; detail and sharp none
+    level = sum(sigma <= 0.6 for sigma in Flow().sampler.sigmas(6))
+    assert planned.steps["denoise"] == 6 + 4 + 1 + 3 + 2 + level + 6 + 6 + 6 + 4 + 6
+    assert str(planned).startswith("would have been 65 stage runs, is ") and "(denoising steps: 76, " in str(planned)
+
+
+def test_groups_are_families_and_the_plan_of_any_of_them_is_the_same() -> None:
+    made = work()
+    groups = [group for group in made.plan.groups() if group.chunk == 0]
+    assert groups[0].cells[0] == "baseline" and {len(group.cells) for group in groups} == {1, 8}
+    assert sorted(name for group in groups for name in group.cells) == sorted(made.plan.cells)
+
+
+@pytest.mark.parametrize("size", [2, 4, 100])
+def test_packed_cells_are_plain_ones_to_rounding_and_say_so_in_their_keys(size: int) -> None:
+    packed, plain = work(f"share.pack={size}"), work(*PLAIN)
+    one, other = videos(packed), videos(plain)
+    assert all(torch.allclose(one[task], other[task], atol=1e-5, rtol=0) for task in other)
+    assert all(packed.plan.cells[name].key != plain.plan.cells[name].key for name in ("baseline", "late", "window"))
+    assert max(pieces for pieces in map(len, _packs(packed))) == min(size, 12)
+
+
+def _packs(made: Workbench) -> list[Any]:
+    return [pieces for _, pieces in made.plan.work(0, made.plan.cells).runs(made.plan.cells)]
+
+
+def test_a_resumed_packed_run_has_the_bytes_of_an_undisturbed_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs are fixed by the plan, never by what is left over."""
+    whole, _ = run("whole", "share.pack=3", text=STUDY)
+    part, calls = Workbench.part, []
+
+    def interrupted(self: Workbench, task: Task) -> Any:
+        calls.append(task)
+        if len(calls) == 21:
+            raise KeyboardInterrupt
+        return part(self, task)
+
+    monkeypatch.setattr(Workbench, "part", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", "share.pack=3", text=STUDY)
+    monkeypatch.setattr(Workbench, "part", part)
+    assert content(run("stopped", "share.pack=3", text=STUDY)[0]) == content(whole)
+
+
+WRONG = 'cells.wrong={edits: [{kind: zero, at: generator.out, sigma: [5, 6]}, {kind: scale, at: generator.out, factor: 0.5}]}'
+
+
+def test_a_cell_that_fails_in_a_pack_fails_alone(run: Run) -> None:
+    said = io.StringIO()
+    root, outcome = run("out", "share.pack=4", WRONG, text=STUDY, said=said)
+    assert list(outcome.failed) == ["wrong"] and len(outcome.done) == 13
+    assert "never due" in outcome.failed["wrong"]
+    plain, _ = run("plain", *PLAIN, WRONG, text=STUDY)
+    ours, theirs = (RunFolder(path).cells() for path in (root, plain))
+    for name in theirs:
+        values = [torch.tensor(cell.samples()["value"], dtype=torch.float64) for cell in (ours[name], theirs[name])]
+        assert torch.allclose(*values, atol=1e-4, equal_nan=True), name
+
+
+@pytest.mark.parametrize("sets", [(), ("share.pack=4",)])
+def test_a_device_without_memory_for_a_batch_gets_half_of_it(sets: tuple[str, ...]) -> None:
+    small, large = Flow(), Flow()
+    small.most = 1
+    one, other = videos(work(*sets, pipe=small)), videos(work(*sets, pipe=large))
+    assert all(torch.allclose(one[task], other[task], atol=1e-5, rtol=0) for task in one)
+    small.most = 0
+    [(_, failure), *_] = work(*sets, pipe=small).evaluate(Group(0, ("baseline",)))
+    assert "OutOfMemoryError: the device is full" in failure.message     # type: ignore[union-attr]
+
+
+def test_a_disk_cache_serves_states_to_another_process_of_the_study(run: Run, pipe: Flow, tmp_path: Any) -> None:
+    cache = f"cache.disk={tmp_path / 'cache'}"
+    first = work(cache, "data.n=2", "seeds=[0]")
+    dict(first.evaluate(Group(0, ("baseline", "late"))))
+    again = work(cache, "data.n=2", "seeds=[0]")
+    found = dict(again.evaluate(Group(0, ("window",))))
+    assert again.cache.tally.steps["denoise"] == 4 and again.cache.tally.runs["text"] == 0
+    plain = dict(work(*PLAIN, "data.n=2", "seeds=[0]").evaluate(Group(0, ("window",))))
+    assert found[Task("window", 0)].values == plain[Task("window", 0)].values    # type: ignore[union-attr]
+
+
+def test_the_reference_is_made_once_a_batch_though_it_stands_in_another_family() -> None:
+    made = work("reference=baseline")
+    planned = made.plan.stage_runs(lambda cell, chunk: cell != "first")
+    for chunk in range(4):
+        list(made.evaluate(Group(chunk, ("first",))))
+    expected = {"text": 2, "denoise": (5 + 1) * 4, "upsample.0": 8, "upsample.1": 8, "detail": 8}
+    assert made.cache.tally.runs == planned.shared == expected

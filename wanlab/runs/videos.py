@@ -1,0 +1,61 @@
+"""The videos of some cells on one batch: made through the stage cache, forks and packs inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from wanlab.graph import PackError, StageCache, Walk
+
+from .plan import Chunk, Plan
+from .spec import Sampler
+
+Notify = Callable[[str, str, int, int], None]
+
+
+class Videos:
+    """Of `cells`, each made when asked for. first, prompts: of the batch's rows; notify: told cell, stage, steps done, steps;
+    fits: by stage, the rows that the device has memory for, as far as that is known."""
+
+    def __init__(self, plan: Plan, chunk: Chunk, cells: Sequence[str], first: Tensor | None, prompts: list[str], cache: StageCache,
+                 notify: Notify, fits: dict[str, int]) -> None:
+        self.chunk, self.cells = chunk, tuple(cells)
+        self._plan, self._first, self._prompts, self._cache = plan, first, prompts, cache
+        self._notify, self._fits = notify, fits
+        self._settings: dict[str, tuple[Any, Any]] = {}
+        self._walks: dict[bool, Walk] = {}
+
+    def of(self, cell: str) -> Tensor:
+        """b f c h w in [0, 1], on the CPU. What was to run as rows of one batch and failed is made by the cell alone."""
+        try:
+            return self._walk(pack=True).result(cell)["video"]
+        except PackError:
+            return self._walk(pack=False).result(cell)["video"]
+
+    def close(self) -> None:
+        """Forget what is of no use in another batch."""
+        for walk in self._walks.values():
+            walk.close()
+        self._walks.clear()
+
+    def _walk(self, pack: bool) -> Walk:
+        if pack not in self._walks:
+            work = self._plan.work(self.chunk.number, self.cells, pack)
+            self._walks[pack] = Walk(work, self.cells, self._setting, self._cache, self._notify, self._fits)
+        return self._walks[pack]
+
+    def _setting(self, name: str) -> tuple[Any, Any]:
+        """The pipeline of a cell and its request for these rows."""
+        if name not in self._settings:
+            cell = self._plan.cells[name]
+            request = cell.pipe.request(self._first, self._prompts, self.chunk.noise_seeds, steps=cell.sampler.steps,
+                                        guidance=cell.sampler.guidance, negative=negatives(cell.sampler, len(self._prompts)))
+            self._settings[name] = cell.pipe, request
+        return self._settings[name]
+
+
+def negatives(sampler: Sampler, rows: int) -> list[str] | None:
+    """The negative prompt for every row, or None for the null condition."""
+    return None if sampler.negative is None else [sampler.negative] * rows
