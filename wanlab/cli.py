@@ -260,14 +260,18 @@ def plan(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Of report, stats and title: report.width=icml (repeatable).")
+    ] = None,
     device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
-    """Write results.csv and report/ of a run folder again."""
+    """Write results.csv and report/ of a run folder again; nothing is generated or measured."""
     from wanlab.runs.environment import pick_device
     from wanlab.runs.study import report_study
 
-    console.print(escape(str(report_study(folder, pick_device(device)).resolve())), highlight=False, soft_wrap=True)
+    page = report_study(folder, pick_device(device), sets=sets or [])
+    console.print(escape(str(page.resolve())), highlight=False, soft_wrap=True)
 
 
 @app.command()

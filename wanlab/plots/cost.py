@@ -54,7 +54,8 @@ def cost(points: Sequence[Point], width: float = 5.5, baseline: str = "baseline"
     wide = min((width - left - 0.08 + gap) / columns - gap, 4.0)
     heads = {m: wrapped(head(m, next(p for p in points if p.metric == m).better), wide + 0.3, 7.0, bold=True) for m in metrics}
     over, rows = OVER + 0.12 * (max(map(len, heads.values())) - 1), math.ceil(len(metrics) / columns)
-    height = rows * (over + TALL + BELOW) + FOOT
+    words = _words(baseline, confidence, width)
+    height = rows * (over + TALL + BELOW) + FOOT + 0.12 * (len(words) - 1)
     with styled():
         figure = sheet(width, height)
         for number, metric in enumerate(metrics):
@@ -64,10 +65,14 @@ def cost(points: Sequence[Point], width: float = 5.5, baseline: str = "baseline"
             panel = figure.add_axes((x / width, (top - TALL) / height, wide / width, TALL / height))
             _panel(panel, [p for p in points if p.metric == metric], baseline, wide)
             panel.set_title("\n".join(heads[metric]), pad=3, parse_math=False, linespacing=1.15)
-        words = f"★ {shortened(baseline, 1.0, 6.5)}   ● not beaten in both   ○ other cells   bars: {100 * confidence:g} % interval"
-        size = 6.5 if inches(words, 6.5) < width - 0.1 else 5.5
-        figure.text(0.5, 0.04 / height, words, ha="center", va="bottom", fontsize=size, parse_math=False)
+        figure.text(0.5, 0.04 / height, "\n".join(words), ha="center", va="bottom", fontsize=6.5, parse_math=False)
     return figure
+
+
+def _words(baseline: str, confidence: float, width: float) -> list[str]:
+    """The lines of the legend."""
+    marks = f"★ {shortened(baseline, 1.0, 6.5)}, ● not beaten in both, ○ other cells; bars: {100 * confidence:g} % interval"
+    return wrapped(marks, width - 0.1, 6.5)
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -167,6 +172,6 @@ def _cover(
 ) -> float:
     """How much of a rectangle lies on others or outside of the panel."""
     left, low, right, high = one
-    outside = max(0, -left) + max(0, right - box[0] - 12) + max(0, -low) + max(0, high - box[1] - 4)
+    outside = max(0, -left) + max(0, right - box[0] - 4) + max(0, -low) + max(0, high - box[1] - 4)
     on = sum(max(0, min(right, r) - max(left, x)) * max(0, min(high, t) - max(low, b)) for x, b, r, t in taken)
     return on + 20 * outside

@@ -8,16 +8,21 @@ from functools import lru_cache
 MINUS = "−"
 
 
-@lru_cache(4096)
 def inches(text: str, size: float, bold: bool = False) -> float:
-    """Width of a line of text in the style's font at `size` points."""
+    """Width of a line of text in the style's font at `size` points, by its letters (kerning is left out)."""
+    return size * sum(_advance(letter, bold) for letter in text) / 72
+
+
+@lru_cache(4096)
+def _advance(letter: str, bold: bool) -> float:
+    """How far a letter moves the pen, at a size of 1 point: what it adds between two bars."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    if not text.strip():
-        return 0.0
     font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
-    return float(TextPath((0, 0), text.replace("$", "S"), size=size, prop=font).get_extents().x1) / 72
+    texts = (f"|{letter.replace('$', 'S')}|", "||")
+    with_it, without = (TextPath((0, 0), text, size=100, prop=font).get_extents().x1 for text in texts)
+    return float(with_it - without) / 100
 
 
 def shortened(text: str, width: float, size: float, bold: bool = False) -> str:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from .cell import Workbench, open_workbench
+from .document import StudyError
 from .engine import Engine, make_engine
 from .environment import describe_pipeline, threads
 from .execution import Executor, Outcome
-from .files import RunFolderError, stoppable, write_text
+from .files import RunFolderError, stoppable, to_yaml, write_text
 from .inference import Resampler
 from .progress import Monitor
-from .reading import load_study
+from .reading import load_study, parse_study
 from .shard import Shard
 from .spec import Study
 from .stats import Result, Scores, analyse, to_csv
@@ -28,6 +29,8 @@ from .trainings import train_missing
 
 if TYPE_CHECKING:
     import numpy as np
+
+REPORTED = ("report", "stats", "title")  # parts of a study that a report can be given anew
 
 
 def run_study(
@@ -90,19 +93,32 @@ def run_study(
     return folder.root, outcome
 
 
-def report_study(root: Path, device: str = "cpu", resolve: Callable[..., Sequence[Any]] | None = None) -> Path:
+def report_study(
+    root: Path, device: str = "cpu", resolve: Callable[..., Sequence[Any]] | None = None, sets: Sequence[str] = ()
+) -> Path:
     """Write results.csv and report/ of a run folder again, from what it holds. Returns report.html.
 
-    Raises RunFolderError where there is no finished cell.
+    Args:
+        sets: settings `a.b=c` of `report`, `stats` or `title` over the study's own, for this report alone.
+
+    Raises:
+        RunFolderError: there is no finished cell. StudyError: a setting that is wrong, or that would need another run.
     """
     from wanlab.measure import resolve as shipped_measures
 
     folder = RunFolder(root)
     study = folder.study()
-    return write_report(folder, (resolve or shipped_measures)(study.metrics, device))
+    for setting in sets:
+        if setting.split("=")[0].strip().split(".")[0] not in REPORTED:
+            raise StudyError([], f"--set {setting}: a report can be given {', '.join(REPORTED)}; anything else is another run")
+    if sets:
+        study, _ = parse_study(to_yaml(study.resolved()), sets, str(folder.root / "study.yaml"))
+    return write_report(folder, (resolve or shipped_measures)(study.metrics, device), study=study)
 
 
-def write_report(folder: RunFolder, measures: Sequence[Any], bench: Workbench | None = None, report: bool = True) -> Path:
+def write_report(
+    folder: RunFolder, measures: Sequence[Any], bench: Workbench | None = None, report: bool = True, study: Study | None = None
+) -> Path:
     """results.csv and, with `report`, report/ from the finished cells. Raises RunFolderError where there are none."""
     from .report import write_all
 
@@ -112,7 +128,7 @@ def write_report(folder: RunFolder, measures: Sequence[Any], bench: Workbench | 
         cells = {name: cell for name, cell in cells.items() if cell.root.name in current}
     if not cells:
         raise RunFolderError(f"{folder.root} has no finished cell to report")
-    study = folder.study()
+    study = study or folder.study()
     results = results_of(study, cells, measures)
     write_text(folder.root / "results.csv", to_csv(results))
     return write_all(folder, study, cells, results) if report else folder.root / "results.csv"

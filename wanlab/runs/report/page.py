@@ -173,9 +173,11 @@ def _pairs(study: Study, table: Mapping[str, Mapping[str, Result]], metrics: Seq
 
 
 def _how(study: Study, name: str) -> str:
-    """Since when a cell lacks what it lacks."""
+    """Since when a cell lacks what it lacks; nothing for a variant that is another, not a lesser one."""
     cell = study.cells[name]
-    return "removed from the start" if cell.train or cell.swap else "removed at inference" if cell.ablate or cell.edits else ""
+    if cell.train or any(variant == "none" or variant.startswith("no_") for variant in cell.swap.values()):
+        return "removed from the start"
+    return "removed at inference" if cell.ablate or cell.edits else ""
 
 
 def _placebos(table: Mapping[str, Mapping[str, Result]], metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
