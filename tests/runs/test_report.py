@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Callable
@@ -11,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from tests.runs.toy import STUDY, Toy, load_toy, resolve_toy
+from wanlab.runs.document import StudyError
 from wanlab.runs.reading import parse_study
+from wanlab.runs.report.cost import seconds_per_sample
+from wanlab.runs.report.figures import draw, span_of
 from wanlab.runs.report.numbers import decimals, in_order, ranked, shown
-from wanlab.runs.report.tables import escape, tex
+from wanlab.runs.report.tables import escape, tex, wide_csv
 from wanlab.runs.stats import Result
+from wanlab.runs.store import CellFolder
 from wanlab.runs.study import report_study, run_study
 
 
@@ -141,3 +147,105 @@ def test_figures_embed_true_type_fonts_at_the_exact_width(root: Path) -> None:
     assert width is not None and float(width.group(1)) == pytest.approx(5.5 * 72)
     with Image.open(root / "report" / "figures" / "forest.png") as image:
         assert image.width == 5.5 * 300
+
+
+GRID = """
+name: grid
+pipeline: toy
+data: {kind: procedural, split: test, n: 5, seed: 0}
+sampler: {steps: 4}
+cells:
+  baseline:
+  generator: {ablate: temporal}
+  fast: {sampler: {steps: 1}}
+  slow: {sampler: {steps: 12}}
+axes:
+  part: {ablate: [temporal, fusion]}
+  when: {window: ["0:2", "2:4"]}
+metrics: [psnr, flicker]
+report: {videos: 1, width: icml, metrics: psnr}
+"""
+
+
+@pytest.fixture(scope="module")
+def study_and_cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any], list[Result]]:
+    """Cells of a grid with made-up results: figures are chosen from the study and from what its cells say of themselves."""
+    study, _ = parse_study(GRID)
+    cells = {}
+    for name in study.cells:
+        steps = study.sampler_of(name).steps
+        folder = CellFolder(tmp_path_factory.mktemp(name.replace("+", "_")))
+        (folder.root / "cell.yaml").write_text(json.dumps({"name": name, "sampler": {"steps": steps}, "weights": {"denoise": "x"}}))
+        folder.log({"chunk": 0, "state": "ok", "rows": 5, "stages": {"denoise": {"runs": 1, "rows": 5, "seconds": 0.5 * steps}}})
+        cells[name] = folder
+    rows = [
+        Result(name, metric, 1.0, 0.9, 1.1, *(() if name == "baseline" else (0.1, 0.0, 0.2, 0.5, 0.5)), n=5, pairs=5)
+        for name in cells
+        for metric in ("psnr", "flicker")
+    ]
+    return study, cells, rows
+
+
+def test_figures_are_those_that_the_study_has_something_to_show_in(study_and_cells: Any, tmp_path: Path) -> None:
+    study, cells, rows = study_and_cells
+    assert [one.stem for one in draw(study, cells, rows, tmp_path)] == ["forest", "heatmap", "windows", "cost"]
+    for stem in ("forest", "heatmap", "windows", "cost"):
+        for kind in ("pdf", "png", "svg"):
+            assert (tmp_path / f"{stem}.{kind}").stat().st_size > 1000
+        with Image.open(tmp_path / f"{stem}.png") as image:
+            assert image.width == 3.25 * 300
+    plain = study.model_copy(update={"report": study.report.model_copy(update={"figures": ["heatmap"]})})
+    assert [one.stem for one in draw(plain, cells, rows, tmp_path / "some")] == ["heatmap"]
+    simple, _ = parse_study("name: s\ndata: {kind: procedural}\nmetrics: [psnr]\ncells: {baseline: , generator: }\n")
+    few = {name: cells[name] for name in ("baseline", "generator")}
+    assert [one.stem for one in draw(simple, few, [r for r in rows if r.cell in few], tmp_path / "simple")] == ["forest"]
+
+
+def test_windows_are_read_as_selections_are() -> None:
+    assert [span_of(w, 8) for w in ("0:2", "-3:", 5, [2, 3], "last", "::2", "0.25:0.75")] == [
+        (0, 2), (5, 8), (5, 6), (2, 4), (7, 8), None, (-0.75, -0.25)
+    ]  # fmt: skip
+
+
+def test_a_cell_that_found_its_stages_costs_what_those_that_ran_them_measured(study_and_cells: Any, tmp_path: Path) -> None:
+    _, cells, _ = study_and_cells
+    idle = CellFolder(tmp_path)
+    (tmp_path / "cell.yaml").write_text((cells["slow"].root / "cell.yaml").read_text())
+    idle.log({"chunk": 0, "state": "ok", "rows": 5, "stages": {"denoise": {"runs": 0, "rows": 0, "seconds": 0.0}}})
+    seconds = seconds_per_sample({**cells, "idle": idle})
+    assert seconds["fast"] == pytest.approx(0.1) and seconds["idle"] == seconds["slow"] == pytest.approx(1.2)
+
+
+def test_pairs_stand_side_by_side_and_cautions_name_n(root: Path) -> None:
+    page = (root / "report" / "report.html").read_text()
+    beside = page[page.index('id="pairs"') :].split("</section>")[0]
+    assert ">detail<" in beside and ">sharp<" in beside and ">text<" not in beside and "removed at inference" in beside
+    assert "n = 5 (every metric): below n = 12" in page and "smallest p that a sign-flip test can give" in page
+
+
+def test_placebos_leave_the_table_for_a_section_and_a_row_of_their_own(run: Callable[..., Any]) -> None:
+    study, _ = parse_study(GRID.replace("axes:", "placebo: {of: temporal, draws: 3}\naxes:"))
+    names = [name for name, cell in study.cells.items() if cell.placebo]
+    assert [study.cells[name].pairs_with for name in names] == ["generator"] * 3
+    rows = [
+        Result(name, "psnr", 1.0, 0.9, 1.1, *(() if name == "baseline" else (0.1, 0.0, 0.2, 0.5, 0.5)), n=5, pairs=5,
+               placebos=(0.2, -0.05, 0.01) if name == "generator" else (),
+               placebo_of="generator" if name in names else None)
+        for name in study.cells
+    ]  # fmt: skip
+    text = tex(study, rows)
+    assert "placebo-" not in text and text.count(r"\quad {\scriptsize placebos}") == 1 and "range of differences of 3 cuts" in text
+    table = {row["cell"]: row for row in csv.DictReader(io.StringIO(wide_csv(study, rows)))}
+    assert table["generator"]["psnr placebo_rank"] == "2" and table["fast"]["psnr placebo_rank"] == ""
+
+
+def test_a_report_can_be_given_other_settings_and_nothing_else(run: Callable[..., Any]) -> None:
+    root, _ = run("again", "report.videos=0")
+    before = (root / "study.yaml").read_bytes()
+    report_study(root, resolve=resolve_toy, sets=["report.width=icml", "stats.confidence=0.8", "title=Another"])
+    page = (root / "report" / "report.html").read_text()
+    assert "<h1>Another</h1>" in page and "80 %" in page and (root / "study.yaml").read_bytes() == before
+    with Image.open(root / "report" / "figures" / "forest.png") as image:
+        assert image.width == 3.25 * 300
+    with pytest.raises(StudyError, match=r"data\.n=2: a report can be given report, stats, title; anything else is another run"):
+        report_study(root, resolve=resolve_toy, sets=["data.n=2"])
