@@ -6,6 +6,7 @@ import pytest
 
 from tests.runs.toy import STUDY, bench
 from wanlab.runs.document import StudyError
+from wanlab.runs.setting import edits_by_node
 
 EARLY = "  early: {ablate: generator, window: '0:2', branch: cond}"
 GRID = STUDY.replace("  sharp: {swap: {detail: sharp}, pairs_with: detail}", EARLY)
@@ -37,3 +38,21 @@ def test_what_a_window_cannot_limit_is_told(cell: str, expected: list[str]) -> N
         bench(text=text)
     for part in expected:
         assert part in str(caught.value)
+
+
+def test_cells_with_the_same_swaps_share_their_weights() -> None:
+    text = STUDY.replace("  both:", "  again: {swap: {detail: sharp}, ablate: text}\n  both:")
+    cells = bench(text=text).plan.cells
+    assert cells["sharp"].pipe is cells["again"].pipe is not cells["baseline"].pipe
+
+
+def test_an_edit_that_reaches_over_nodes_is_narrowed_to_each() -> None:
+    cells = bench(text=STUDY.replace("{ablate: text}", "{edits: [{kind: scale, at: '**', factor: 0.5}]}")).plan.cells
+    narrowed = {node: [edit.at for edit in edits] for node, edits in edits_by_node(cells["text"].pipe, cells["text"].edits).items()}
+    assert narrowed == {
+        "text": ["text.out"],
+        "denoise": ["generator.out"],
+        "upsample.0": ["upsample.0.skip"],
+        "upsample.1": ["upsample.1.skip"],
+        "detail": ["detail.out"],
+    }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from wanlab.pipelines.load import WeightsError
 
@@ -33,11 +35,13 @@ def prepare(
             return None
 
     if (train := cell.train) is not None:
-        job = attempt(("train",), lambda p=pipe: training_of(train, p))
-        pipe = equipped(pipe, job, study.cache.trainings) if job else pipe
+        job, root = attempt(("train",), lambda p=pipe: training_of(train, p)), study.cache.trainings
+        if job is not None:
+            pipe = _once(pipe, (job.key, str(root), job.finished(root)), lambda p=pipe: equipped(p, job, root))
     init = "random" if study.init == "random" else None
     for stage, variant in cell.swap.items():
-        pipe = attempt(("swap", stage), lambda p=pipe, s=stage, v=variant: p.swap(s, v, init=init)) or pipe
+        swap = partial(_once, pipe, (stage, variant, init), partial(pipe.swap, stage, variant, init=init))
+        pipe = attempt(("swap", stage), swap) or pipe
     for index, component in enumerate(cell.ablate):
         made = attempt(("ablate", index), lambda p=pipe, c=component: p.ablate(c))
         edits += (made and attempt((limit_of(cell),), lambda m=made, c=component, p=pipe: limited(m, c, cell, p))) or []
@@ -49,11 +53,22 @@ def prepare(
         edits += [edit] if edit is not None else []
     sampler = settled(study.sampler_of(name), pipe)
     request = attempt((), lambda: pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance))
-    if request is not None and len(problems) == before:
+    if request is not None and edits and len(problems) == before:
         attempt((), lambda: pipe.check(edits, request))
     if len(problems) > before:
         return pipe, edits, {}
-    return pipe, edits, {node.name: edits_in(pipe, node, edits) for node in pipe.nodes}
+    return pipe, edits, edits_by_node(pipe, edits)
+
+
+_MADE: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+
+
+def _once(pipe: Any, key: Any, make: Callable[[], Any]) -> Any:
+    """What `make` makes of a pipeline, made once: cells with the same swaps share their weights in memory."""
+    known = _MADE.setdefault(pipe, {})
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 def limit_of(cell: Cell) -> str:
@@ -92,17 +107,21 @@ def settled(sampler: Sampler, pipe: Any) -> Sampler:
     return Sampler(**{"steps": own["steps"], "guidance": own["guidance"], **given})
 
 
-def edits_in(pipe: Any, node: Any, edits: Sequence[Any]) -> list[Any]:
-    """The edits that touch a node, narrowed to its sites: a pattern that reaches over several nodes would otherwise wait
-    in each of them for sites that fire in the others."""
-    narrowed = []
-    for edit in pipe.edits_for(node.name, edits):
+def edits_by_node(pipe: Any, edits: Sequence[Any]) -> dict[str, list[Any]]:
+    """The edits that touch each node, in order, narrowed to its sites: a pattern that reaches over several nodes would otherwise
+    wait in each of them for sites that fire in the others."""
+    found: dict[str, list[Any]] = {node.name: [] for node in pipe.nodes}
+    for edit in edits:
         names = [site.name for site in pipe.sites(edit.where.at)]
-        mine = [name for name in names if any(name.startswith(f"{stage}.") for stage in node.stages)]
-        if len(mine) < len(names):
-            edit = replace(edit, at=mine[0] if len(mine) == 1 else "{" + ",".join(mine) + "}")
-        narrowed.append(edit)
-    return narrowed
+        reached: dict[str, list[str]] = {}
+        for name in names:
+            for node in pipe.nodes:
+                if any(name.startswith(f"{stage}.") for stage in node.stages):
+                    reached.setdefault(node.name, []).append(name)
+        for node_name, mine in reached.items():
+            narrow = edit if len(mine) == len(names) else replace(edit, at=mine[0] if len(mine) == 1 else f"{{{','.join(mine)}}}")
+            found[node_name].append(narrow)
+    return found
 
 
 def message_of(error: BaseException) -> str:

@@ -1,0 +1,52 @@
+"""The shipped studies: each names only what the shipped pipeline has, and, in small, runs to the end with a report."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from wanlab.pipelines.load import load
+from wanlab.runs.cell import open_workbench
+from wanlab.runs.reading import load_study
+from wanlab.runs.spec import Study
+from wanlab.runs.study import run_study
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "experiments").glob("*.yaml"))
+QUICK = {  # trainings of a second instead of minutes
+    "residual_again": "{clips: 2, held: 1, steps: [1, 1], batch: [1, 1], crop: [8, 8]}",
+    "gan_head_again": "{clips: 2, held: 1, content_steps: 1, gan_steps: 1, batch: 1, crop: 16}",
+}
+
+
+def test_every_shipped_study_is_planned_on_the_shipped_pipeline() -> None:
+    assert {"quickstart", "components", "windows", "heads", "swaps", "placebo", "retrain"} <= {file.stem for file in FILES}
+    tiny = load("tiny")
+    for file in FILES:
+        study, document = load_study(file, ["data.n=2"])
+        plan = open_workbench(study, document, load=lambda name, init: tiny).plan
+        assert list(plan.cells) == list(study.cells)
+        again = Study.model_validate(study.resolved())
+        keys = {name: cell.key for name, cell in open_workbench(again, document, load=lambda name, init: tiny).plan.cells.items()}
+        assert keys == {name: cell.key for name, cell in plan.cells.items()}  # what a run folder says builds the same cells
+        outputs = {name: cell.keys[0]["detail"] for name, cell in plan.cells.items()}
+        assert len(set(outputs.values())) == len(outputs), f"{file.stem}: two cells are the same"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_small_version_of_every_study_runs(file: Path, tmp_path: Path) -> None:
+    sets = ["data.n=2", "report.videos=1", f"cache.trainings={tmp_path / 'trainings'}"]
+    if file.stem == "retrain":
+        sets += [f"cells.{cell}.train.set={recipe}" for cell, recipe in QUICK.items()]
+    said = io.StringIO()
+    root, outcome = run_study(file, tmp_path / "out", sets, "cpu", console=Console(file=said, width=200))
+    study, _ = load_study(file, sets)
+    assert not outcome.failed and set(outcome.done) == set(study.cells), said.getvalue()
+    with open(root / "results.csv", encoding="utf-8") as stream:
+        assert {row["cell"] for row in csv.DictReader(stream)} == set(study.cells)
+    assert (root / "report" / "report.html").stat().st_size > 10_000
