@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+# benchmarks/metrics.py has the name of the package that it measures: this folder is looked through last
+sys.path.sort(key=lambda entry: Path(entry or ".").resolve() == ROOT / "benchmarks")
 STUDY = "experiments/quickstart.yaml"
 IMPORT_TARGET = 0.3  # seconds over `import torch`
 STUDY_TARGET = 300.0  # seconds for the full quickstart on two cores

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .frechet import assembled, factor
+from .frechet import assembled, factor, trace_of_root
 from .moments import Moments
 from .rows import check_sets
 
@@ -20,11 +20,20 @@ Kept = Tensor | None  # the indices of the rows that stay; None = all
 
 
 class Gaussian(NamedTuple):
-    """What a set gives to the distance: its mean (d), the trace of its covariance, and F (d, r) of S = F F^T."""
+    """What a set gives to the distance: its mean (d) and its covariance, (d, d) or as F (d, n) of S = F F^T."""
 
     mean: Tensor
-    trace: Tensor
-    factor: Tensor
+    covariance: Tensor | None
+    factor: Tensor | None
+
+    @property
+    def trace(self) -> Tensor:
+        """Tr S."""
+        return self.factor.square().sum() if self.covariance is None else self.covariance.trace()
+
+    def factored(self) -> Tensor:
+        """F (d, r) of S = F F^T."""
+        return factor(self.covariance) if self.factor is None else self.factor
 
 
 class Rows:
@@ -53,13 +62,12 @@ class Rows:
             rows = self.x if kept is None else self.x[kept]
             mean = rows.mean(0)
             centred = (rows - mean) / (len(rows) - self.ddof) ** 0.5
-            return Gaussian(mean, centred.square().sum(), centred.T)
+            return Gaussian(mean, None, centred.T)
         rest = self._total
         if kept is not None:
             gone = torch.ones(len(self.x), dtype=torch.bool, device=self.x.device).index_fill(0, kept.to(self.x.device), False)
             rest = rest.without(Moments.of(self.x[gone], rest.shift))
-        covariance = rest.covariance(self.ddof)
-        return Gaussian(rest.mean, covariance.trace(), factor(covariance))
+        return Gaussian(rest.mean, rest.covariance(self.ddof), None)
 
 
 class Products:
@@ -109,4 +117,8 @@ def frechet_replicates(x: Tensor, y: Tensor, kept_x: Sequence[Kept], kept_y: Seq
 
 def between(a: Gaussian, b: Gaussian) -> Tensor:
     """The Frechet distance of two Gaussians."""
-    return assembled(a.mean - b.mean, a.trace, b.trace, torch.linalg.svdvals(a.factor.T @ b.factor).sum())
+    if a.covariance is None or b.covariance is None:
+        root = torch.linalg.svdvals(a.factored().T @ b.factored()).sum()
+    else:
+        root = trace_of_root(a.covariance, b.covariance)
+    return assembled(a.mean - b.mean, a.trace, b.trace, root)

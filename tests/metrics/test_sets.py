@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +135,44 @@ def test_compute_takes_the_union_of_all_processes_and_gives_the_own_state_back(k
     assert own.moments("fake").n == 50 and own.moments("real").n == 20
     if keep:
         assert torch.equal(own.rows("fake"), x[:50])
+
+
+PROCESS = """
+import sys
+import torch
+import torch.distributed as dist
+from metrics import FrechetVideoDistance, SetDistances
+
+rank, world, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+generator = torch.Generator().manual_seed(0)
+x, y = torch.randn(90, 12, generator=generator), 1.5 * torch.randn(70, 12, generator=generator) + 0.3
+names = [f"clip {i}" for i in range(90)]
+for keep in (False, True):
+    metric = FrechetVideoDistance(keep=keep)
+    if rank < 2:                                    # the last process sees nothing
+        mine = slice(rank, None, 2)
+        metric.update(x[mine], real=False, ids=names[mine])
+        metric.update(y[mine], real=True, ids=names[:70][mine])
+        if keep:                                    # and a sampler pads
+            metric.update(x[:1], real=False, ids=names[:1])
+    print(f"{float(metric.compute()):.15e}", metric.moments("fake").n)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_real_processes_agree_with_one(tmp_path: Path) -> None:
+    """Three gloo processes: unequal shares, one without a sample, and a sample that two of them hold."""
+    command = [sys.executable, "-W", "ignore", "-c", PROCESS]
+    processes = [subprocess.Popen([*command, str(rank), "3", str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
+                 for rank in range(3)]  # fmt: skip
+    outputs = [process.communicate(timeout=300)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    expected = float(frechet_distance(*sets()))
+    for output, own in zip(outputs, (("45", "45"), ("45", "46"), ("0", "0")), strict=True):
+        assert [float(value) for value in output[::2]] == pytest.approx([expected, expected], rel=1e-12)
+        assert tuple(output[1::2]) == own  # after compute each process has its own samples again
 
 
 def test_a_sample_that_comes_twice_counts_once() -> None:
