@@ -98,12 +98,16 @@ class SetDistances(Metric):
     def compute(self) -> Any:
         """Every distance that can be had, as a dict of float64 scalars.
 
-        fvd, fvd_bias, jedi; where features are kept also kvd, kvd_std, precision, recall, density, coverage.
+        fvd, fvd_bias, jedi; where features are kept also kvd, kvd_std, precision, recall, density, coverage (the last four
+        from 6 samples of each set on, with a warning below).
         """
         found = {"fvd": self.frechet(), "fvd_bias": self.bias(), "jedi": self.jedi()}
         if self.keep:
-            kernel = self.kernel()
-            found |= {"kvd": kernel.mean, "kvd_std": kernel.std} | self.manifold()._asdict()
+            kernel, n = self.kernel(), min(self.moments(side).n for side in SIDES)
+            found |= {"kvd": kernel.mean, "kvd_std": kernel.std}
+            if n > NEIGHBOURS:
+                return found | self.manifold()._asdict()
+            warn_small(f"{self.name}: {NEIGHBOURS} neighbours need {NEIGHBOURS + 1} samples, n = {n}: no precision, no coverage")
         return found
 
     def frechet(self) -> Tensor:

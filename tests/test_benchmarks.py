@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,21 @@ def test_the_block_without_its_guards_computes_the_same_and_fires_nothing() -> N
         assert torch.equal(plain(x), wanted)
     assert all(site.shape for site in probe.sites) and not any(site.shape for site in silent.sites)
     assert {id(p) for p in plain.parameters()} == {id(p) for p in block.parameters()}
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_ways_to_the_trace_term_agree_and_the_package_is_not_the_benchmark() -> None:
+    """benchmarks/metrics.py has the name of the package; run as a script it must still find the package."""
+    spec = importlib.util.spec_from_file_location("benchmark_of_metrics", FOLDER / "metrics.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    rows = list(benchmark.trace_at(24, 0.7, 3, True, "cpu"))
+    assert [row.unit for row in rows] == ["s", "s", "s", "ratio"] and rows[-1].met in (True, False)
+    exact = {row.name.split(", ")[-1]: row.value for row in benchmark.exactness()}
+    assert abs(exact["features"]) < 1e-9 and abs(exact["moments"]) < 1e-9
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import demo, metrics; print(metrics.frechet_distance.__module__)"
+    run = subprocess.run([sys.executable, "-c", code, str(FOLDER)], cwd=FOLDER.parent, capture_output=True, text=True)
+    assert run.stdout.strip() == "metrics.frechet", run.stderr
 
 
 @pytest.mark.usefixtures("folder")

@@ -70,6 +70,13 @@ def test_one_pass_gives_every_distance() -> None:
         assert float(found[name]) == pytest.approx(float(value), rel=1e-6), name
 
 
+def test_what_too_few_samples_cannot_give_is_left_out_with_a_word() -> None:
+    with pytest.warns(SmallSampleWarning) as told:
+        found = filled(SetDistances(keep=True), *sets(5, 70)).compute()
+    assert found.keys() == {"fvd", "fvd_bias", "jedi", "kvd", "kvd_std"}
+    assert any("need 6 samples, n = 5" in str(warning.message) for warning in told)
+
+
 def test_the_extrapolation_comes_from_kept_features() -> None:
     x, y = sets()
     assert float(filled(SetDistances(keep=True), x, y).infinity()) == pytest.approx(float(frechet_infinity(x, y)), rel=1e-12)
