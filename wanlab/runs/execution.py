@@ -45,7 +45,7 @@ class Executor:
         self.bench, self.folder, self.monitor, self.shard = bench, folder, monitor, shard
         self.outcome = Outcome()
         groups = list(bench.plan.groups())  # of the whole plan: a split never depends on what is done
-        self._groups = groups if shard is None else shard.share(groups, bench.study.share.pack)
+        self._groups = groups if shard is None else shard.share(groups)
         self._mine = {task: group for group in self._groups for task in group}
         self._open: Counter[str] = Counter()
         self._queue: deque[Group] = deque()

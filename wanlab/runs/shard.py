@@ -6,8 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 from .plan import Group
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,21 @@ class Shard:
         """The name of its lock file."""
         return f".lock-{self.number}-of-{self.of}"
 
-    def share(self, groups: Sequence[Group], size: int = 1) -> list[Group]:
-        """Its part of all groups of a plan: every `of`-th batch.
+    def share(self, groups: Sequence[Group]) -> list[Group]:
+        """Its part of all groups of a plan: whole batches, where there are as many as shards, else whole groups.
 
-        Where there are fewer batches than shards, batches are cut between pieces of `size` cells; what the cells of a batch
-        have in common is then computed by each of its shards, unless they share a cache on disk.
+        Where there are fewer groups than shards, groups are cut between cells; what the cells of one have in common is then
+        computed by each of its shards, unless they share a cache on disk.
         """
+        batches = [list(batch) for _, batch in groupby(groups, key=lambda group: group.chunk)]
+        if len(batches) >= self.of:
+            return [group for batch in self._slice(batches) for group in batch]
         if len(groups) >= self.of:
-            return list(groups[self.number - 1 :: self.of])
-        pieces = [piece for group in groups for piece in cut(group, size)]
-        first, end = ((n * len(pieces)) // self.of for n in (self.number - 1, self.number))
-        return [
-            Group(chunk, tuple(cell for piece in mine for cell in piece.cells))
-            for chunk, mine in groupby(pieces[first:end], key=lambda piece: piece.chunk)
-        ]
+            return self._slice(groups)
+        cells = self._slice([(number, cell) for number, group in enumerate(groups) for cell in group.cells])
+        cut = groupby(cells, key=lambda pair: pair[0])
+        return [Group(groups[number].chunk, tuple(cell for _, cell in mine)) for number, mine in cut]
 
-
-def cut(group: Group, size: int) -> list[Group]:
-    """A group in pieces of at most `size` cells, in order."""
-    return [Group(group.chunk, group.cells[start : start + size]) for start in range(0, len(group.cells), size)]
+    def _slice(self, things: Sequence[T]) -> list[T]:
+        first, end = ((number * len(things)) // self.of for number in (self.number - 1, self.number))
+        return list(things[first:end])
