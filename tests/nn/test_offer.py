@@ -87,13 +87,15 @@ def test_hidden_keys_are_padding(model: Row, given: tuple[Tensor, Tensor]) -> No
 
 def test_moments_say_where_attention_goes(model: Row, given: tuple[Tensor, Tensor]) -> None:
     _, record = run(model, given, capture="attn.{pattern,moments}")
-    dense, moments = record["attn.pattern"].tensor[..., :-1], record["attn.moments"]
+    dense, moments = record["attn.pattern"].tensor[..., :-1, :-1], record["attn.moments"]
     t = torch.tensor([-1 / 3, 0, 1 / 3]).repeat_interleave(HEIGHT * WIDTH)
     y = torch.tensor([-0.125, 0.125]).repeat_interleave(WIDTH).repeat(FRAMES)         # in widths of the frame
     x = torch.tensor([-0.375, -0.125, 0.125, 0.375]).repeat(FRAMES * HEIGHT)
-    wanted = [torch.ones_like(t), t, y, x, t**2, y**2 + x**2]
-    assert moments.labels["moment"].values.tolist() == ["mass", "t", "y", "x", "tt", "rr"]
-    assert torch.allclose(moments.tensor, torch.stack([(dense * column).sum(-1) for column in wanted], -1), atol=1e-6)
+    dt, dy, dx = (line - line[:, None] for line in (t, y, x))
+    wanted = [torch.ones_like(dt), dt, dy, dx, dt**2, dy**2 + dx**2]
+    assert moments.labels["moment"].values.tolist() == ["mass", "dt", "dy", "dx", "dt2", "dr2"]
+    assert torch.allclose(moments.tensor[..., :-1, :], torch.stack([(dense * one).sum(-1) for one in wanted], -1), atol=1e-6)
+    assert not moments.tensor[..., -1, :].any()                 # the register stands nowhere
 
 
 def test_a_part_of_the_map_is_that_part_and_no_more_is_computed(model: Row, given: tuple[Tensor, Tensor],

@@ -90,7 +90,8 @@ class Recorder:
         if tick.step is not None and tick.sigma is not None:
             self.record.sigmas[tick.step] = tick.sigma
         if capture.streams:
-            self._add(name, capture, site, part, Moment(tick, plan.seeds, at))
+            labels = _cut(x.labels, at) if isinstance(x, Lazy) else {}
+            self._add(name, capture, site, part, Moment(tick, plan.seeds, at), labels)
             return
         if capture.keep != "graph":
             part = _own(part, x, capture.keep)
@@ -128,7 +129,7 @@ class Recorder:
             self._need(name, group, site, sizes, x.itemsize, parts, plan)
             self._check()
 
-    def _add(self, name: str, capture: Capture, site: Site, part: Tensor, at: Moment) -> None:
+    def _add(self, name: str, capture: Capture, site: Site, part: Tensor, at: Moment, labels: Mapping[str, Label]) -> None:
         key = Key(name, *_moment(at.tick, capture.by))
         stat = self._held.get(key) or _empty(capture, site)
         before = stat.nbytes if stat.count else 0
@@ -136,6 +137,7 @@ class Recorder:
             stat.add(part, at)
         except StatisticError as error:
             raise StatisticError(f"{name} ({at.tick}): {error}") from error
+        stat.labels = {told: label for told, label in labels.items() if set(label.axes) <= set(stat.axes)}
         if key not in self._held and stat.count:
             self._held[key] = stat
             self.record.add(key, stat)

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wanlab.core.clock import Tick
 from wanlab.core.entry import Entry
+from wanlab.core.label import Label
 from wanlab.core.nearest import suggestion
 
 STATISTICS: dict[str, type[Statistic]] = {}
@@ -52,6 +54,7 @@ class Statistic(ABC):
     def __init__(self, source: Sequence[str], per: Sequence[str] = ()) -> None:
         self.source, self.per, self.count = tuple(source), tuple(per), 0
         self.coords: dict[str, tuple[int, ...]] = {}        # the model's positions on axes of the value that were cut
+        self.labels: dict[str, Label] = {}                  # further names of positions on axes of the value
         for axis in self.per:
             if axis not in self.source:
                 raise StatisticError(f"{self.name}: there is no axis {axis!r} to keep apart; the axes are "
@@ -102,12 +105,12 @@ class Statistic(ABC):
             if self.count:
                 self._held_alike(other.coords)
             both._merge(other)
-            both.coords = dict(other.coords)
+            both.coords, both.labels = dict(other.coords), dict(other.labels)
         return both
 
     def entry(self, site: str = "") -> Entry:
         """The value with its axes, as a record holds it."""
-        return Entry(self.value, self.axes, site, self.coords)
+        return Entry(self.value, self.axes, site, self.coords, self.labels)
 
     @property
     def nbytes(self) -> int:
@@ -121,8 +124,9 @@ class Statistic(ABC):
 
     def told(self) -> dict[str, Any]:
         """All but the tensors, as plain data."""
+        labels = {name: [list(label.axes), label.values.tolist()] for name, label in self.labels.items()}
         return {"name": self.name, "source": list(self.source), "options": self.options(), "count": self.count,
-                "coords": self.coords}
+                "coords": self.coords} | ({"labels": labels} if labels else {})
 
     @staticmethod
     def restored(told: Mapping[str, Any], state: Mapping[str, Tensor]) -> Any:
@@ -134,6 +138,7 @@ class Statistic(ABC):
     def _restore(self, told: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
         self.count = told["count"]
         self.coords = {axis: tuple(held) for axis, held in told["coords"].items()}
+        self.labels = {name: Label(tuple(axes), np.array(values)) for name, (axes, values) in told.get("labels", {}).items()}
         for name in self.STATE:
             setattr(self, name, state[name])
 

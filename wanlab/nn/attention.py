@@ -23,7 +23,8 @@ class Attending(Hookable):
     received    what each key gets of all queries together
     mass        of each query on each part of the keys (axis p, label `part`): every frame of a video, the text, its padding, the
                 image, the rest; what the parts are, the run announces (`clock.announce`: grid_of, text_sites)
-    moments     of each query, over the keys on a grid (axis u, label `moment`): mass, mean t, y, x, mean t^2 and y^2 + x^2
+    moments     of each query, over the keys on a grid (axis u, label `moment`): their mass, and the sums over them, weighted by the
+                map, of how far they stand from it: dt (lengths of the video), dy, dx (widths of the frame), dt^2, dy^2 + dx^2
     """
 
     READS = READS
@@ -49,7 +50,9 @@ class Attending(Hookable):
         lead = q.shape[:-3]
         fold = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
         call = Call(fold[0], fold[1], fold[2], folded(bias, lead), scale)
-        shape = Shape(tuple(lead), tuple(q.shape[-2:-1]) if sides is None else sides, keys)
+        axes = self.SITES["q"].split()
+        queries = tuple(axes[axes.index("k") + 1: -1])
+        shape = Shape(tuple(lead), tuple(q.shape[-2:-1]) if sides is None else sides, queries, keys)
         pattern = Pattern(call, shape, lambda: attention_pattern(q, k, bias, scale))
         edited = self.site("pattern", pattern) if self.listening("pattern") else pattern
         if edited is not pattern:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanlab.core import Grid, Lazy
+from wanlab.core import Grid, Lazy, clock
 from wanlab.core.label import Label
-from wanlab.nn.parts import MOMENTS, Parts, key_grid, moment_columns
+from wanlab.nn.parts import MOMENTS, Parts, displaced, key_grid, moment_columns, places
 from wanlab.nn.reads import Call
 
 READS = ("lse", "bias", "entropy", "received", "mass", "moments")
@@ -41,6 +41,7 @@ class Shape(NamedTuple):
 
     lead: tuple[int, ...]
     sides: tuple[int, ...]
+    axes: tuple[str, ...] = ("n",)      # of the queries
     keys: Grid | None = None
 
 
@@ -60,8 +61,8 @@ class Offer(Lazy):
     def part(self, at: Mapping[int, Sequence[int]]) -> Tensor:
         """The whole is computed, and cut."""
         x = self.compute().reshape(self.shape)
-        for axis, places in at.items():
-            x = x.index_select(axis, torch.as_tensor(list(places), device=x.device))
+        for axis, held in at.items():
+            x = x.index_select(axis, torch.as_tensor(list(held), device=x.device))
         return x
 
 
@@ -83,7 +84,7 @@ class Pattern(Offer):
         entries = self.call.entries(
             rows=_flat(at, range(heads + 1, last), self.shape), columns=at.get(last), heads=at.get(heads),
             batch=_flat(at, range(heads), self.shape))
-        return entries.reshape([len(places) for places in asked])
+        return entries.reshape([len(one) for one in asked])
 
 
 def _flat(at: Mapping[int, Sequence[int]], axes: range, shape: torch.Size) -> list[int] | None:
@@ -91,11 +92,11 @@ def _flat(at: Mapping[int, Sequence[int]], axes: range, shape: torch.Size) -> li
     if not any(axis in at for axis in axes):
         return None
     sizes = [shape[axis] for axis in axes]
-    places = torch.arange(prod(sizes)).reshape(sizes)
+    numbers = torch.arange(prod(sizes)).reshape(sizes)
     for i, axis in enumerate(axes):
         if axis in at:
-            places = places.index_select(i, torch.as_tensor(list(at[axis])))
-    return places.flatten().tolist()
+            numbers = numbers.index_select(i, torch.as_tensor(list(at[axis])))
+    return numbers.flatten().tolist()
 
 
 class Lse(Offer):
@@ -160,19 +161,36 @@ class Mass(Offer):
 
 
 class Moments(Offer):
-    """Of each query, over the keys that stand on a grid."""
+    """Of each query, over the keys that stand on a grid, relative to where the query stands.
+
+    Keys that are no frames of the video (an image), or all of the query's own frame, are not apart from it in time.
+    """
 
     def __init__(self, call: Call, shape: Shape, site: str | None = None) -> None:
         super().__init__(call, shape, (len(MOMENTS),))
         self.labels = {"moment": Label(("u",), np.array(MOMENTS))}
-        self._grid = key_grid(call.keys, site, shape.keys)
+        self._keys, self._site = key_grid(call.keys, site, shape.keys), site
 
     def bound(self, site: str) -> Moments:
         """On the grid that the run announced for this site."""
         return Moments(self.call, self.sized, site)
 
     def compute(self) -> Tensor:
-        return self.call.weigh(moment_columns(self._grid, self.call.keys).to(self.device))
+        keys, queries = places(self._keys, self.call.keys), self._queries()
+        if self._keys is None or self._keys.frames == 1:
+            queries[:, 1] = 0
+        if self._keys is None or self._keys.height == self._keys.width == 1 < self._keys.frames:
+            queries[:, 2:] = 0              # keys that are frames, at the query's own place
+        return displaced(self.call.weigh(moment_columns(keys).to(self.device)), queries.to(self.device))
+
+    def _queries(self) -> Tensor:
+        axes, sides = self.sized.axes, self.sized.sides
+        if axes == ("n",):
+            grid_of = clock.plan().grid_of
+            grid = grid_of(self._site) if grid_of is not None and self._site is not None else None
+            return places(None if grid is None else grid.check(self._site or "q", self.call.rows), self.call.rows)
+        length = dict(zip(axes, sides, strict=True))
+        return places(Grid(*(length.get(axis, 1) for axis in "fhw")), self.call.rows)
 
 
 _KINDS: dict[str, type[Offer]] = {"lse": Lse, "bias": Bias, "entropy": Entropy, "received": Received, "mass": Mass,

@@ -11,7 +11,7 @@ from wanlab.core import Grid, clock
 from wanlab.core.pattern import matches
 from wanlab.nn.reads import HIDDEN, Call
 
-MOMENTS = ("mass", "t", "y", "x", "tt", "rr")
+MOMENTS = ("mass", "dt", "dy", "dx", "dt2", "dr2")
 
 
 def key_site(site: str) -> str:
@@ -78,14 +78,27 @@ class Parts:
         return padding
 
 
-def moment_columns(grid: Grid | None, keys: int) -> Tensor:
-    """Of each key, j u: 1, t, y, x, t^2, y^2 + x^2 where it stands on the grid, else 0.
-
-    From the middle; t in lengths of the video, y and x in widths of the frame.
-    """
-    columns = torch.zeros(keys, len(MOMENTS))
+def places(grid: Grid | None, tokens: int) -> Tensor:
+    """Of each token, j 4: 1, t, y, x where it stands on the grid, else 0. From the middle; t in lengths of the video, y and x in
+    widths of the frame."""
+    found = torch.zeros(tokens, 4)
     if grid is not None:
         t, y, x = grid.centres().unbind(-1)
-        y = y * grid.height / grid.width
-        columns[grid.tokens] = torch.stack([torch.ones_like(t), t, y, x, t**2, y**2 + x**2], -1).float()
-    return columns
+        found[grid.tokens] = torch.stack([torch.ones_like(t), t, y * grid.height / grid.width, x], -1).float()
+    return found
+
+
+def moment_columns(keys: Tensor) -> Tensor:
+    """The values j 6 whose weighted sums `displaced` needs, of keys at `places` j 4: 1, t, y, x, t^2, y^2 + x^2."""
+    _, t, y, x = keys.unbind(-1)
+    return torch.stack([keys[:, 0], t, y, x, t**2, y**2 + x**2], -1)
+
+
+def displaced(sums: Tensor, queries: Tensor) -> Tensor:
+    """From the sums over keys (… n 6) to MOMENTS, relative to the queries at `places` n 4; a query that stands nowhere has none."""
+    stands, t, y, x = queries.to(sums).unbind(-1)
+    mass, st, sy, sx, stt, srr = sums.unbind(-1)
+    dt2 = stt - 2 * t * st + t**2 * mass
+    dr2 = srr - 2 * (y * sy + x * sx) + (y**2 + x**2) * mass
+    moved = [mass, st - t * mass, sy - y * mass, sx - x * mass, dt2.clamp(min=0), dr2.clamp(min=0)]
+    return torch.stack(moved, -1) * stands[..., None]

@@ -1,0 +1,236 @@
+"""The map of one attention at one moment, kept as queries, keys and log-sum-exp: any part of it is computed on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from xarray import DataArray
+
+from wanlab.analysis.layout import AttentionError
+from wanlab.core import Entry, Grid, Record
+from wanlab.core.firing import Key
+from wanlab.nn.reads import Call
+
+KEPT = ("q", "k", "lse", "bias")
+Place = tuple[int, int, int]        # frame, h, w
+
+
+@dataclass(frozen=True)
+class Side:
+    """How the queries or the keys of a map stand: axes with sizes before the heads and after them, and the grids of tokens."""
+
+    lead: dict[str, int]
+    own: dict[str, int]
+    grids: dict[str, Grid]
+
+    def find(self, place: Place) -> tuple[int, int] | None:
+        """Number of the call and of the token in it at a place (frame, h, w); None where no token stands there."""
+        at = dict(zip("fhw", place, strict=True))
+        for axis, grid in self.grids.items():
+            frame = 0 if "f" in self.lead or "f" in self.own or grid.frames == 1 else at["f"]
+            h, w = (0, 0) if frames_alone(grid) else (at["h"], at["w"])
+            if frame >= grid.frames or h >= grid.height or w >= grid.width:
+                return None
+            at[axis] = grid.start + (frame * grid.height + h) * grid.width + w
+        return _number(self.lead, at), _number(self.own, at)
+
+    def index(self, sides: Place) -> tuple[np.ndarray, np.ndarray]:
+        """Calls and tokens of all places (frames h w); -1 where no token stands."""
+        found = np.full((2, *sides), -1)
+        for place in np.ndindex(*sides):
+            at = self.find(place)       # type: ignore[arg-type]
+            found[(slice(None), *place)] = (-1, -1) if at is None else at
+        return found[0], found[1]
+
+
+def frames_alone(grid: Grid) -> bool:
+    """Whether the tokens of a grid are frames, without height and width."""
+    return grid.height == grid.width == 1 < grid.frames
+
+
+def _number(sizes: dict[str, int], at: dict[str, int]) -> int:
+    number = 0
+    for axis, size in sizes.items():
+        if not 0 <= at.get(axis, 0) < size:
+            raise AttentionError(f"{axis}={at[axis]} is outside: there are {size} (0 to {size - 1})")
+        number = number * size + at.get(axis, 0)
+    return number
+
+
+class AttentionMap:
+    """Lazily: rows, frame pairs, columns. Heat maps are (head frame h w); places that a query cannot attend to are NaN.
+
+    sides: frames, height and width over which queries stand; `keys` those of the keys (None: they stand nowhere, as words).
+    """
+
+    def __init__(self, layer: str, call: Call, queries: Side, keys: Side, sides: Place, key_sides: Place | None) -> None:
+        self.layer, self.call, self.sides, self.keys = layer, call, sides, key_sides
+        self._queries, self._keys = queries, keys
+
+    @classmethod
+    def of(cls, pipe: Any, record: Record, layer: str, step: int | None, branch: str | None, row: int) -> AttentionMap:
+        """From a record that holds KEPT of a layer. AttentionError where the moment is not held, or its map was edited."""
+        kept = {read: _one(record, f"{layer}.{read}", step, branch) for read in KEPT}
+        lse = kept["lse"]
+        if not torch.isfinite(lse.tensor).all():
+            raise AttentionError(f"{layer}: an edit put another map in the place of the model's; capture its pattern instead")
+        folded = {}
+        for read, entry in kept.items():
+            at = entry.axes.index("b")
+            x = entry.tensor.select(at, row if entry.tensor.shape[at] > 1 else 0)
+            axes = [axis for axis in entry.axes if axis != "b"]
+            lead = prod(x.shape[: axes.index("k")])
+            own = {"q": 1, "k": 1, "lse": 0, "bias": 1}[read]
+            folded[read] = x.reshape(lead, x.shape[axes.index("k")], -1, *x.shape[x.ndim - own:])
+            if read == "lse":
+                folded[read] = x.reshape(lead, x.shape[axes.index("k")], -1)
+        call = Call(folded["q"], folded["k"], folded["k"], folded["bias"], float(lse.coords["scale"]), lse=folded["lse"])
+        grids = {"n": pipe.grid_of(f"{layer}.q"), "j": pipe.grid_of(f"{layer}.k")}
+        queries, keys = _side(kept["q"], grids), _side(kept["k"], grids)
+        return cls(layer, call, queries, keys, *_extents(queries, keys))
+
+    @property
+    def heads(self) -> int:
+        """Number of heads."""
+        return self.call.given[0].shape[1]
+
+    def row(self, frame: int = 0, h: int = 0, w: int = 0) -> DataArray:
+        """What the patch at (frame, h, w) attends to in every frame: (head frame h w)."""
+        return self.rows([(frame, h, w)]).isel(query=0, drop=True)
+
+    def rows(self, places: Sequence[Place]) -> DataArray:
+        """The same of several patches: (query head frame h w)."""
+        if self.keys is None:
+            raise AttentionError(f"the keys of {self.layer} stand nowhere in the video: ask for columns()")
+        heat = np.full((len(places), self.heads, *self.keys), np.nan, np.float32)
+        for i, place in enumerate(places):
+            heat[i] = self._heat(place)
+        return DataArray(heat, dims=("query", "head", "frame", "h", "w"), name=self.layer)
+
+    def _heat(self, place: Place) -> np.ndarray:
+        if any(not 0 <= at < side for at, side in zip(place, self.sides, strict=True)):
+            raise AttentionError(f"{self.layer} has {'x'.join(map(str, self.sides))} queries (frames, height, width); "
+                                 f"{place} is outside")
+        batch, row = (int(index[place]) for index in self.query_index)
+        if row < 0:
+            raise AttentionError(f"no query of {self.layer} stands at {place}")
+        line = self.call.entries(rows=[row], batch=[batch])[0, :, 0].numpy()                   # k j
+        batches, tokens = self.key_index
+        seen = (tokens >= 0) & ((batches == batch) | self._of_image)         # an image's keys are every call's
+        heat = np.full((self.heads, *tokens.shape), np.nan, np.float32)
+        heat[:, seen] = line[:, tokens[seen]]
+        return heat
+
+    @cached_property
+    def query_index(self) -> tuple[np.ndarray, np.ndarray]:
+        """The call and the row of the query at each place."""
+        return self._queries.index(self.sides)
+
+    @cached_property
+    def key_index(self) -> tuple[np.ndarray, np.ndarray]:
+        """The call and the number of the key at each place of the keys."""
+        return self._keys.index(self.keys or (1, 1, 1))
+
+    @property
+    def _of_image(self) -> bool:
+        grid = self._keys.grids.get("j")
+        return grid is not None and grid.of == "image"
+
+    def pair(self, frame: int, to: int) -> DataArray:
+        """From every patch of one frame to every patch of another: (head h w to_h to_w)."""
+        _, height, width = self.sides
+        heat = self.rows([(frame, h, w) for h in range(height) for w in range(width)]).isel(frame=to).values
+        shaped = heat.reshape(height, width, *heat.shape[1:]).transpose(2, 0, 1, 3, 4)
+        return DataArray(shaped, dims=("head", "h", "w", "to_h", "to_w"), name=self.layer)
+
+    def columns(self, keys: Sequence[int]) -> DataArray:
+        """How much every patch attends to some keys, by number: (head frame h w key)."""
+        values, (batches, rows) = self.call.entries(columns=keys).numpy(), self.query_index     # calls k n j
+        heat = np.full((self.heads, *self.sides, len(keys)), np.nan, np.float32)
+        stands = rows >= 0
+        heat[:, stands] = values[batches[stands], :, rows[stands]].swapaxes(0, 1)
+        return DataArray(heat, dims=("head", "frame", "h", "w", "key"), coords={"key": list(keys)}, name=self.layer)
+
+    def flow(self, weights: np.ndarray) -> np.ndarray:
+        """Where weights of the patches (frames h w) flow in one application of the map: (head frames h w) of the keys.
+
+        The sum over heads is apart; what flows to keys that stand nowhere is left out.
+        """
+        batches, rows = self.query_index
+        spread = torch.zeros(len(self.call.given[0]), 1, self.call.rows, 1)
+        stands = rows >= 0
+        spread[batches[stands], 0, rows[stands], 0] = torch.as_tensor(weights[stands], dtype=torch.float32)
+        flowed = self.call.flow(spread.expand(-1, self.heads, -1, -1))[..., 0].numpy()          # calls k j
+        at, tokens = self.key_index
+        flowed = flowed.sum(0, keepdims=True).repeat(len(flowed), 0) if self._of_image else flowed
+        out = np.zeros((self.heads, *tokens.shape), np.float32)
+        out[:, tokens >= 0] = flowed[at[tokens >= 0], :, tokens[tokens >= 0]].T
+        return out
+
+    def follow(self, mask: Any) -> DataArray:
+        """Of the attention from a thing in each frame, how much goes to the thing in each frame: (head frame to).
+
+        mask: frames h w of the keys' grid, boolean (a point is a mask of one place). A frame without the thing is NaN.
+        """
+        mask = np.asarray(mask, bool)
+        if mask.shape != self.sides or self.keys != self.sides:
+            raise AttentionError(f"to follow a thing takes a mask of {'x'.join(map(str, self.sides))} (frames, height, width) and "
+                                 f"keys that stand there too; the mask is {'x'.join(map(str, mask.shape))}")
+        found = np.full((self.heads, len(mask), len(mask)), np.nan, np.float32)
+        for frame in range(len(mask)):
+            places = [(frame, int(h), int(w)) for h, w in np.argwhere(mask[frame])]
+            if places:
+                heat = np.nan_to_num(self.rows(places).values)
+                found[:, frame] = (heat * mask).sum((-2, -1)).mean(0)
+        found[:, :, ~mask.any((1, 2))] = np.nan
+        return DataArray(found, dims=("head", "frame", "to"), name=self.layer)
+
+
+def points(track: Any, sides: Place) -> np.ndarray:
+    """A mask (frames h w) from one point (x, y) in each frame, fractions of width and height; outside the frame nothing."""
+    mask = np.zeros(sides, bool)
+    for frame, (x, y) in enumerate(np.asarray(track, float)):
+        if 0 <= x < 1 and 0 <= y < 1:
+            mask[frame, int(y * sides[1]), int(x * sides[2])] = True
+    return mask
+
+
+def _one(record: Record, site: str, step: int | None, branch: str | None) -> Entry:
+    keys = [key for key in record.find(site) if key.fits(Key(site, step, branch))]
+    if len(keys) != 1:
+        from wanlab.core.firing import moments
+
+        raise AttentionError(f"{site} is held for {moments(record.find(site))}: say which step and branch")
+    return record.entry(keys[0])
+
+
+def _side(entry: Entry, grids: dict[str, Grid | None]) -> Side:
+    axes = [axis for axis in entry.axes if axis != "b"]
+    sizes, cut = entry.sizes, axes.index("k")
+    lead, own = ({axis: sizes[axis] for axis in part} for part in (axes[:cut], [axis for axis in axes[cut + 1:] if axis != "d"]))
+    return Side(lead, own, {axis: grid for axis, grid in grids.items() if grid is not None and axis in {**lead, **own}})
+
+
+def _extents(queries: Side, keys: Side) -> tuple[Place, Place | None]:
+    """Frames, height and width over which queries and keys stand, all calls together."""
+    whole = _extent(queries) or (1, 1, queries.own.get("n", 1))
+    grid = keys.grids.get("j")
+    if grid is not None and grid.of == "image":
+        return whole, grid.sides
+    if "j" in keys.own and grid is None:
+        return whole, None
+    return whole, _extent(keys)
+
+
+def _extent(side: Side) -> Place | None:
+    sizes, stands = {**side.lead, **side.own}, [grid.sides for grid in side.grids.values()]
+    if not stands and not {"f", "h", "w"} & set(sizes):
+        return None
+    longest = [max([sizes.get(axis, 1), *(grid[i] for grid in stands)]) for i, axis in enumerate("fhw")]
+    return longest[0], longest[1], longest[2]
