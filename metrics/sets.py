@@ -227,12 +227,10 @@ class SetDistances(Metric):
             raise ValueError(f"{len(video)} samples but {len(ids)} ids")
         if len(self._ids(side)) != self.moments(side).n:
             raise ValueError("give ids with every update of a set or with none")
-        seen = set(self._ids(side).tolist())
-        names, fresh = (ids.tolist() if isinstance(ids, Tensor) else ids), []
-        for row, number in enumerate(numbered(ids).tolist()):
-            if number not in seen:
-                seen.add(number)
-                fresh.append(row)
+        names, numbers = (ids.tolist() if isinstance(ids, Tensor) else ids), numbered(ids)
+        known = torch.isin(numbers, self._ids(side).cpu()).tolist()
+        first = {number: row for row, number in reversed(list(enumerate(numbers.tolist())))}
+        fresh = [row for row in sorted(first.values()) if not known[row]]
         return (video if len(fresh) == len(video) else video[fresh]), [names[row] for row in fresh]
 
     def _rows_of(self, side: str, video: Tensor, ids: Sequence[str | int] | None) -> Tensor:
