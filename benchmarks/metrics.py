@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -93,7 +94,7 @@ def features(n: int, width: int, seed: int, device: str = "cpu") -> Any:
 
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
-    spectrum = torch.linspace(0, -1.4771, width, dtype=torch.float64).pow(1).mul(2.302585).exp()
+    spectrum = torch.logspace(0, -math.log10(30), width, dtype=torch.float64)
     rows = torch.randn(n, width, generator=generator, dtype=torch.float64) * spectrum
     return (0.1 * seed + rows @ rotation).to(device)
 
