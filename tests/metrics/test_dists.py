@@ -26,8 +26,8 @@ def test_it_is_torchmetrics_on_the_same_random_trunk(judge: Dists, monkeypatch: 
 
     monkeypatch.setattr(theirs, "vgg16", lambda weights: Model)
     peer: Any = theirs.DISTSNetwork()
-    video = sliding(2, 4, size=64)
-    for harm in (blurred(video), noisy(video), 1 - video):
+    video = sliding(2, 2, size=64)
+    for harm in (blurred(video), 1 - video):
         expected = peer(harm[0], video[0])[None]
         torch.testing.assert_close(dists_curve(harm, video, judge), expected, rtol=1e-5, atol=2e-6)
 

@@ -17,6 +17,7 @@ from metrics.frames import FrameNetwork, embed, home
 from metrics.likeness import consistency_curve, image_curve, lag_curve, to_first
 from tests.metrics.scenes import noisy, shuffled, sliding, still
 from wanlab.data.procedural import World
+from wanlab.measure import Batch, resolve
 
 WORDS = ("a", "red", "circle", "moves", "left")
 
@@ -183,3 +184,27 @@ def test_what_a_network_cannot_take_is_said() -> None:
         embed(torch.rand(1, 2, 3, 8, 8), FrameNetwork("dead", lambda frames: torch.zeros(len(frames), 4)))
     with pytest.raises(ValueError, match="2 videos but 1 images"):
         i2v_subject(torch.rand(2, 3, 3, 32, 32), torch.rand(1, 3, 32, 32), home())
+
+
+def test_measures_by_name_share_one_embedding_of_each_network(
+    dino_folder: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metrics import frames
+
+    asked: list[str] = []
+
+    def counted(video: Tensor, network: FrameNetwork) -> Tensor:
+        asked.append(network.name)
+        return embed(video, network)
+
+    monkeypatch.setattr(frames, "embed", counted)
+    video = torch.cat([sliding(3, 4), still(sliding(3, 4))])
+    batch = Batch(video=video, prompts=["a red circle", "left"])
+    names = ["subject_consistency", "frame_consistency", "lag_drift", "background_consistency", "clip_text", "clip_score"]
+    found = {measure.key: measure for measure in resolve(names, weights={"dino": dino_folder, "clip": clip_folder})}
+    for key in names[:4]:
+        assert found[key].score(batch).isnan().tolist() == [False, True], key  # a still has no score
+    assert asked == ["home-squeeze|net:" + weights.short_hash("frametrunk"), f"clip:{weights.sha256(clip_folder)[:8]}"]
+    sha = weights.sha256(clip_folder)[:8]
+    assert found["clip_text"].name == f"clip_text[cosine|clip:{sha}]" and found["clip_score"].name == f"clip_text[clipscore|clip:{sha}]"
+    torch.testing.assert_close(found["clip_score"].score(batch), (100 * found["clip_text"].score(batch)).clamp_min(0))

@@ -40,7 +40,7 @@ def peer(net: str, judge: Perceptual) -> Any:
 def test_every_net_is_the_package_s_and_torchmetrics_in_float32(net: str) -> None:
     judge = ours.random_trunk(net)
     assert judge.name == f"random-trunk|{net}|seed0"
-    x, y = videos()
+    x, y = videos(size=48)
     flat = 2 * x.flatten(0, 1) - 1, 2 * y.flatten(0, 1) - 1
     package = judge.model(*flat).view(2, 3)
     found = perceptual_curves(x, y, steps=False, judge=judge).reference

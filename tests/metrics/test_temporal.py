@@ -147,6 +147,14 @@ def test_tof_is_the_difference_of_known_motions() -> None:
     assert float(tof(noisy(slow, 0.02), slow)) < float(tof(still(slow), slow)) < float(tof(shuffled(slow), slow))
 
 
+@given(height=st.integers(48, 2000), width=st.integers(48, 2000))
+def test_tof_s_box_is_the_largest_that_fits(height: int, width: int) -> None:
+    for part, whole in zip(box(height, width), (height, width), strict=True):
+        side = part.stop - part.start
+        assert side % 32 == 0 and whole - 16 - 32 < side <= whole - 16
+        assert abs((whole - part.stop) - part.start) <= 1
+
+
 def test_tof_s_box_and_ends_are_tecogan_s() -> None:
     assert box(128, 64) == (slice(16, 112), slice(16, 48))
     assert box(480, 832) == (slice(16, 464), slice(16, 816))

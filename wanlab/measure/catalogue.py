@@ -90,7 +90,9 @@ ROWS: dict[str, Row] = {row.key: row for row in (
         "change of the signal-to-noise ratio to the image per frame, dB: read it beside true clips"),
     Row("i2v_subject", True, "image", samples.i2v_subject, "VBench-I2V's likeness to the conditioning image",
         ("home-squeeze", "dino"), still=True),
-    Row("clip_text", True, "prompts", samples.clip_text, "mean cosine of frames and prompt", ("clip",), weights=True),
+    Row("clip_text", True, "prompts", samples.clip_text, "mean cosine of frames and prompt", ("clip",), tag="cosine", weights=True),
+    Row("clip_score", True, "prompts", samples.clip_score, "100 x that mean, at least 0 (torchmetrics' CLIPScore)", ("clip",),
+        "clip_text", "clipscore", weights=True),
     # the known truth of rendered videos
     Row("motion_accuracy", True, "factors", samples.motion_accuracy,
         "objects that do what the caption says, by a tracker without weights"),

@@ -311,9 +311,24 @@ def temporal_flickering(workshop: Workshop, choice: str) -> Built:
 
 def clip_text(workshop: Workshop, choice: str) -> Built:
     """Mean cosine of frames and prompt."""
+    judge, curve = _text_curve(workshop)
+    return Built(f"cosine|{judge.name}", lambda b: curve(b).mean(1), lambda b: _along(curve(b)))
+
+
+def clip_score(workshop: Workshop, choice: str) -> Built:
+    """100 x that mean, at least 0: torchmetrics' CLIPScore."""
+    judge, curve = _text_curve(workshop)
+    return Built(f"clipscore|{judge.name}", lambda b: (100 * curve(b).mean(1)).clamp_min(0), lambda b: _along(100 * curve(b)))
+
+
+def _text_curve(workshop: Workshop) -> tuple[Any, Latest[Tensor]]:
     module = part("clip")
     judge = workshop.once("clip", lambda: module.clip(workshop.weights.get("clip"), workshop.device))
-    return _mean_of(f"cosine|{judge.name}", lambda b: module.text_curve(b.video.to(workshop.device), list(b.prompts), judge))
+
+    def make(batch: Batch) -> Tensor:
+        return module.text_curve(batch.video.to(workshop.device), list(batch.prompts), judge)
+
+    return judge, workshop.once("text", lambda: Latest(make))
 
 
 # Against the known truth of rendered videos: a few hundred numbers per sample, always on the CPU.
