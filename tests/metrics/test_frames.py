@@ -206,5 +206,6 @@ def test_measures_by_name_share_one_embedding_of_each_network(
         assert found[key].score(batch).isnan().tolist() == [False, True], key  # a still has no score
     assert asked == ["home-squeeze|net:" + weights.short_hash("frametrunk"), f"clip:{weights.sha256(clip_folder)[:8]}"]
     sha = weights.sha256(clip_folder)[:8]
-    assert found["clip_text"].name == f"clip_text[cosine|clip:{sha}]" and found["clip_score"].name == f"clip_text[clipscore|clip:{sha}]"
+    assert found["clip_text"].name == f"clip_text[cosine|clip:{sha}]"
+    assert found["clip_score"].name == f"clip_text[clipscore|clip:{sha}]"
     torch.testing.assert_close(found["clip_score"].score(batch), (100 * found["clip_text"].score(batch)).clamp_min(0))
