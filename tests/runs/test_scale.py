@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.runs.toy import STUDY as TOY
 from tests.runs.toy import bench
 from wanlab.runs.document import StudyError
 from wanlab.runs.outline import load_outline, workload
@@ -98,14 +99,20 @@ def test_mistakes_in_an_outline(outline: Path) -> None:
         assert part in str(caught.value)
 
 
-def test_a_planned_study_is_scheduled_from_its_seconds() -> None:
-    work = bench()
+FORKED = TOY.replace("  both:", "  late: {ablate: generator, window: '2:'}\n  both:")
+
+
+@pytest.mark.parametrize("text", [TOY, FORKED, FORKED + "share: {pack: 3}\n", TOY + "share: {cache: false}\n"])
+def test_a_planned_study_is_scheduled_from_its_seconds(text: str) -> None:
+    work = bench(text=text)
     each = {"text": 1.0, "denoise": 2.0, "upsample.0": 1.0, "upsample.1": 1.0, "detail": 3.0, "metrics": 0.5}
     alone, many = (scale_of_plan(work.study, work.plan, each, workers, "cpu") for workers in (1, 4))
     rows = sum(len(chunk.indices) for chunk in work.plan.chunks)
     runs = work.plan.stage_runs()
-    assert alone.schedule.wall == pytest.approx(sum(runs.rows[stage] * each[stage] for stage in runs.rows) + 5 * rows * 0.5)
+    judging = len(work.plan.cells) * rows * each["metrics"]
+    assert alone.schedule.wall == pytest.approx(sum(runs.rows[stage] * each[stage] for stage in runs.rows) + judging)
     assert {stage: shared for stage, _, shared, _ in alone.rows if stage != "metrics"} == dict(runs.shared)
+    assert alone.steps == (sum(runs.steps_alone.values()), sum(runs.steps.values()))
     assert many.schedule.bound <= many.schedule.wall < alone.schedule.wall
     with pytest.raises(StudyError, match="needs the seconds of detail"):
         scale_of_plan(work.study, work.plan, {name: one for name, one in each.items() if name != "detail"}, 2, "cpu")
@@ -119,7 +126,7 @@ def test_the_document_says_what_the_command_says(monkeypatch: pytest.MonkeyPatch
     page = (ROOT / "docs" / "scale.md").read_text()
     for name, value in scale.figures().items():
         assert f"| {name} | {value} |" in page, f"{name}: {value}"
-    steps = f"{scale.steps[0]:,}", f"{scale.steps[1]:,}"  # type: ignore[index]
+    steps = f"{scale.steps[0]:,}", f"{scale.steps[1]:,}"
     assert f"would have been {steps[0]}, is {steps[1]}" in page
     said = io.StringIO()
     scale.show(Console(file=said, width=200))

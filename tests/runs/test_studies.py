@@ -11,7 +11,7 @@ from rich.console import Console
 
 from wanlab.pipelines.load import load
 from wanlab.runs.cell import open_workbench
-from wanlab.runs.reading import load_study
+from wanlab.runs.reading import load_study, parse_study
 from wanlab.runs.spec import Study
 from wanlab.runs.study import run_study
 
@@ -35,6 +35,14 @@ def test_every_shipped_study_is_planned_on_the_shipped_pipeline() -> None:
         assert keys == {name: cell.key for name, cell in plan.cells.items()}  # what a run folder says builds the same cells
         outputs = {name: cell.keys[0]["detail"] for name, cell in plan.cells.items()}
         assert len(set(outputs.values())) == len(outputs), f"{file.stem}: two cells are the same"
+
+
+def test_the_examples_of_the_page_are_valid() -> None:
+    page = (ROOT / "docs" / "studies.md").read_text()
+    cells, grid = (block.split("```")[0] for block in page.split("```yaml")[1:])
+    study, _ = parse_study(cells + grid)
+    assert {"late", "again", "mid+head3+steps8", "down0+head0+steps4"} <= set(study.cells)
+    assert "mid+head0+steps4" not in study.cells and study.cells["mid+head0+steps8"].note == "the narrowest block"
 
 
 @pytest.mark.slow

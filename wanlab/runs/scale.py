@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from .store import RunFolder
 @dataclass(frozen=True)
 class Scale:
     """A study on many workers. rows: (stage, runs without sharing, runs with it, seconds of those); `alone`: seconds without
-    sharing; steps: denoising steps without and with it (None: the loop was not looked into); says: where the seconds come from."""
+    sharing; steps: denoising steps without and with it; says: where the seconds come from."""
 
     study: str
     cells: int
@@ -35,7 +36,7 @@ class Scale:
     says: str
     rows: Sequence[tuple[str, int, int, float]]
     alone: float
-    steps: tuple[int, int] | None
+    steps: tuple[int, int]
     disk: int
     schedule: Schedule
 
@@ -63,8 +64,7 @@ class Scale:
         for stage, alone, shared, seconds in self.rows:
             table.add_row(stage, f"{alone:,}", f"{shared:,}", clock(seconds))
         console.print(table)
-        if self.steps is not None:
-            console.print(f"denoising steps: would have been {self.steps[0]:,}, is {self.steps[1]:,}", highlight=False)
+        console.print(f"denoising steps: would have been {self.steps[0]:,}, is {self.steps[1]:,}", highlight=False)
         table = Table(title=f"{self.schedule.workers} workers, {self.device}", title_justify="left", show_header=False)
         for name, value in self.figures().items():
             table.add_row(name, escape(value))
@@ -131,33 +131,41 @@ def scale_of_plan(study: Study, plan: Plan, each: Mapping[str, float], workers: 
 
     Raises StudyError where the seconds of a stage are neither measured nor stated.
     """
-    jobs: list[Job] = []
-    place: dict[str, int] = {}
-    names = sorted(plan.cells, key=lambda name: name != study.baseline)
     stages = dict.fromkeys(node.name for cell in plan.cells.values() for node in cell.nodes)
     if lacking := [name for name in (*stages, METRICS) if name not in each]:
         raise StudyError([], f"a schedule needs the seconds of {', '.join(lacking)}: state them (seconds:), or run a part once")
-    for chunk in plan.chunks:
-        for name in names:
-            cell, own = plan.cells[name], "" if study.share.cache else name
-            keys = {node: key + own for node, key in cell.keys[chunk.number].items()}
-            for node in cell.nodes:
-                if keys[node.name] not in place:
-                    place[keys[node.name]] = len(jobs)
-                    needs = tuple(dict.fromkeys(place[keys[needed]] for needed in node.inputs))
-                    jobs.append(Job(node.name, each[node.name] * len(chunk.indices), needs=needs))
-            jobs.append(Job(METRICS, each[METRICS] * len(chunk.indices), needs=(place[keys[cell.nodes[-1].name]],)))
+    jobs = _jobs_of(plan, each)
     runs = plan.stage_runs()
     counts = {**runs.alone, METRICS: len(plan.cells) * len(plan.chunks)}
+    shared = Counter(job.stage for job in jobs)
     rows = sum(len(chunk.indices) for chunk in plan.chunks)
     alone = rows * sum(each[name] for cell in plan.cells.values() for name in [*(node.name for node in cell.nodes), METRICS])
-    shared: dict[str, int] = dict.fromkeys(counts, 0)
-    for job in jobs:
-        shared[job.stage] += 1
     says = "seconds measured by the run folder, else stated by the study; the common cache is taken to cost nothing"
     table = _rows(counts, shared, jobs, 1)
+    steps = (sum(runs.steps_alone.values()), sum(runs.steps.values()))
     disk = folder_bytes(study, rows // len(study.seeds), len(study.metrics))
-    return Scale(study.name, len(plan.cells), rows, device, says, table, alone, None, disk, simulate(jobs, workers))
+    return Scale(study.name, len(plan.cells), rows, device, says, table, alone, steps, disk, simulate(jobs, workers))
+
+
+def _jobs_of(plan: Plan, each: Mapping[str, float]) -> list[Job]:
+    """The stage runs of a plan, and judging each cell, in the plan's order."""
+    jobs: list[Job] = []
+    place: dict[str, int] = {}
+    alone = not plan.study.share.cache
+    for chunk in plan.chunks:
+        rows, work = len(chunk.indices), plan.work(chunk.number, plan.cells)
+        for names in [[name] for name in plan.order] if alone else [plan.order]:
+            judged = Counter(work.results[name] for name in names)
+            if alone:
+                place.clear()
+            for pack, pieces in work.runs(names):
+                if pack[0] not in place:
+                    needs = dict.fromkeys(place[key] for piece in pieces for key in piece.needs)
+                    seconds = sum(each[piece.node] * piece.part * rows for piece in pieces)
+                    place |= dict.fromkeys(pack, len(jobs))
+                    jobs.append(Job(pieces[0].node, seconds, needs=tuple(needs)))
+                jobs += [Job(METRICS, each[METRICS] * rows, needs=(place[key],)) for key in pack for _ in range(judged[key])]
+    return jobs
 
 
 Rows = list[tuple[str, int, int, float]]
