@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from tests.contracts.pipeline_contract import PipelineContract
+from tests.pipelines.wan import made
 from wanlab.pipelines.wan21 import Wan
-from wanlab.pipelines.wan_parts import random_pipeline
-from wanlab.pipelines.wan_presets import PRESETS
 
 
 @pytest.fixture(scope="module")
 def pipe() -> Wan:
-    return random_pipeline(PRESETS["wan-random-tiny"])
+    return made()
 
 
 class TestWan(PipelineContract):

@@ -10,21 +10,21 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 from PIL import Image
 
-from wanlab.core import Bypass
+import wanlab
+from tests.pipelines.wan import made
+from wanlab.core import Bypass, CutFrames, trace
 from wanlab.pipelines.wan21 import GeometryError, Wan, check_geometry
-from wanlab.pipelines.wan_parts import random_pipeline
-from wanlab.pipelines.wan_presets import PRESETS
 from wanlab.stages.dit_keys import to_diffusers
 
 
 @pytest.fixture(scope="module")
 def i2v() -> Wan:
-    return random_pipeline(PRESETS["wan-random-tiny"])
+    return made("i2v")
 
 
 @pytest.fixture(scope="module")
 def t2v() -> Wan:
-    return random_pipeline(PRESETS["wan-random-tiny-t2v"])
+    return made("t2v")
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +122,37 @@ def test_without_the_image_latent_no_frame_is_given(i2v: Wan, picture: Image.Ima
     other = i2v.generate(Image.new("RGB", (32, 32)), "a dog", edits=Bypass("vae.encoder.{mask,latent}"), steps=1)
     condition = out.nodes["first"]["condition"]
     assert not condition[:, :, :4].any() and torch.equal(condition, other.nodes["first"]["condition"])
+
+
+def test_stages_of_a_cascade_can_stand_after_the_decoder(t2v: Wan) -> None:
+    with pytest.raises(LookupError, match=r"no gan_head.*attach"):
+        t2v.ablate("gan_head")
+    tiny = wanlab.load("tiny")
+    both = t2v.attach(tiny)
+    assert both.config["name"] == "wan-random-tiny-t2v+tiny (upsample+detail trained on procedural videos)"
+    out = both.generate(None, "a dog", seed=2, steps=1)
+    plain = t2v.generate(None, "a dog", seed=2, steps=1)
+    assert out.video.shape == (1, 9, 3, 128, 128) and torch.equal(out.nodes["decode"]["video"], plain.video)
+    assert both.dit is t2v.dit and both.detail is tiny.detail and not hasattr(t2v, "detail")
+    for component in ("gan_head", "detail", "upsample.residual"):
+        removed = both.generate(None, "a dog", seed=2, steps=1, edits=both.ablate(component))
+        assert removed.ledger.ok and not torch.equal(removed.video, out.video), component
+
+
+def test_what_frames_attend_to_can_be_cut_by_layer(t2v: Wan) -> None:
+    """With every layer cut apart, a frame's prediction depends on that frame alone."""
+    def velocity(latent: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), trace(t2v.dit, CutFrames("blocks.*.self_attn.frames")):
+            return t2v.dit(latent, torch.tensor([500.0]), torch.zeros(1, 512, 32))
+
+    latent = torch.randn(1, 3, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    other = latent.clone()
+    other[:, 2] = 0
+    one, two = velocity(latent), velocity(other)
+    assert torch.equal(one[:, :2], two[:, :2]) and not torch.equal(one[:, 2], two[:, 2])
+    seen = t2v.generate(None, "a dog", seed=0, steps=1, edits=CutFrames("dit.blocks.*.self_attn.frames"))
+    read = t2v.generate(None, "a dog", seed=0, steps=1, edits=CutFrames("dit.blocks.*.self_attn.frames"),
+                        capture="dit.blocks.0.self_attn.pattern")
+    assert torch.equal(seen.video, read.video)
+    pattern = read.record["dit.blocks.0.self_attn.pattern", 0, "cond"].tensor[0, 0]         # f h w j
+    assert not pattern[0, ..., 4:].any() and torch.allclose(pattern.sum(-1), torch.ones(3, 2, 2), atol=1e-5)

@@ -114,6 +114,11 @@ class Pipeline(nn.Module):
     def nodes(self) -> list[Node]:
         """The graph, each node after its inputs."""
 
+    @property
+    def takes_image(self) -> bool:
+        """Whether it can be given a first frame."""
+        return True
+
     @abstractmethod
     def _run(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
         """Run one node on this device."""

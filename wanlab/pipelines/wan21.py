@@ -1,8 +1,10 @@
 """Wan2.1 and Wan2.2: umT5, CLIP, causal VAE and the diffusion transformer, as a graph of nodes like the cascade's.
 
     text ─┐
-    image ─┼─ denoise ── decode          image and first exist where the transformer reads them
+    image ─┼─ denoise ── decode ── upsample.0 … detail
     first ─┘
+
+image and first exist where the transformer reads them, upsample and detail where a cascade's were attached.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanlab.core import Bypass, CutFrames, Grid, ShuffleFrames, clock
+from wanlab.core import Bypass, CutFrames, Edit, Grid, ShuffleFrames, clock
 from wanlab.core.pattern import matches
 from wanlab.diffusion.flow import flow_scheduler
 from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
 from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
+from wanlab.pipelines.enlarging import ENLARGING, enlarged, enlarging_components, enlarging_nodes
 from wanlab.pipelines.inputs import sides
 
 STRIDES = (4, 8)        # frames of the video to one of the latent, after the first; pixels to one place of it
@@ -59,9 +62,14 @@ class Wan(Pipeline):
             graph += [
                 Node("denoise", tuple(node.name for node in graph), ("dit", "sampler"), ("seeds", "steps", "guidance")),
                 Node("decode", ("denoise",), ("vae.decoder",)),
+                *enlarging_nodes(self, "decode"),
             ]
             self.__dict__["_nodes"] = with_hashes(self, graph)
         return self.__dict__["_nodes"]
+
+    def levels(self, request: Request) -> list[float]:
+        """The noise levels of the denoising loop, which can pause between any two steps."""
+        return self.sampler.sigmas(request.steps)
 
     def request(self, image: Any = None, prompt: Any = "", seed: Any = 0, **settings: Any) -> Request:
         """As every pipeline's; an image for a text-to-video checkpoint raises, and so does none for an image-to-video one."""
@@ -69,6 +77,25 @@ class Wan(Pipeline):
             raise ValueError(f"{self.config['name']} is a text-to-video model and takes no image; "
                              "Wan2.1's image-to-video model is wan2.1-i2v-14b (there is none of 1.3B)")
         return super().request(image, prompt, seed, **settings)
+
+    def ablate(self, component: str) -> list[Edit]:
+        """As every pipeline's; of what only a cascade has, LookupError says where it comes from."""
+        if component in ("detail", "gan_head") and component not in self.components:
+            raise LookupError(f"the published Wan has no {component}: it has no super-resolution cascade and no GAN; "
+                              "pipe.attach(wanlab.load('tiny')) puts those stages of a cascade after its decoder")
+        return super().ablate(component)
+
+    def attach(self, cascade: Pipeline) -> Wan:
+        """A pipeline that shares every weight, with the super-resolution and detail stages of a cascade after the decoder.
+
+        They run without a reference: what the cascade's own generator says of motion is not there. The name of the result tells
+        whose stages they are, and what those were trained on.
+        """
+        stages = {name: stage for name, stage in self.named_children() if name != "sampler"}
+        stages |= {name: cascade.get_submodule(name) for name in ENLARGING}
+        taught = cascade.config.get("trained_on", "procedural videos")
+        name = f"{self.config['name']}+{cascade.config['name']} ({'+'.join(ENLARGING)} trained on {taught})"
+        return Wan(stages, {**self.config, "name": name}, self.preset)
 
     # -- nodes ------------------------------------------------------------------------------------------------------------
     def _run(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
@@ -81,7 +108,9 @@ class Wan(Pipeline):
             return {"condition": self.vae.encoder(first, self.config["frames"])}
         if name == "denoise":
             return self._denoise(inputs, request, progress)
-        return {"video": self.vae.decoder(inputs["denoise"]["latent"])}
+        if name == "decode":
+            return {"video": self.vae.decoder(inputs["denoise"]["latent"])}
+        return {"video": enlarged(self, name, next(iter(inputs.values()))["video"])}
 
     def _images(self, request: Request) -> Tensor:
         if request.images is None:
@@ -154,6 +183,7 @@ def _components(pipe: Wan) -> dict[str, Callable[[], list[Any]]]:
     }
     clip = [Bypass("dit.blocks.*.cross_attn.z_img")] if pipe.dit.img_emb is not None else []
     latent = [Bypass("vae.encoder.{mask,latent}")] if pipe.takes_image else []
+    components |= enlarging_components(pipe)
     parts = {"image": [*clip, *latent], "image.clip": clip, "image.latent": latent}
     return components | {name: lambda edits=edits: list(edits) for name, edits in parts.items() if edits}
 

@@ -25,10 +25,10 @@ from wanlab.stages.vae import Vae
 Progress = Callable[[int, int], None]
 
 
-def load_wan(name: str, init: str | None = None, path: str | Path | None = None, dtype: torch.dtype = torch.float32,
-             size: int | tuple[int, int] | None = None, frames: int | None = None, scheduler: str | None = None,
+def load_wan(name: str | Preset, init: str | None = None, path: str | Path | None = None,
+             dtype: torch.dtype = torch.float32, size: int | tuple[int, int] | None = None, frames: int | None = None, scheduler: str | None = None,
              shift: float | None = None, progress: Progress | None = None) -> Wan:
-    """A Wan model by the name of its preset.
+    """A Wan model by the name of its preset, or of sizes of your own.
 
     init       "random": weights drawn from a fixed seed; "meta": none, to list sites; the small random presets need neither
     path       folder of the weights in diffusers' layout (model_index.json); without, the preset's repository on the hub
@@ -40,7 +40,8 @@ def load_wan(name: str, init: str | None = None, path: str | Path | None = None,
     Raises WeightsError for a folder that is missing, partial, damaged or of another model, before anything large is read.
     """
     told: dict[str, Any] = {"size": size, "frames": frames, "scheduler": scheduler, "shift": shift}
-    preset = replace(PRESETS[name], **{key: value for key, value in told.items() if value is not None})
+    told = {key: value for key, value in told.items() if value is not None}
+    preset = replace(PRESETS[name] if isinstance(name, str) else name, **told)
     if init == "meta":
         with torch.device("meta"):
             return Wan(stages(preset), preset.config(), preset)

@@ -29,7 +29,7 @@ VAE_TINY = VAE | {"base_dim": 4, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1}
 SMALL = Config()
 LARGE = Config(heads=40, depth=40, hidden=13824)
 LARGE_IMAGE = replace(LARGE, inputs=36, image_width=1280)
-TINY = Config(heads=2, head_width=16, depth=3, hidden=64, text_width=32)
+TINY = Config(heads=12, head_width=12, depth=30, hidden=256, text_width=32)   # as many blocks and heads as the 1.3B
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ class Videos:
         """The pipeline of a cell and its request for these rows."""
         if name not in self._settings:
             cell = self._plan.cells[name]
-            request = cell.pipe.request(self._first, self._prompts, self.chunk.noise_seeds, steps=cell.sampler.steps,
+            first = self._first if cell.pipe.takes_image else None
+            request = cell.pipe.request(first, self._prompts, self.chunk.noise_seeds, steps=cell.sampler.steps,
                                         guidance=cell.sampler.guidance, negative=negatives(cell.sampler, len(self._prompts)))
             self._settings[name] = cell.pipe, request
         return self._settings[name]
