@@ -25,8 +25,8 @@ from wanlab.stages.vae import Vae
 Progress = Callable[[int, int], None]
 
 
-def load_wan(name: str | Preset, init: str | None = None, path: str | Path | None = None,
-             dtype: torch.dtype = torch.float32, size: int | tuple[int, int] | None = None, frames: int | None = None, scheduler: str | None = None,
+def load_wan(name: str | Preset, init: str | None = None, path: str | Path | None = None, dtype: torch.dtype = torch.float32,
+             size: int | tuple[int, int] | None = None, frames: int | None = None, scheduler: str | None = None,
              shift: float | None = None, progress: Progress | None = None) -> Wan:
     """A Wan model by the name of its preset, or of sizes of your own.
 
