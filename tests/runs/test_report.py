@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,15 @@ def test_figures_are_those_that_the_study_has_something_to_show_in(study_and_cel
     assert [one.stem for one in draw(simple, few, [r for r in rows if r.cell in few], tmp_path / "simple")] == ["forest"]
 
 
+def test_without_a_finished_baseline_there_is_nothing_to_draw(study_and_cells: Any, tmp_path: Path) -> None:
+    study, cells, rows = study_and_cells
+    nan = math.nan
+    lone = [replace(r, delta=nan, delta_low=nan, delta_high=nan, p=nan, p_adjusted=nan) for r in rows if r.cell != "baseline"]
+    some = {name: cell for name, cell in cells.items() if name != "baseline"}
+    assert [one.stem for one in draw(study, some, lone, tmp_path)] == ["cost"]
+    assert r"\dagger$}" not in tex(study, lone).split(r"\label")[1]
+
+
 def test_windows_are_read_as_selections_are() -> None:
     assert [span_of(w, 8) for w in ("0:2", "-3:", 5, [2, 3], "last", "::2", "0.25:0.75")] == [
         (0, 2), (5, 8), (5, 6), (2, 4), (7, 8), None, (-0.75, -0.25)
@@ -214,6 +224,13 @@ def test_a_cell_that_found_its_stages_costs_what_those_that_ran_them_measured(st
     idle.log({"chunk": 0, "state": "ok", "rows": 5, "stages": {"denoise": {"runs": 0, "rows": 0, "seconds": 0.0}}})
     seconds = seconds_per_sample({**cells, "idle": idle})
     assert seconds["fast"] == pytest.approx(0.1) and seconds["idle"] == seconds["slow"] == pytest.approx(1.2)
+
+
+def test_a_title_ends_like_a_sentence() -> None:
+    for title, ends in (("Why", r"\textbf{Why.}"), ("Why?", r"\textbf{Why?}")):
+        rest = "data: {kind: procedural}\nmetrics: [m]\nbaseline: a\ncells: {a: , b: }\n"
+        study, _ = parse_study(f"name: t\ntitle: {title}\n{rest}")
+        assert ends in tex(study, results({"a": 1.0, "b": 2.0}))
 
 
 def test_pairs_stand_side_by_side_and_cautions_name_n(root: Path) -> None:

@@ -53,7 +53,10 @@ def _totals(cell: CellFolder) -> tuple[Counter[str], Counter[str]]:
 
 
 def sharing(cells: Mapping[str, CellFolder]) -> dict[str, Any]:
-    """Stage runs that would have been needed without sharing and those that were made, with the minutes of both."""
+    """Stage runs that would have been needed without sharing and those that were made, with the time of both.
+
+    A stage that forks runs in pieces (some denoising steps each), so the share of its work says more than its runs.
+    """
     runs, seconds, rows, alone = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     samples, metrics, order = 0, 0.0, []
     for cell in cells.values():
@@ -77,7 +80,7 @@ def sharing(cells: Mapping[str, CellFolder]) -> dict[str, Any]:
             "runs": runs[stage],
             "seconds": clock(seconds[stage]),
             "each": f"{each[stage]:.3f} s" if rows[stage] else "–",
-            "share": 100 * min(1.0, runs[stage] / alone[stage]) if alone[stage] else 0,
+            "share": 100 * min(1.0, rows[stage] / samples) if samples else 0.0,  # of its work: a run may be some steps only
         }
         for stage in order
     ]

@@ -213,7 +213,7 @@ def _windows(study: Study, cells: Mapping[str, CellFolder], table: Table) -> Ite
     if levels and len(levels) < len(known):  # steps and noise levels share no axis
         known = {name: span for name, span in known.items() if name not in levels}
         levels = set()
-    if len(set(known.values())) < 2:
+    if len(set(known.values())) < 2 or not _metrics(table):
         return
     curves: dict[str, list[tuple[str, tuple[float | None, float | None]]]] = {}
     series = {name: _series(study.cells[name]) for name in known}

@@ -82,7 +82,7 @@
       select.replaceChildren(...[...sample.keys()].map(name => new Option(name, name)));
       select.onchange = () => choose(sample);
     }
-    get("left").value = sample.has("baseline") ? "baseline" : sample.keys().next().value;
+    get("left").value = sample.has(controls.dataset.baseline) ? controls.dataset.baseline : sample.keys().next().value;
     get("right").value = clip.dataset.name; choose(sample); dialog.showModal();
   }));
   get("wipe").addEventListener("input", wipe);

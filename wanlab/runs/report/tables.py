@@ -192,7 +192,7 @@ def _caption(study: Study, groups: dict[str, list[Result]]) -> str:
     placebos = f" Placebos: the range of differences of {most} cuts of equal size at random sites." if most else ""
     names = "; ".join(escape(name).replace("\\textbar{}", "\\textbar{}\\allowbreak{}") for name in groups if "[" in name)
     return (
-        rf"\textbf{{{escape(study.title or study.name)}.}} Mean over $n={n}$ (image, prompt) pairs, {seeds}. "
+        rf"\textbf{{{_sentence(study.title or study.name)}}} Mean over $n={n}$ (image, prompt) pairs, {seeds}. "
         f"First row: the {percent} interval; other rows: the paired difference to {escape(study.baseline)} with its "
         rf"{percent} interval. $\dagger$: the difference is significant (paired sign-flip permutation, for set distances "
         r"block jackknife; $p<0.05$ after Holm's correction over "
@@ -200,6 +200,10 @@ def _caption(study: Study, groups: dict[str, list[Result]]) -> str:
         + "). "
         r"Best in bold, second underlined." + placebos + (f" Protocols: {names}." if names else "")
     )
+
+
+def _sentence(title: str) -> str:
+    return escape(title) + ("" if title.rstrip()[-1:] in (".", "?", "!", "…") else ".")
 
 
 def wide_csv(study: Study, results: Sequence[Result]) -> str:
