@@ -177,16 +177,16 @@ def _notes_on(picture: Any, size: int) -> list[str]:
     return [*picture.notes, f"of its {w} x {h} pixels the centre square is used, at {size} x {size}; {expect}"]
 
 
-def _demand_place(out: Path) -> None:
+def _demand_place(out: Path, option: str = "--out", example: str = "out.mp4") -> None:
     """Raise ValueError where a file cannot be written, before minutes are spent on what is to be written there."""
     if out.is_dir():
-        raise ValueError(f"--out {out}: a folder; say the name of a file, for example {out / 'out.mp4'}")
+        raise ValueError(f"{option} {out}: a folder; say the name of a file, for example {out / example}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--out {out}: the folder {out.parent} cannot be made ({error.strerror})") from None
+        raise ValueError(f"{option} {out}: the folder {out.parent} cannot be made ({error.strerror})") from None
     if not os.access(out.parent, os.W_OK):
-        raise ValueError(f"--out {out}: the folder {out.parent} cannot be written to")
+        raise ValueError(f"{option} {out}: the folder {out.parent} cannot be written to")
 
 
 def _warn_about(pipe: Any, prompt: str, negative: str) -> None:
@@ -328,26 +328,47 @@ def train(
 
 @app.command()
 def metrics(
-    real: Annotated[Path | None, typer.Option(help="Folder of reference clips.")] = None,
-    fake: Annotated[Path | None, typer.Option(help="Folder of clips to judge; clip i belongs to reference i.")] = None,
+    real: Annotated[Path | None, typer.Option(help="Folder of reference videos (files, or folders of frames).")] = None,
+    fake: Annotated[Path | None, typer.Option(help="Folder of videos to judge; paired by name, else by order.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Names (repeatable, or several after one --metric).")] = None,
     more: Annotated[list[str] | None, typer.Argument(metavar="[METRIC]...", help="More names.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the numbers here.")] = None,
-    frames: Annotated[int, typer.Option(min=2)] = 8,
-    size: Annotated[int, typer.Option(min=16)] = 128,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here; values per video and frame beside it.")] = None,
+    preset: Annotated[str, typer.Option(help="Protocol of set distances, such as videogpt or styleganv.")] = "motionnet",
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip of the preset (default: the preset's).")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="From one frame of a clip to the next.")] = None,
+    offset: Annotated[str | None, typer.Option(help="Where clips begin: first, middle, seeded, uniform.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of seeded clips.")] = 0,
+    weights: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Weights of others (repeatable).")] = None,
+    size: Annotated[int | None, typer.Option(min=16, help="Crop to a square of so many pixels (default: their own size).")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Videos at once, at most.")] = 8,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Judge a folder of clips against another; without folders: list the metrics."""
+    """Judge a folder of videos against another; without folders: list the metrics."""
+    from wanlab.measure import Clips
     from wanlab.runs import judging
 
-    if real is None or fake is None:
-        if real is not None or fake is not None:
-            raise ValueError("wanlab metrics needs both --real and --fake (or neither, to list the metrics)")
+    names = [*(metric or []), *(more or [])]
+    if real is None and fake is None:
         judging.listing(console)
         return
-    names = [*(metric or []), *(more or [])] or ["fvd", "lpips", "psnr", "ssim", "warp_error"]
-    judging.judge(real, fake, names, frames, size, device, json, console)
+    if fake is None or (real is None and not names):
+        raise ValueError(
+            "wanlab metrics needs both --real and --fake (--fake alone for named metrics without a reference; neither, to list all)"
+        )
+    if json is not None:
+        _demand_place(json, "--json", "out.json")
+    clips = Clips(preset, frames, stride, offset, seed)
+    given = dict(_weight(text) for text in weights or [])
+    names = names or ["fvd", "lpips", "psnr", "ssim", "warp_error"]
+    judging.judge(judging.Request(real, fake, names, clips, given, size, batch, device, json), console, errors)
+
+
+def _weight(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or not path:
+        raise ValueError(f"--weights {text}: expected NAME=PATH, for example i3d=i3d_pretrained_400.pt")
+    return name, path
 
 
 @app.command()

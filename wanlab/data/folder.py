@@ -11,9 +11,19 @@ from torch import Tensor
 from wanlab.data.clip import Clips
 from wanlab.data.image import load_image, read_image
 from wanlab.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, MediaError, Size, existing
-from wanlab.data.video import frame_files, read_video, write_video
+from wanlab.data.video import Footage, frame_files, load_video, read_video, write_video
 
-__all__ = ["MediaError", "VideoFolder", "load_image", "read_image", "read_video", "write_video"]
+__all__ = [
+    "Footage",
+    "MediaError",
+    "VideoFolder",
+    "clip_files",
+    "load_image",
+    "load_video",
+    "read_image",
+    "read_video",
+    "write_video",
+]
 
 
 class VideoFolder(Sequence[Tensor]):
@@ -40,14 +50,12 @@ class VideoFolder(Sequence[Tensor]):
         captions: Mapping[str, str] | None = None,
     ) -> None:
         self.path = existing(path)
-        if not self.path.is_dir():
-            raise MediaError(f"{self.path}: a file; a folder of clips is wanted (read_video reads one file)")
         self.frames, self.size, self.fps, self.stride = frames, size, fps, stride
         self.captions = dict(captions or {})
         self.corrupt: dict[str, str] = {}
         self.short: dict[str, str] = {}
         self.files: list[Path] = []
-        for file in self._candidates():
+        for file in clip_files(self.path, stills=frames == 1):
             self._admit(file)
         if not self.files:
             failed = "; ".join(f"{name}: {reason}" for name, reason in {**self.corrupt, **self.short}.items())
@@ -57,14 +65,6 @@ class VideoFolder(Sequence[Tensor]):
     def names(self) -> list[str]:
         """The file names of the clips, in order."""
         return [_name(file) for file in self.files]
-
-    def _candidates(self) -> list[Path]:
-        entries = sorted(self.path.iterdir())
-        images = [entry for entry in frame_files(self.path) if entry.suffix.lower() not in VIDEO_SUFFIXES]
-        videos = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in VIDEO_SUFFIXES]
-        folders = [entry for entry in entries if entry.is_dir() and frame_files(entry)]
-        loose = images if self.frames == 1 else [self.path] if images else []
-        return sorted(videos + folders) + loose
 
     def _admit(self, file: Path) -> None:
         try:
@@ -100,6 +100,23 @@ class VideoFolder(Sequence[Tensor]):
             shapes = ", ".join(f"{self.names[i]} {tuple(v.shape)}" for i, v in zip(indices, videos, strict=True))
             raise MediaError(f"{self.path}: clips of different shapes cannot be stacked; ask for a size ({shapes})")
         return Clips(torch.stack(videos), [self.caption(index) for index in indices])
+
+
+def clip_files(folder: str | Path, stills: bool = False) -> list[Path]:
+    """What of a folder is a clip, sorted by name and unread: video files, subfolders of frames, and loose images.
+
+    stills: each loose image is a clip of one frame, instead of all of them being one clip (the folder itself). Hidden files are
+    passed over. Raises MediaError where the folder is missing or a file.
+    """
+    path = existing(folder)
+    if not path.is_dir():
+        raise MediaError(f"{path}: a file; a folder of clips is wanted (read_video reads one file)")
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    images = [entry for entry in frame_files(path) if entry.suffix.lower() not in VIDEO_SUFFIXES]
+    videos = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in VIDEO_SUFFIXES]
+    folders = [entry for entry in entries if entry.is_dir() and frame_files(entry)]
+    loose = images if stills else [path] if images else []
+    return sorted(videos + folders) + loose
 
 
 def _name(file: Path) -> str:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -18,6 +19,14 @@ from wanlab.data.image import load_image
 from wanlab.data.media import IMAGE_SUFFIXES, MediaError, Size, existing, fit
 
 _CRF = 16  # visually without loss; metrics are computed from tensors, not from files
+
+
+class Footage(NamedTuple):
+    """video `f c h w` float32 in [0, 1]; fps: of the file, None where it has no clock; notes: what had to be decided on the way."""
+
+    video: Tensor
+    fps: float | None
+    notes: tuple[str, ...]
 
 
 def read_video(
@@ -40,10 +49,24 @@ def read_video(
     Raises MediaError, naming the file: missing (with the nearest name), not a video, truncated, corrupt, too short;
     ValueError for frames or stride below 1, fps not above 0, start below 0.
     """
+    return load_video(path, frames, size, fps, start, stride).video
+
+
+def load_video(
+    path: str | Path,
+    frames: int | None = None,
+    size: Size = None,
+    fps: float | None = None,
+    start: float = 0.0,
+    stride: int = 1,
+) -> Footage:
+    """Like `read_video`, with the file's rate and notes on what had to be decided (depth, transparency, colour space)."""
     _check_request(frames, fps, start, stride)
     path = existing(path)
+    notes: dict[str, str] = {}
+    rate: list[float] = []
     taken: list[Tensor] = []
-    for index, image in enumerate(_images(path, fps, start)):
+    for index, image in enumerate(_images(path, fps, start, notes, rate)):
         if index % stride == 0:
             taken.append(fit(image[None], size)[0])
         if len(taken) == frames:
@@ -52,7 +75,8 @@ def read_video(
         raise MediaError(f"{path}: too short: {len(taken)} frames from {start:g} s on, {frames or 1} wanted")
     if len({image.shape for image in taken}) > 1:
         raise MediaError(f"{path}: frames of different sizes; ask for one size")
-    return torch.stack(taken)
+    told = tuple(f"{where}: {note}" if where else note for note, where in notes.items())
+    return Footage(torch.stack(taken), fps or (rate[0] if rate else None), told)
 
 
 def _check_request(frames: int | None, fps: float | None, start: float, stride: int) -> None:
@@ -66,12 +90,13 @@ def _check_request(frames: int | None, fps: float | None, start: float, stride: 
         raise ValueError(f"stride={stride}: at least 1")
 
 
-def _images(path: Path, fps: float | None, start: float) -> Iterator[Tensor]:
+def _images(path: Path, fps: float | None, start: float, notes: dict[str, str], rate: list[float]) -> Iterator[Tensor]:
+    """The frames; notes take what was decided and at which file first, rate the file's frames per second."""
     if not path.is_dir():
-        return _decoded(path, fps, start)
+        return _decoded(path, fps, start, notes, rate)
     if fps is not None or start:
         raise MediaError(f"{path}: a folder of frames has no clock; fps and start do not apply")
-    return _from_folder(path)
+    return _from_folder(path, notes)
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -85,15 +110,18 @@ def frame_files(folder: Path) -> list[Path]:
     return sorted((entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES), key=natural)
 
 
-def _from_folder(folder: Path) -> Iterator[Tensor]:
+def _from_folder(folder: Path, notes: dict[str, str]) -> Iterator[Tensor]:
     files = frame_files(folder)
     if not files:
         raise MediaError(f"{folder}: no images in this folder")
     for file in files:
-        yield load_image(file).image
+        picture = load_image(file)
+        for note in picture.notes:
+            notes.setdefault(note, file.name)
+        yield picture.image
 
 
-def _decoded(path: Path, fps: float | None, start: float) -> Iterator[Tensor]:
+def _decoded(path: Path, fps: float | None, start: float, notes: dict[str, str], rate: list[float]) -> Iterator[Tensor]:
     """The frames from start on, `c h w`, at the file's own pace or resampled; damaged files raise MediaError."""
     if path.stat().st_size == 0:
         raise MediaError(f"{path}: the file is empty")
@@ -101,10 +129,28 @@ def _decoded(path: Path, fps: float | None, start: float) -> Iterator[Tensor]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise MediaError(f"{path}: no video in this file")
+            stream = container.streams.video[0]
+            rate.extend([float(stream.average_rate)] if stream.average_rate else [])
+            for note in _notes_on(stream.format):
+                notes.setdefault(note, "")
             frames = _from_start(container, start)
             yield from map(_rgb, frames if fps is None else _resampled(frames, fps, start))
     except av.error.FFmpegError as error:
         raise MediaError(f"{path}: truncated, corrupt or not a video ({error.strerror})") from error
+
+
+def _notes_on(form: av.VideoFormat | None) -> list[str]:
+    """What reading a pixel format as 8-bit RGB leaves out."""
+    if form is None:
+        return []
+    notes = []
+    if (depth := max(part.bits for part in form.components)) > 8 and not form.is_paletted:
+        notes.append(f"{depth} bits per channel, read as 8")
+    if any(part.is_alpha for part in form.components):
+        notes.append("the alpha channel is left out")
+    if len(form.components) == 1 and not form.is_paletted:
+        notes.append("grey")
+    return notes
 
 
 def _from_start(container: av.container.InputContainer, start: float) -> Iterator[tuple[float, av.VideoFrame]]:

@@ -150,10 +150,12 @@ class SetMeasure:
         frechet = self.function is None or self.family == "fvd"
         return float(part("frechet").frechet_bias(x, y)) if frechet else float("nan")
 
-    def interval(self, x: Tensor, y: Tensor, confidence: float = 0.95, units: Tensor | None = None) -> tuple[float, float]:
-        """Block-jackknife interval of E[distance] at this n; rows are paired when n equals m, and rows of one unit
-        (`units`: a number per row) leave together."""
-        _, high = part("jackknife").jackknife_interval(x, y, self._of, confidence=confidence, units=units)
+    def interval(
+        self, x: Tensor, y: Tensor, confidence: float = 0.95, units: Tensor | None = None, paired: bool | None = None
+    ) -> tuple[float, float]:
+        """Block-jackknife interval of E[distance] at this n; rows are paired when n equals m unless `paired` says otherwise,
+        and rows of one unit (`units`: a number per row) leave together."""
+        _, high = part("jackknife").jackknife_interval(x, y, self._of, paired, confidence=confidence, units=units)
         low = 2 * self.distance(x, y) - high  # the interval is symmetric, and only some distances end at 0
         return max(low, self.bounds[0]), min(high, self.bounds[1])
 

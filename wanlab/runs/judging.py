@@ -1,100 +1,149 @@
-"""`wanlab metrics`: the measures over two folders of clips, without any study."""
+"""`wanlab metrics`: the measures over two folders of videos, one batch in memory however many there are, without any study."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from wanlab.data.folder import VideoFolder
-from wanlab.measure import Batch, available, resolve
+from wanlab.data.media import MediaError, Size
+from wanlab.measure import Clips, available, info, resolve
 
+from .court import Court, some
 from .environment import pick_device
-from .files import write_text
-from .inference import Resampler
+from .pairing import Pairing, Reader, pair
+from .verdict import CurveFile, Verdict, save_values
 
-BATCH = 8
 ARROWS = {True: "higher", False: "lower", None: ""}
+MOTION = "motion_magnitude"
 
 
 def listing(console: Console) -> None:
     """Print every metric with what it needs."""
     table = Table()
-    for head in ("metric", "better", "over", "needs", "what it is"):
+    for head in ("metric", "better", "over", "needs", "what it is", "in brackets"):
         table.add_column(head)
-    for name, info in available().items():
-        table.add_row(name, ARROWS[info.higher_is_better], info.kind, ", ".join(sorted(info.needs)), info.summary)
+    for name, known in available().items():
+        needs = ", ".join([*sorted(known.needs), *(["weights"] if known.weights else [])])
+        table.add_row(name, ARROWS[known.higher_is_better], known.kind, needs, known.summary, ", ".join(known.choices))
     console.print(table)
 
 
-def judge(
-    real: Path, fake: Path, names: Sequence[str], frames: int, size: int, device: str, out: Path | None, console: Console
-) -> list[dict[str, Any]]:
-    """Judge the clips of one folder against those of another, print a table, write JSON.
+@dataclass(frozen=True)
+class Request:
+    """What is to be judged: folders, metrics, and how. size: None = the videos' own; batch: videos at once, at most."""
 
-    Clip i of `fake` belongs to clip i of `real` (both by name). Raises MediaError for folders without clips,
-    UnknownMetric, ValueError for metrics that need more than clips or for folders of different length.
+    real: Path | None
+    fake: Path
+    names: Sequence[str]
+    clips: Clips = field(default_factory=Clips)
+    weights: Mapping[str, str | Path] = field(default_factory=dict)
+    size: Size = None
+    batch: int = 8
+    device: str = "auto"
+    out: Path | None = None
+
+
+def judge(request: Request, console: Console, errors: Console) -> Verdict:
+    """Judge the videos of one folder, against those of another where there is one; print a table, write the files.
+
+    Bad files are left out by name and counted; the rest is judged. Beside `out` stand `NAME.videos.parquet` (a value per video
+    and metric) and `NAME.frames.parquet` (a value per video, metric and frame).
+
+    Raises:
+        MediaError: a folder without videos, or without any that can be read.
+        UnknownMetric, MissingWeights: names that nothing has, weights that are missing.
+        ValueError: metrics that need more than folders, or pairs where none can be made.
     """
-    where = pick_device(device)
-    wrong = [name for name in names if (info := available().get(name.split("[")[0])) and info.needs - {"reference", "image"}]
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)}: these need the truth of rendered videos, not only two folders of clips")
-    measures = resolve(names, where)
-    references, clips = (VideoFolder(path, frames=frames, size=size) for path in (real, fake))
-    for folder in (references, clips):
-        for name, reason in {**folder.corrupt, **folder.short}.items():
-            console.print(f"[yellow]left out[/]  {folder.path / name}: {reason}", highlight=False)
-    paired = len(references) == len(clips)
-    if not paired and any(measure.kind == "sample" and "reference" in measure.needs for measure in measures):
+    measures, said = _measures(request)
+    pairing = pair(request.real, request.fake)
+    _demand_pairs(pairing, measures)
+    errors.print(f"{len(pairing.items)} videos, {len(pairing.pairs)} pairs, paired {escape(pairing.how)}", highlight=False)
+    reader = Reader(request.size, request.batch)
+    files = _beside(request.out)
+    court = Court(measures, CurveFile(files["frames"]) if files else None)
+    finished = False
+    try:
+        with _bar(errors) as bar:
+            task = bar.add_task("judging", total=len(pairing.items))
+            for taken, read in reader.batches(pairing.items):
+                if read is not None:
+                    court.hear(read)
+                bar.update(task, advance=taken)
+                del read
+        finished = True
+    finally:
+        if court.curves is not None:
+            court.curves.close(keep=finished)
+    settings = {"clips": vars(request.clips), "size": request.size, "batch": request.batch}
+    verdict = Verdict(
+        None if request.real is None else str(request.real), str(request.fake), pairing.how, len(pairing.pairs), settings,
+        court.rows(), reader.left_out, [*said, *_on_files(pairing, reader), *court.warnings()],
+    )  # fmt: skip
+    if not any(row.n for row in verdict.rows):
+        raise MediaError(f"{request.fake}: nothing could be judged: {'; '.join(verdict.warnings) or 'no video could be read'}")
+    if files:
+        save_values(files["videos"], court.values)
+        verdict.save(files["json"])
+    for warning in verdict.warnings:
+        errors.print(f"[yellow]warning[/]  {escape(warning)}", highlight=False, soft_wrap=True)
+    verdict.show(console)
+    return verdict
+
+
+def _measures(request: Request) -> tuple[list[Any], list[str]]:
+    """The measures, with motion beside those that a still would win, and what to say about that."""
+    given = {"reference", "image"} if request.real is not None else set()
+    for name in request.names:
+        lacking = sorted(info(name).needs - given)
+        if lacking and set(lacking) <= {"reference", "image"}:
+            raise ValueError(f"{name} needs a reference: give --real")
+        if lacking:
+            raise ValueError(f"{name}: these need the truth of rendered videos or prompts ({', '.join(lacking)}), not only folders")
+    names = list(dict.fromkeys(request.names))
+    said = []
+    if any(info(name).still for name in names) and MOTION not in names:
+        names.append(MOTION)
+        said.append(f"{MOTION} stands beside: a still wins every consistency score, so none is read without it")
+    return resolve(names, pick_device(request.device), request.weights, request.clips), said
+
+
+def _demand_pairs(pairing: Pairing, measures: Sequence[Any]) -> None:
+    paired = [measure.key for measure in measures if measure.kind == "sample" and measure.needs]
+    if paired and not pairing.pairs:
         raise ValueError(
-            f"{real} holds {len(references)} clips and {fake} {len(clips)}: metrics that compare clip by clip need as "
-            "many of each (set distances such as fvd do not)"
+            f"{', '.join(paired)}: these compare video by video, and no pairs could be made: {pairing.how} "
+            "(set distances such as fvd need none)"
         )
-    rows = [_row(measure, references, clips, paired) for measure in measures]
-    _print(rows, console)
-    if out is not None:
-        write_text(
-            out, json.dumps({"real": str(real), "fake": str(fake), "frames": frames, "size": size, "rows": rows}, indent=1) + "\n"
-        )
-    return rows
 
 
-def _row(measure: Any, references: VideoFolder, clips: VideoFolder, paired: bool) -> dict[str, Any]:
-    """One metric: value, 95 % interval, n."""
-    better = {True: "higher", False: "lower", None: "none"}[measure.higher_is_better]
-    if measure.kind == "set":
-        x, y = (torch.cat([measure.features(Batch(video=video)) for video in _batches(folder)]) for folder in (clips, references))
-        low, high = measure.interval(x, y) if min(len(x), len(y)) >= 4 else (float("nan"), float("nan"))
-        value, n = measure.distance(x, y), len(x)
-    else:
-        scores = []
-        for video, reference in zip(_batches(clips), _batches(references) if paired else _batches(clips)):
-            scores.append(measure.score(Batch(video=video, reference=reference, image=reference[:, 0])))
-        values = torch.cat(scores).double().numpy()
-        values = values[np.isfinite(values)]
-        value, n = float(values.mean()) if len(values) else float("nan"), len(values)
-        low, high = Resampler().interval(values)
-    numbers = {"value": value, "ci_low": low, "ci_high": high}
-    return {"metric": measure.name, **{k: v if np.isfinite(v) else None for k, v in numbers.items()}, "n": n, "better": better}
+def _on_files(pairing: Pairing, reader: Reader) -> list[str]:
+    told = [
+        f"{side}: {len(names)} without a partner, in set distances only: {some(names)}"
+        for side, names in pairing.alone.items() if names and pairing.how.startswith("by")
+    ]  # fmt: skip
+    for side in ("real", "fake"):
+        bad = reader.left_out[side]
+        if bad:
+            told.append(f"{side}: {len(bad)} left out: " + "; ".join(f"{name}: {why}" for name, why in list(bad.items())[:10]))
+        told += [f"{side}: {note}: {some(names)}" for note, names in reader.notes[side].items()]
+    return told
 
 
-def _batches(folder: VideoFolder) -> list[torch.Tensor]:
-    return [
-        torch.stack([folder[i] for i in range(start, min(start + BATCH, len(folder)))]) for start in range(0, len(folder), BATCH)
-    ]
+def _beside(out: Path | None) -> dict[str, Path]:
+    if out is None:
+        return {}
+    beside = {name: out.with_name(f"{out.stem}.{name}.parquet") for name in ("videos", "frames")}
+    return {"json": out, **beside}
 
 
-def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = Table()
-    for head in ("metric", "value", "95 % interval", "n", "better"):
-        table.add_column(head, justify="left" if head == "metric" else "right", overflow="fold")
-    for row in rows:
-        value, low, high = ("–" if row[k] is None else f"{row[k]:.4g}" for k in ("value", "ci_low", "ci_high"))
-        table.add_row(row["metric"].replace("[", r"\["), value, f"{low} to {high}", str(row["n"]), row["better"])
-    console.print(table)
+def _bar(console: Console) -> Progress:
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), *times
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

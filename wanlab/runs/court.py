@@ -1,0 +1,177 @@
+"""The court of `wanlab metrics`: hears videos batch by batch, keeps a few numbers of each, and gives rows with their cautions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wanlab.measure import Batch, SampleMeasure, SetMeasure, part
+
+from .inference import Resampler
+from .pairing import Read
+from .verdict import CurveFile, Row
+
+BETTER = {True: "higher", False: "lower", None: "none"}
+SAMPLES_PER_FEATURE = 2.5  # below it the bias of a Frechet distance is no longer small beside its value
+FEWEST = 6  # samples that neighbourhoods of 5 need
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+class Court:
+    """Hears batch after batch and keeps what is small: a number per video and metric, a row of features per video."""
+
+    def __init__(self, measures: Sequence[Any], curves: CurveFile | None) -> None:
+        self.samples = [measure for measure in measures if isinstance(measure, SampleMeasure)]
+        self.sets = [measure for measure in measures if isinstance(measure, SetMeasure)]
+        self.measures, self.curves = list(measures), curves
+        self.values: dict[str, dict[str, float]] = {measure.name: {} for measure in self.samples}
+        self.sources = {id(measure.source): measure.source for measure in self.sets}
+        self.features: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
+        self.refused: dict[str, dict[str, str]] = {}
+        self.shorter: dict[str, str] = {}
+
+    def hear(self, read: Read) -> None:
+        """Everything about one batch."""
+        if read.fake is not None:
+            self._score(read)
+        for key, source in self.sources.items():
+            if read.fake is not None:
+                self._extract(key, source.extractor, read.fake, read.names, read.names, "fake")
+            if read.real is not None:
+                self._extract(key, source.extractor, read.real, read.names, read.references, "real")
+
+    def _score(self, read: Read) -> None:
+        reference, why = _comparable(read)
+        image = None if read.real is None else read.real[:, 0]
+        frames = read.fake if reference is None else read.fake[:, : reference.shape[1]]
+        if reference is not None and read.real.shape[1] != read.fake.shape[1]:
+            self.shorter |= dict.fromkeys(read.names, f"{frames.shape[1]} frames")
+        batch = Batch(frames, reference, image, fps=read.fps, ids=read.names)
+        whole = batch if frames is read.fake else Batch(read.fake, image=image, fps=read.fps, ids=read.names)
+        for measure in self.samples:
+            if "reference" in measure.needs and reference is None:
+                self._refuse(measure.name, read.names, why)
+            elif "image" in measure.needs and image is None:
+                self._refuse(measure.name, read.names, "no reference whose first frame it could be compared with")
+            else:
+                self._ask(measure, batch if "reference" in measure.needs else whole)
+
+    def _ask(self, measure: SampleMeasure, batch: Batch) -> None:
+        try:
+            scores = measure.score(batch)
+        except ValueError as error:
+            if len(batch.video) == 1:
+                self._refuse(measure.name, batch.ids or [], str(error).removeprefix(f"{measure.key}: ").partition(" (samples")[0])
+                return
+            for row in range(len(batch.video)):
+                alone = {name: None if value is None else value[row : row + 1] for name, value in vars(batch).items()}
+                self._ask(measure, Batch(**alone))
+            return
+        self.values[measure.name] |= dict(zip(batch.ids or [], scores.double().tolist(), strict=True))
+        curve = measure.curve(batch) if self.curves is not None else None
+        if curve is not None:
+            self.curves.add(batch.ids, measure.name, curve.frames, curve.values.numpy())
+
+    def _extract(
+        self, key: int, extractor: Any, videos: torch.Tensor, names: Sequence[str], own: Sequence[str], side: str
+    ) -> None:
+        """Features of one side, kept under the pair's names; their own decide where seeded clips begin."""
+        stems = [Path(name).stem for name in own]
+        try:
+            rows = extractor(videos, stems, side)
+        except ValueError as error:
+            self._refuse(f"{side} of [{extractor.label}]", names, str(error).partition(": ")[2] or str(error))
+            return
+        self.features.setdefault((key, side), {}).update(zip(names, rows, strict=True))
+
+    def _refuse(self, what: str, names: Sequence[str], why: str) -> None:
+        self.refused.setdefault(what, {}).update(dict.fromkeys(names, why))
+
+    def rows(self) -> list[Row]:
+        """One row per measure, in the order asked for."""
+        return [self._of_set(m) if isinstance(m, SetMeasure) else self._of_samples(m) for m in self.measures]
+
+    def _of_samples(self, measure: SampleMeasure) -> Row:
+        found = np.array(list(self.values[measure.name].values()), dtype=np.float64)
+        found = found[np.isfinite(found)]
+        low, high = Resampler().interval(found)
+        mean, better = found.mean() if len(found) else None, BETTER[measure.higher_is_better]
+        return Row(measure.name, mean, low, high, len(found), better)
+
+    def _pair_of_sets(self, measure: SetMeasure) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        """Features of the videos and of the reference, and whether row i of both belongs together."""
+        fake, real = (self.features.get((id(measure.source), side), {}) for side in ("fake", "real"))
+        together = list(fake) == list(real)
+        width = next((len(row) for row in (*fake.values(), *real.values())), 0)
+        x, y = (torch.stack(list(rows.values())) if rows else torch.zeros(0, width) for rows in (fake, real))
+        return x, y, together
+
+    def _of_set(self, measure: SetMeasure) -> Row:
+        x, y, together = self._pair_of_sets(measure)
+        better, n, m = BETTER[measure.higher_is_better], len(x), len(y)
+        fewest = FEWEST if measure.bounds[1] <= 1 or measure.family == "density" else 2
+        if min(n, m) < fewest:
+            return Row(measure.name, None, None, None, n, better, m)
+        low, high = measure.interval(x, y, paired=together) if min(n, m) >= max(4, fewest + 1) else (math.nan, math.nan)
+        infinity = None
+        if measure.family == "fvd" and min(n, m) >= SAMPLES_PER_FEATURE * x.shape[1]:
+            infinity = float(part("infinity").frechet_infinity(x, y, measure.source.extractor.protocol.ddof))
+        return Row(measure.name, measure.distance(x, y), low, high, n, better, m, measure.bias(x, y), infinity)
+
+    def warnings(self) -> list[str]:
+        """What to know before the numbers are believed; each names n."""
+        told = []
+        if self.shorter:
+            whom = [f"{name} ({frames})" for name, frames in self.shorter.items()]
+            told.append(f"{len(whom)} pairs of different lengths were compared over their common beginning: {some(whom)}")
+        for measure in self.sets:
+            x, y, _ = self._pair_of_sets(measure)
+            told += _on_sizes(measure, len(x), len(y), x.shape[1])
+        for measure in self.samples:
+            stills = [name for name, value in self.values[measure.name].items() if math.isnan(value)]
+            if measure.still and stills:
+                all_ = len(self.values[measure.name])
+                told.append(f"{measure.key}: {len(stills)} of {all_} do not move and are left out: {some(stills)}")
+        for what, names in self.refused.items():
+            reasons: dict[str, list[str]] = {}
+            for name, why in names.items():
+                reasons.setdefault(why, []).append(name)
+            told += [f"{what}: {len(who)} left out: {why}: {some(who)}" for why, who in reasons.items()]
+        return told
+
+
+def _comparable(read: Read) -> tuple[torch.Tensor | None, str]:
+    """The reference of a batch over the frames that both have; or None and why it cannot be one."""
+    if read.real is None or read.fake is None:
+        return None, "no reference"
+    if read.real.shape[-2:] != read.fake.shape[-2:]:
+        (a, b), (c, d) = read.fake.shape[-2:], read.real.shape[-2:]
+        return None, f"{b} x {a} pixels against {d} x {c} of the reference; ask for one --size"
+    return read.real[:, : read.fake.shape[1]], ""
+
+
+def _on_sizes(measure: SetMeasure, n: int, m: int, width: int) -> list[str]:
+    """Cautions of a distance over n videos and m references."""
+    few = min(n, m)
+    if few == 0:
+        return [f"{measure.name}: no number, n = {n} and {m}"]
+    if measure.family == "fvd" and few < 2:
+        return [f"{measure.name}: no number, n = {n} and {m}: a covariance needs at least 2 on each side"]
+    if measure.family == "fvd" and few < SAMPLES_PER_FEATURE * width:
+        enough = math.ceil(SAMPLES_PER_FEATURE * width)
+        far = "is far above the distance of the populations (see bias)"
+        return [f"{measure.name}: n = {few} with {width} features {far}; compare it at equal n only, or give n >= {enough}"]
+    if measure.family in ("precision", "recall", "density", "coverage") and few < FEWEST:
+        return [f"{measure.name}: no number, n = {n} and {m}: neighbourhoods of 5 need at least {FEWEST} on each side"]
+    if n != m and measure.family != "fvd":
+        return [f"{measure.name}: n = {n} against {m}: it depends on both"]
+    return []

@@ -1,0 +1,122 @@
+"""What `wanlab metrics` found: rows with intervals and cautions, a table to read, and files to go on with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .files import write_text
+
+CURVES = pa.schema([("video", pa.string()), ("metric", pa.string()), ("frame", pa.int32()), ("value", pa.float32())])
+
+
+@dataclass
+class Row:
+    """One metric over all videos. n: videos that are judged; n_reference: of the reference set (set distances); bias: what a
+    Frechet distance of this n lies above that of the populations; infinity: its estimate at infinite n where n allows one."""
+
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    better: str
+    n_reference: int | None = None
+    bias: float | None = None
+    infinity: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "ci_low", "ci_high", "bias", "infinity"):
+            number = getattr(self, name)
+            setattr(self, name, float(number) if number is not None and np.isfinite(number) else None)
+
+
+@dataclass
+class Verdict:
+    """Everything that one call found, as it is written to JSON."""
+
+    real: str | None
+    fake: str
+    pairing: str
+    pairs: int
+    settings: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def save(self, out: Path) -> None:
+        """The JSON file."""
+        write_text(out, json.dumps(asdict(self), indent=1) + "\n")
+
+    def show(self, console: Console) -> None:
+        """The table, widest column first, and a dash where there is no number."""
+        table = Table()
+        columns = ["value", "95 % interval", "n", "better"]
+        more = [name for name in ("bias", "infinity") if any(getattr(row, name) is not None for row in self.rows)]
+        table.add_column("metric", overflow="fold")
+        for head in columns[:2] + [{"bias": "bias", "infinity": "at n = ∞"}[name] for name in more] + columns[2:]:
+            table.add_column(head, justify="right", overflow="fold")
+        for row in self.rows:
+            span = f"{_said(row.ci_low)} to {_said(row.ci_high)}" if row.ci_low is not None else "–"
+            n = f"{row.n}" if row.n_reference in (None, row.n) else f"{row.n} / {row.n_reference}"
+            table.add_row(escape(row.metric), _said(row.value), span, *(_said(getattr(row, name)) for name in more), n, row.better)
+        console.print(table)
+
+
+def _said(number: float | None) -> str:
+    return "–" if number is None else f"{number:.4g}"
+
+
+class CurveFile:
+    """Per-frame curves as parquet, a row group per batch, so that they are never all in memory; complete or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pq.ParquetWriter(self._part, CURVES)
+
+    def add(self, names: Sequence[str], metric: str, frames: Sequence[int], values: np.ndarray) -> None:
+        """Curves (b, n) of one metric for the videos of these names."""
+        rows, columns = values.shape
+        self._writer.write_table(
+            pa.table(
+                [
+                    pa.array(np.repeat(np.array(names, object), columns), pa.string()),
+                    pa.array([metric] * (rows * columns), pa.string()),
+                    pa.array(np.tile(np.array(frames, np.int32), rows)),
+                    pa.array(values.astype(np.float32).ravel()),
+                ],
+                schema=CURVES,
+            )
+        )
+
+    def close(self, keep: bool) -> None:
+        """Gives the file its name, or leaves nothing."""
+        self._writer.close()
+        if keep:
+            os.replace(self._part, self.path)
+        self._part.unlink(missing_ok=True)
+
+
+def save_values(path: Path, values: dict[str, dict[str, float]]) -> None:
+    """Per-video values: columns video, metric, value; metric -> video -> value, NaN where the metric does not apply."""
+    rows = [(video, metric, value) for metric, found in values.items() for video, value in found.items()]
+    table = pa.table(
+        [pa.array([row[0] for row in rows], pa.string()), pa.array([row[1] for row in rows], pa.string()),
+         pa.array([row[2] for row in rows], pa.float64())],
+        names=["video", "metric", "value"],
+    )  # fmt: skip
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    pq.write_table(table, part)
+    os.replace(part, path)
