@@ -341,34 +341,17 @@ def metrics(
     weights: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Weights of others (repeatable).")] = None,
     size: Annotated[int | None, typer.Option(min=16, help="Crop to a square of so many pixels (default: their own size).")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Videos at once, at most.")] = 8,
-    device: Device = "auto",
-    debug: Debug = False,
-) -> None:
+    device: Device = "auto", debug: Debug = False,
+) -> None:  # fmt: skip
     """Judge a folder of videos against another; without folders: list the metrics."""
-    from wanlab.measure import Clips
     from wanlab.runs import judging
-
-    names = [*(metric or []), *(more or [])]
     if real is None and fake is None:
         judging.listing(console)
         return
-    if fake is None or (real is None and not names):
-        raise ValueError(
-            "wanlab metrics needs both --real and --fake (--fake alone for named metrics without a reference; neither, to list all)"
-        )
     if json is not None:
         _demand_place(json, "--json", "out.json")
-    clips = Clips(preset, frames, stride, offset, seed)
-    given = dict(_weight(text) for text in weights or [])
-    names = names or ["fvd", "lpips", "psnr", "ssim", "warp_error"]
-    judging.judge(judging.Request(real, fake, names, clips, given, size, batch, device, json), console, errors)
-
-
-def _weight(text: str) -> tuple[str, str]:
-    name, equals, path = text.partition("=")
-    if not equals or not path:
-        raise ValueError(f"--weights {text}: expected NAME=PATH, for example i3d=i3d_pretrained_400.pt")
-    return name, path
+    names, clips = [*(metric or []), *(more or [])], judging.Clips(preset, frames, stride, offset, seed)
+    judging.judge(judging.request(real, fake, names, clips, weights or [], size, batch, device, json), console, errors)
 
 
 @app.command()

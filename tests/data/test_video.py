@@ -184,3 +184,27 @@ def test_seconds_of_a_real_clip() -> None:
     """Starting at one second of a 30 fps clip is the same as dropping its first 30 frames."""
     path = CLIPS / "paragliding.mp4"
     assert torch.equal(read_video(path, 3, 32, start=1.0), read_video(path, 33, 32)[30:])
+
+
+@pytest.mark.parametrize(("form", "codec", "note"), [
+    ("yuv420p10le", "libx264", "10 bits per channel, read as 8"), ("gray", "libx264", "grey"), ("yuv420p", "libx264", ""),
+    ("argb", "qtrle", "the alpha channel is left out"),
+])  # fmt: skip
+def test_what_a_pixel_format_loses_is_noted(tmp_path: Path, form: str, codec: str, note: str) -> None:
+    import av
+    import numpy as np
+
+    from wanlab.data.video import load_video
+
+    path = tmp_path / ("a.mov" if codec == "qtrle" else "a.mp4")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=12)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, form
+        for shade in (40, 120, 200):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), shade, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format=form)))
+        container.mux(stream.encode())
+    found = load_video(path)
+    assert found.notes == ((note,) if note else ()) and found.fps == 12
+    assert found.video.shape == (3, 3, 32, 32)
+    assert found.video.mean((1, 2, 3)).mul(255).tolist() == pytest.approx([40, 120, 200], abs=4)

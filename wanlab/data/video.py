@@ -144,11 +144,11 @@ def _notes_on(form: av.VideoFormat | None) -> list[str]:
     if form is None:
         return []
     notes = []
-    if (depth := max(part.bits for part in form.components)) > 8 and not form.is_paletted:
+    if (depth := max(part.bits for part in form.components)) > 8:
         notes.append(f"{depth} bits per channel, read as 8")
     if any(part.is_alpha for part in form.components):
         notes.append("the alpha channel is left out")
-    if len(form.components) == 1 and not form.is_paletted:
+    if form.name.startswith("gray"):
         notes.append("grey")
     return notes
 

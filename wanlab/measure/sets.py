@@ -125,7 +125,7 @@ def asked(parts: list[str], clips: Clips) -> Clips:
         elif place == 0 and ":" not in text:
             given["preset"] = text
     if given.get("preset", clips.preset) != clips.preset:
-        clips = Clips(offset=clips.offset, seed=clips.seed)  # another preset than the one that these frames and strides were said of
+        clips = Clips(offset=clips.offset, seed=clips.seed)  # those frames and strides were said of another
     whole = Clips(**{**vars(clips), **given})
     known = part("protocol").PRESETS.get(whole.preset)
     if known is None:

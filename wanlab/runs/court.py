@@ -136,11 +136,11 @@ class Court:
         for measure in self.sets:
             x, y, _ = self._pair_of_sets(measure)
             told += _on_sizes(measure, len(x), len(y), x.shape[1])
-        for measure in self.samples:
-            stills = [name for name, value in self.values[measure.name].items() if math.isnan(value)]
-            if measure.still and stills:
-                all_ = len(self.values[measure.name])
-                told.append(f"{measure.key}: {len(stills)} of {all_} do not move and are left out: {some(stills)}")
+        for sample in self.samples:
+            stills = [name for name, value in self.values[sample.name].items() if math.isnan(value)]
+            if sample.still and stills:
+                all_ = len(self.values[sample.name])
+                told.append(f"{sample.key}: {len(stills)} of {all_} do not move and are left out: {some(stills)}")
         for what, names in self.refused.items():
             reasons: dict[str, list[str]] = {}
             for name, why in names.items():

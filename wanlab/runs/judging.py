@@ -22,6 +22,7 @@ from .verdict import CurveFile, Verdict, save_values
 
 ARROWS = {True: "higher", False: "lower", None: ""}
 MOTION = "motion_magnitude"
+USUAL = ("fvd", "lpips", "psnr", "ssim", "warp_error")
 
 
 def listing(console: Console) -> None:
@@ -48,6 +49,28 @@ class Request:
     batch: int = 8
     device: str = "auto"
     out: Path | None = None
+
+
+def request(
+    real: Path | None, fake: Path | None, names: Sequence[str], clips: Clips, weights: Sequence[str], size: Size, batch: int,
+    device: str, out: Path | None,
+) -> Request:  # fmt: skip
+    """A request as the command line says it: weights as NAME=PATH, the usual metrics where none is named.
+
+    Raises:
+        ValueError: no folder to judge, no reference for the usual metrics, weights that are not NAME=PATH.
+    """
+    if fake is None or (real is None and not names):
+        raise ValueError(
+            "wanlab metrics needs both --real and --fake (--fake alone for named metrics without a reference; neither, to list all)"
+        )
+    given = {}
+    for text in weights:
+        name, _, path = text.partition("=")
+        if not name or not path:
+            raise ValueError(f"--weights {text}: expected NAME=PATH, for example i3d=i3d_pretrained_400.pt")
+        given[name] = path
+    return Request(real, fake, names or USUAL, clips, given, size, batch, device, out)
 
 
 def judge(request: Request, console: Console, errors: Console) -> Verdict:

@@ -147,4 +147,5 @@ def _stacked(held: list[Found]) -> Read:
         sides.append((videos[0][None] if len(videos) == 1 else torch.stack(videos)) if videos else None)
     rates = [row[1].fps for row in held if row[1] is not None]
     references = [_name(item.real) for item, _, real in held if real is not None]
-    return Read([item.name for item, _, _ in held], *sides, references, rates if rates and all(rates) else None)
+    fake, real = sides
+    return Read([item.name for item, _, _ in held], fake, real, references, rates if rates and all(rates) else None)
