@@ -187,7 +187,7 @@ def test_seconds_of_a_real_clip() -> None:
 
 
 @pytest.mark.parametrize(("form", "codec", "note"), [
-    ("yuv420p10le", "libx264", "10 bits per channel, read as 8"), ("gray", "libx264", "grey"), ("yuv420p", "libx264", ""),
+    ("yuv420p10le", "libx264", "10 bits per channel, read as 8"), ("gray", "ffv1", "grey"), ("yuv420p", "libx264", ""),
     ("argb", "qtrle", "the alpha channel is left out"),
 ])  # fmt: skip
 def test_what_a_pixel_format_loses_is_noted(tmp_path: Path, form: str, codec: str, note: str) -> None:
@@ -196,7 +196,7 @@ def test_what_a_pixel_format_loses_is_noted(tmp_path: Path, form: str, codec: st
 
     from wanlab.data.video import load_video
 
-    path = tmp_path / ("a.mov" if codec == "qtrle" else "a.mp4")
+    path = tmp_path / {"qtrle": "a.mov", "ffv1": "a.mkv", "libx264": "a.mp4"}[codec]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=12)
         stream.width, stream.height, stream.pix_fmt = 32, 32, form
