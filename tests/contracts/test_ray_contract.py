@@ -83,3 +83,21 @@ def test_a_worker_that_would_compute_something_else_is_refused(tmp_path: Path, m
     monkeypatch.setattr(environment, "context_of", lambda device: {**context(device), "generate": "another code"})
     with pytest.raises(EngineError, match=r"would compute under other keys.*code\.generate: "):
         run(tmp_path / "out", ray(workers=1))
+
+
+def test_workers_that_share_a_cache_help_with_one_batch(tmp_path: Path) -> None:
+    sets = ("data.n=2", "seeds=[0]", f"cache.disk={tmp_path / 'cache'}", "share.fork=false")
+    engine, seen = ray(workers=2), set()
+    close = engine.close
+
+    def closing() -> None:
+        seen.update(slot.where for slot in engine.slots if slot.where)  # type: ignore[attr-defined]
+        close()
+
+    engine.close = closing  # type: ignore[method-assign]
+    outcome = run(tmp_path / "out", engine, *sets)
+    assert len(outcome.done) == 5 and len(seen) == 2, "the only batch kept one worker busy"
+    assert outcome.runs["shared"] <= outcome.runs["made"] <= outcome.runs["shared"] + 4  # both may begin the same stage
+    run(tmp_path / "plain", "inline", *sets[:2], "share.fork=false")
+    ours, theirs = (content(tmp_path / name) for name in ("out", "plain"))
+    assert {k: v for k, v in ours.items() if "/" in k} == {k: v for k, v in theirs.items() if "/" in k}

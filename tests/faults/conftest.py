@@ -53,8 +53,9 @@ class Wanlab:
         """A run that goes on beside the test."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         process = subprocess.Popen(
-            self.command(out, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT
-        )
+            self.command(out, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background has not
+        )  # fmt: skip
         self.started.append(process)
         return process
 

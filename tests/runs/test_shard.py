@@ -48,22 +48,40 @@ def test_shards_have_every_task_once_and_whole_batches_where_there_are_enough(gr
         assert sum(map(len, chunks)) == len(set().union(*chunks)) and max(map(len, chunks)) - min(map(len, chunks)) <= 1
 
 
-@given(plans(), st.integers(1, 4), st.randoms())
-def test_workers_get_every_group_once_and_share_a_batch_only_when_no_other_is_left(
-    groups: list[Group], workers: int, chance: Any
+@given(plans(), st.integers(1, 4), st.sampled_from([None, 1, 2]), st.randoms())
+def test_workers_get_every_cell_once_and_help_each_other_only_at_the_end(
+    groups: list[Group], workers: int, size: int | None, chance: Any
 ) -> None:
-    dispatch, given_to, left = Dispatch(iter(groups), workers), [], set(range(workers))
-    while left:
-        worker = chance.choice(sorted(left))
-        group = dispatch.next(worker)
-        if group is None:
-            left.discard(worker)
+    dispatch, busy, taken, done, back = Dispatch(iter(groups), workers, size), {}, [], set(), []
+    while True:
+        idle = [w for w in range(workers) if w not in busy]
+        asked = {w: dispatch.next(w) for w in chance.sample(idle, len(idle))}
+        for worker, piece in asked.items():
+            if piece is None:
+                continue
+            [whole] = [g for g in groups if g.chunk == piece.chunk and set(piece.cells) <= set(g.cells)]
+            if size is None:
+                assert piece == whole or piece in back
+            elif piece.cells[0] != whole.cells[0]:
+                assert (whole.chunk, whole.cells[0]) in done, "a group was helped with before its first cell was done"
+            others = {w for w, p in taken if p.chunk == piece.chunk} - {worker}
+            assert not others or {p.chunk for _, p in taken} >= {g.chunk for g in groups}, "another batch was left"
+            busy[worker] = piece
+            taken.append((worker, piece))
+        if not busy:
+            break
+        worker = chance.choice(sorted(busy))
+        piece = busy.pop(worker)
+        if chance.random() < 0.1:  # it dies in its first cell, which the executor hands in again
+            back.append(Group(piece.chunk, piece.cells[1:]))
+            dispatch.give_back(worker, back[-1])
+            taken[taken.index((worker, piece))] = (worker, Group(piece.chunk, piece.cells[:1]))
+            done.add((piece.chunk, piece.cells[0]))
             continue
-        begun = {g.chunk for _, g in given_to}
-        others = {w for w, g in given_to if g.chunk == group.chunk} - {worker}
-        assert not others or begun >= {g.chunk for g in groups}
-        given_to.append((worker, group))
-    assert sorted(map(repr, (group for _, group in given_to))) == sorted(map(repr, groups))
+        done.add((piece.chunk, piece.cells[0]))
+        dispatch.done(worker)
+    tasks = sorted(repr(task) for _, piece in taken for task in piece)
+    assert tasks == sorted(repr(task) for group in groups for task in group)
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/b", "-1/3", "1/3/5"])

@@ -46,7 +46,7 @@ class Executor:
         self.outcome = Outcome()
         groups = list(bench.plan.groups())  # of the whole plan: a split never depends on what is done
         self._groups = groups if shard is None else shard.share(groups)
-        self._mine = {task: group for group in self._groups for task in group}
+        self._mine = {task for group in self._groups for task in group}
         self._open: Counter[str] = Counter()
         self._queue: deque[Group] = deque()
         self._failures: Counter[Task] = Counter()
@@ -130,6 +130,8 @@ class Executor:
 
     def _failed(self, task: Task, failure: Failure) -> None:
         """Keep the traceback; try again, except where the ledger did not agree: it will not agree the next time either."""
+        from .plan import Group
+
         ledger = {} if failure.ledger is None else {"ledger": failure.ledger}
         told = {"state": "failed", "error": failure.message, "traceback": failure.traceback, **ledger}
         self.cells[task.cell].log({"chunk": task.chunk, **told})
@@ -137,7 +139,7 @@ class Executor:
         if task.cell in self.outcome.failed:
             return
         if failure.ledger is None and self._failures[task] < ATTEMPTS:
-            self._queue.appendleft(self._mine[task])  # what else is left of it goes along: they share work
+            self._queue.appendleft(Group(task.chunk, (task.cell,)))
             again = f"{task.cell}, batch {task.chunk}: attempt {self._failures[task]} of {ATTEMPTS} failed, it is tried again"
             self.monitor.note(f"{again}: {failure.message}")
             return

@@ -1,8 +1,9 @@
 """The engine beyond one process: workers of a Ray cluster, started here or joined.
 
-A worker is an actor that opens the study's workbench once and then evaluates groups; what a group's cells share stays in
-its memory, and what groups share beyond that in the folder `cache.disk`, where the study names one that all machines have
-mounted. Rows, features and encoded clips come back one cell at a time, and only this process writes. Ray retries nothing:
+A worker is an actor that opens the study's workbench once and then evaluates groups. What a group's cells share stays in its
+memory, so without more there is work for as many workers as there are groups; where the study names a `cache.disk` that
+all machines have mounted, groups are cut and their pieces share through it. Nothing goes through Ray's object store but
+rows, features and encoded clips; they come back one cell at a time, and only this process writes. Ray retries nothing:
 a group whose worker died is handed in as failed, and the executor counts.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 import platform
 import shutil
@@ -32,6 +34,7 @@ from .store import Part, differing
 
 STORE = 200 * 1024**2  # bytes of the object store of a cluster started here: what is on its way, a few MB per worker
 PATIENCE = 300.0  # seconds until a cluster that starts no worker at all is given up
+PIECES = 8  # for each worker, where groups may be cut
 DEATHS = 3  # workers that may die per slot without one result between them
 SAME = ("wanlab", "commit", "python", "device", "threads", "packages", "code")  # of an environment, what results depend on
 
@@ -77,11 +80,10 @@ class Slot:
         self.where, self.state, self.since = "", "empty", 0.0
         self.group: Group | None = None
         self.open_tasks: list[Task] = []
-        self.failures: list[tuple[Task, Failure]] = []
 
     def take(self, group: Group) -> None:
-        """Put a group in hand."""
-        self.group, self.open_tasks, self.failures = group, list(group), []
+        """Put a group, or a piece of one, in hand."""
+        self.group, self.open_tasks = group, list(group)
 
 
 class Ray:
@@ -102,6 +104,7 @@ class Ray:
         self._environment: Mapping[str, Any] = {}
         self._slots: list[Slot] = []
         self._deaths = 0
+        self._dispatch = Dispatch((), 0)
         _module()
 
     @property
@@ -137,7 +140,8 @@ class Ray:
         ray = self._join()
         if not self._slots:
             self._slots = [Slot(number) for number in range(self._demand(bench.spec.device))]
-        dispatch = Dispatch(groups, len(self._slots))
+        self._dispatch = Dispatch(groups, len(self._slots), self._size(bench))
+        dispatch = self._dispatch
         waiting: dict[Any, Slot] = {}
         try:
             while True:
@@ -197,32 +201,30 @@ class Ray:
                 task, result = ray.get(next(thing))
                 self._deaths = 0
                 slot.open_tasks.remove(task)
-                if isinstance(result, Failure):
-                    slot.failures.append((task, result))
-                else:
-                    deliver(task, result)
+                deliver(task, result)
                 return thing
         except StopIteration:
-            slot.state = "ready"
-            return self._over(slot, deliver)
+            slot.state, slot.group = "ready", None
+            self._dispatch.done(slot.number)
+            return None
         except ray.exceptions.RayTaskError as error:
             if slot.state != "busy":
                 raise EngineError(f"the worker on {slot.where} cannot open the study: {_cause(error)}") from error
             slot.state = "ready"
-            slot.failures.append((slot.open_tasks[0], Failure(_cause(error), str(error))))
-            return self._over(slot, deliver)
+            return self._lost(slot, Failure(_cause(error), str(error)), deliver)
         except ray.exceptions.RayError as error:
             return self._died(slot, error, bench, deliver)
         return self._step(slot, bench)
 
-    def _over(self, slot: Slot, deliver: Deliver) -> None:
-        """Hand in a group's failures at its end: from then on its tasks may be handed out again."""
-        failures, slot.group = slot.failures, None
-        for task, failure in failures:
-            deliver(task, failure)
+    def _lost(self, slot: Slot, failure: Failure, deliver: Deliver) -> None:
+        """The task that a worker had in hand failed; those that it had not begun did not, and are handed out again."""
+        task, *rest = slot.open_tasks
+        self._dispatch.give_back(slot.number, Group(task.chunk, tuple(other.cell for other in rest)))
+        slot.group = None
+        deliver(task, failure)
 
     def _died(self, slot: Slot, error: Exception, bench: Workbench, deliver: Deliver) -> Any:
-        """A worker is gone. The task that it had in hand failed; those that it had not begun did not."""
+        """A worker is gone: another takes its place, in time for the next group."""
         was, where = slot.state, slot.where
         self._drop(slot)
         self._deaths += 1
@@ -233,8 +235,15 @@ class Ray:
         if was != "busy":
             return self._step(slot, bench)
         message = f"WorkerDied: the worker on {where} died: {_cause(error)}"
-        slot.failures.append((slot.open_tasks[0], Failure(message, str(error))))
-        return self._over(slot, deliver)
+        return self._lost(slot, Failure(message, str(error)), deliver)
+
+    def _size(self, bench: Workbench) -> int | None:
+        """Cells of a piece, where workers share a cache: some pieces for each worker, and packs as they are."""
+        study, plan = bench.study, bench.plan
+        if study.cache.disk is None or not study.share.cache:
+            return None
+        cells = math.ceil(len(plan.chunks) * len(plan.cells) / (PIECES * len(self._slots)))
+        return math.ceil(cells / study.share.pack) * study.share.pack
 
     def _drop(self, slot: Slot) -> None:
         if slot.actor is not None:
