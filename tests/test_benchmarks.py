@@ -78,3 +78,16 @@ def test_a_missing_peer_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hooks, "PEERS", {"pytest": "0.1."})
     with pytest.raises(SystemExit, match=r"pytest 0\.1\.\*"):
         hooks.peers()
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_study_that_is_timed_is_the_mix_that_its_head_states() -> None:
+    import studies
+
+    from wanlab.runs.reading import parse_study
+
+    study, _ = parse_study(studies.STUDY)
+    at = {name: {edit["at"].split(".")[0] for edit in cell.edits} for name, cell in study.cells.items()}
+    assert len(at) == 30 and sum(bool(places) and "generator" not in places for places in at.values()) == 23
+    plain, _ = parse_study(studies.STUDY, studies.PLAIN)
+    assert (plain.share.cache, plain.share.fork, plain.share.pack) == (False, False, 1) and plain.hash == study.hash
