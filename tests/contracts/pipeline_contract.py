@@ -100,6 +100,17 @@ class PipelineContract:
             done[node.name] = pipe.run_node(node.name, inputs, whole.request, edits=pipe.edits_for(node.name, edits))
         assert torch.equal(done[pipe.nodes[-1].name]["video"], whole.video)
 
+    def test_a_loop_that_pauses_and_goes_on_gives_the_same_bytes(self, pipe: Any) -> None:
+        edits = [Zero(self.block, steps="1:"), Noise(self.latent, 0.1, steps=[0, 2])]
+        whole = self.run(pipe, *edits, seed=[0, 1])
+        [loop] = [node for node in pipe.nodes if node.steps]
+        inputs = {name: whole.nodes[name] for name in loop.inputs}
+        assert len(pipe.levels(whole.request)) == self.steps
+        first, last = (dataclasses.replace(edits[1], steps=step) for step in (0, 2))
+        state = pipe.run_node(loop.name, inputs, whole.request, edits=[first], until=1)
+        out = pipe.run_node(loop.name, inputs, whole.request, edits=[edits[0], last], before=state)
+        assert all(torch.equal(out[name], value) for name, value in whole.nodes[loop.name].items())
+
     def test_an_edit_of_several_nodes_acts_in_each(self, pipe: Any) -> None:
         edits = [Identity("**")]
         whole = self.run(pipe, *edits)

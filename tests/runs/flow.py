@@ -38,9 +38,6 @@ class Flow(Toy):
             self.__dict__["_nodes"] = with_hashes(self, [loop if node.name == "denoise" else node for node in super().nodes])
         return self.__dict__["_nodes"]
 
-    def levels(self, request: Request) -> list[float]:
-        return self.sampler.sigmas(request.steps)
-
     def _run(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
         if name != "denoise":
             return super()._run(name, inputs, request, progress)

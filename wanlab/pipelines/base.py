@@ -151,7 +151,15 @@ class Pipeline(nn.Module):
 
     def levels(self, request: Request) -> list[float] | None:
         """The noise level of each denoising step; None where the loop is not `diffusion.sampler`'s and cannot pause."""
-        return None
+        from wanlab.diffusion.sampler import Sampler
+
+        sampler = getattr(self, "sampler", None)
+        return sampler.sigmas(request.steps) if isinstance(sampler, Sampler) else None
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What outputs depend on beside weights and request: of the configuration what a run reads and no variant changes."""
+        return {key: self.config[key] for key in ("size", "frames", "slots", "scheduler", "negative") if key in self.config}
 
     def generate(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
                  steps: int | None = None, guidance: float | None = None, negative: str | Sequence[str] | None = None,

@@ -70,10 +70,6 @@ class Cascade(Pipeline):
             self.__dict__["_nodes"] = with_hashes(self, graph)
         return self.__dict__["_nodes"]
 
-    def levels(self, request: Request) -> list[float]:
-        """See Pipeline."""
-        return self.sampler.sigmas(request.steps)
-
     def _run(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
         if name == "text":
             return self._text(request)

@@ -200,7 +200,7 @@ def _draft(name: str, study: Study, pipe: Any, edits: Sequence[Any], by_node: Ma
     for node in pipe.nodes:
         table = Timetable.of(by_node[node.name], pipe.sites, levels if node.steps else None)
         rowwise = all(by_row(edit, pipe.sites(edit.where.at)) for edit in table.edits)
-        recipes.append(Recipe.of(node, table, context, settings, rowwise))
+        recipes.append(Recipe.of(node, table, [context, pipe.constants], settings, rowwise))
     return CellPlan(name, "", pipe, pipe.nodes, edits, sampler, recipes, [])
 
 
