@@ -131,7 +131,7 @@ AXES = """axes:
             ["7:26: axes.a.sampler.steps.1: input should be greater than or equal to 1, got 0"],
         ),
         ("axes:\n  a: {sampler.steps: {x: four}}\n", ["7:26: axes.a.sampler.steps.x: input should be a valid integer"]),
-        ("axes:\n  a: {sampler.steps: []}\n", ["7:22: axes.a.sampler.steps: value error, expected a list of values"]),
+        ("axes:\n  a: {sampler.steps: []}\n", ["7:22: axes.a.sampler.steps: expected a list of values"]),
         ("axes:\n  a: {window: ['0:x']}\n", ["7:16: axes.a.window.0"]),
         ("axes:\n  a: {ablate: [text, text]}\n", ["7:22: axes.a.ablate.1: makes the name 'text', as value 0 does"]),
         (

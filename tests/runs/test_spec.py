@@ -36,13 +36,13 @@ sampler: {stps: 8}
 cells:
   baseline:
   text: {ablat: [text]}
-metrics: [psnr]
+metrics: [psnr, psnr]
 seeds: [0, x]
 report: {videos: -1}
 """
     said = message(text)
     places = [line.split(": ")[0] for line in said.splitlines() if line.startswith("grid.yaml:")]
-    assert places == ["grid.yaml:2:29", "grid.yaml:3:11", "grid.yaml:6:10", "grid.yaml:8:12", "grid.yaml:9:18"]
+    assert places == ["grid.yaml:2:29", "grid.yaml:3:11", "grid.yaml:6:10", "grid.yaml:7:17", "grid.yaml:8:12", "grid.yaml:9:18"]
     assert "sampler.stps: unknown key (did you mean 'steps'?)" in said
     assert "cells.text.ablat: unknown key (did you mean 'ablate'?)" in said
     lines = said.splitlines()

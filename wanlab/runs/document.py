@@ -82,7 +82,10 @@ class Document:
         """Where in the file the data at `path` comes from."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.origins:
-                return self._source((*self.origins[path[:length]], *path[length:]))
+                found = self._source((*self.origins[path[:length]], *path[length:]))
+                while isinstance(found[-1], int) and found not in self.values and found[:-1] in self.values:
+                    found = found[:-1]  # a single word was read as a list of one
+                return found
         return path
 
     def error(self, problems: Sequence[Problem]) -> StudyError:

@@ -35,7 +35,7 @@ def validate(document: Document, sets: Sequence[str] = ()) -> tuple[Study, Docum
         raise document.error([Problem((), f"a study is a mapping of keys, this file holds {found}")])
     if isinstance(document.data.get("placebo"), dict):  # one alone may stand without a list
         document.origins[("placebo", 0)] = ("placebo",)
-    problems: list[Problem] = []
+    problems = list(_doubles(document))
     file = _checked(StudyFile.model_validate, document.data, document, (), problems)
     made: Mapping[str, Cell] | None = {}
     if not any(problem.path[:1] in {(key,) for key in GRID} for problem in problems):
@@ -52,6 +52,15 @@ def validate(document: Document, sets: Sequence[str] = ()) -> tuple[Study, Docum
     if problems:
         raise document.error(problems)
     return study, document
+
+
+def _doubles(document: Document) -> Iterable[Problem]:
+    """Seeds and metrics that stand twice."""
+    for field in ("seeds", "metrics"):
+        values = document.data.get(field)
+        for index, value in enumerate(values if isinstance(values, list) else []):
+            if value in values[:index]:
+                yield document.problem((field, index), f"{value!r} stands twice")
 
 
 CELLS: TypeAdapter[dict[str, Cell]] = TypeAdapter(dict[str, Cell])
@@ -80,11 +89,6 @@ def _cross_checks(study: Study) -> Iterable[tuple[Loc, str]]:
             yield ("cells", name, "pairs_with"), "a cell is not shown beside itself"
         if cell.pairs_with is not None and cell.pairs_with not in study.cells:
             yield ("cells", name, "pairs_with"), f"no cell {cell.pairs_with!r}{did_you_mean(cell.pairs_with, study.cells)}"
-    for field in ("seeds", "metrics"):
-        values = getattr(study, field)
-        for index, value in enumerate(values):
-            if value in values[:index]:
-                yield (field, index), f"{value!r} stands twice"
     if study.reference == "data" and study.data.kind in ("image", "images"):
         yield ("reference",), "a photograph has no true clip: say baseline, or give a folder of clips"
 
@@ -109,8 +113,10 @@ def _problem(document: Document, loc: Sequence[str | int], item: Mapping[str, An
         expected = item["ctx"]["expected"].replace(" or ", ", ")
         known = [word.strip(" '") for word in expected.split(",")]
         return document.problem(path, f"{given!r} is not one of {', '.join(known)}{did_you_mean(str(given), known)}")
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return document.problem(path, f"{message}, got {given!r}" if _short(given) else message)
+    own = kind == "value_error"  # of a check of ours
+    message = str(item["ctx"]["error"]) if own else item["msg"][0].lower() + item["msg"][1:]
+    told = not _short(given) or repr(given) in message
+    return document.problem(path, message if told else f"{message}, got {given!r}")
 
 
 def _short(value: Any) -> bool:
