@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from wanlab.core import BudgetError, Grid, Hookable, Identity, LedgerError, Probe, Scale, Zero, clock, trace
+from wanlab.core import BudgetError, Grid, Hookable, Identity, LedgerError, Probe, Record, Scale, Zero, clock, trace
 from wanlab.nn.attention import Attention
 from wanlab.nn.offer import READS, split_keys
 
@@ -75,6 +77,16 @@ def test_mass_is_the_sum_of_the_map_over_each_part(model: Row, given: tuple[Tens
     for row, words in enumerate((4, 6)):
         wanted = [part.sum(-1) for part in dense[row].split([words, WORDS - words, PATCHES], -1)]
         assert torch.allclose(mass.tensor[row], torch.stack(wanted, -1), atol=1e-6)
+
+
+def test_a_streamed_read_keeps_its_labels_in_files_and_merges(model: Row, given: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    parts = ["frame 0", "frame 1", "frame 2", "rest"]
+    records = [run(model, given, capture="attn.mass -> mean(per=k|p)")[1] for _ in range(2)]
+    assert records[0]["attn.mass"].labels["part"].values.tolist() == parts
+    loaded = Record.load(records[0].save(tmp_path / "mass.safetensors"))
+    loaded.update(records[1])
+    assert loaded["attn.mass"].labels["part"].values.tolist() == parts
+    assert list(loaded["attn.mass"].to_xarray().coords["part"].values) == parts
 
 
 def test_hidden_keys_are_padding(model: Row, given: tuple[Tensor, Tensor]) -> None:

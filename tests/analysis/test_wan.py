@@ -1,0 +1,45 @@
+"""The same questions to Wan (small, random weights): frames, height and width are axes of its sites, and its text is padded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wanlab.analysis import attention
+from wanlab.analysis.sparse import classify
+from wanlab.pipelines.wan21 import Wan
+from wanlab.pipelines.wan_parts import random_pipeline
+from wanlab.pipelines.wan_presets import PRESETS
+
+PROMPT = "a red circle moves left"
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Wan:
+    return random_pipeline(PRESETS["wan-random-tiny-t2v"])
+
+
+def test_words_profiles_statistics_and_maps_are_those_of_the_dense_map(pipe: Wan) -> None:
+    seen = attention.read(pipe, None, PROMPT, 1, at="dit.**", words=["red circle"], maps="dit.blocks.1.*", steps=2,
+                          when={"steps": 1})
+    dense = pipe.generate(None, PROMPT, 1, steps=2, capture="dit.blocks.1.{self_attn,cross_attn}.pattern@steps=1").record
+    own, text = (dense[f"dit.blocks.1.{kind}_attn.pattern", 1, "cond"].to_numpy()[0] for kind in ("self", "cross"))
+    heads, *grid, _ = own.shape
+    blocks = own.reshape(heads, *grid, *grid)
+    profile = seen.profile().sel(layer="dit.blocks.1.self_attn", step=1, branch="cond").isel(row=0)
+    assert np.allclose(profile, blocks.sum((-2, -1)).mean((2, 3)), atol=1e-6)
+    tokens = [i for word in ("red", "circle") for i in pipe.tokens_of(seen.out.request, word, 0)]
+    words = seen.words().sel(layer="dit.blocks.1.cross_attn").isel(step=0, branch=0, row=0, word=0)
+    assert np.allclose(words, text[..., sorted(set(tokens))].sum(-1), atol=1e-6)
+    numbers = seen.statistics().sel(layer="dit.blocks.1.cross_attn", step=1, branch="cond")
+    last = max(i for word in PROMPT.split() for i in pipe.tokens_of(seen.out.request, word, 0))
+    assert numbers["padding"].min() > 0.5 and (numbers["padding"] <= text[..., last + 1:].sum(-1).mean((1, 2, 3)) + 1e-6).all()
+    one = seen.map("dit.blocks.1.self_attn", 1, "cond")
+    assert one.sides == one.keys == tuple(grid)
+    place = (1, grid[1] - 1, 0)
+    assert np.allclose(one.row(*place), blocks[(slice(None), *place)], atol=1e-6)
+
+
+def test_its_heads_have_a_choice_between_frame_and_place(pipe: Wan) -> None:
+    table = classify(pipe, None, PROMPT, layer="dit.blocks.0.self_attn", step=0, steps=1)
+    assert table.sizes["head"] == pipe.dit.config.heads and (table > 0).all()
