@@ -23,7 +23,7 @@ from wanlab.runs.reading import parse_study
 from wanlab.runs.store import Part, RunFolder
 from wanlab.runs.study import run_study
 
-PASSING = (".lock", ".lock-log", "attempts.jsonl", "environment.json", "report.html")  # hold times, or the moment's commit
+PASSING = ("attempts.jsonl", "environment.json", "report.html")  # hold times, or the moment's commit
 
 
 class Fragile(Toy):
@@ -57,7 +57,7 @@ def load_fragile(name: str, init: str | None = None) -> Toy:
 
 def content(root: Path) -> dict[str, str]:
     """Every file of a run folder with its digest; what holds times is left out."""
-    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in PASSING]
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.startswith((".lock", *PASSING))]
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -52,11 +52,8 @@ class Executor:
         self._failures: Counter[Task] = Counter()
         self._made: Counter[str] = Counter()
         self.cells: dict[str, CellFolder] = {name: folder.cell(cell.key) for name, cell in bench.plan.cells.items()}
-        self.done = {name for name, cell in self.cells.items() if cell.done}
+        self.done = {name for name, cell in self.cells.items() if cell.repair()}
         self.outcome.before = [name for name in self.cells if name in self.done]
-        for name, cell in self.cells.items():
-            if name not in self.done:
-                cell.repair()
         earlier = {name for name, cell in folder.cells().items() if cell.root != self.cells[name].root} - self.done
         if earlier:
             monitor.note(f"finished before with other code, weights or data, so run again: {', '.join(sorted(earlier))}")

@@ -158,14 +158,20 @@ class CellFolder:
         write_text(self.root / "DONE", json.dumps(sums, indent=1) + "\n")
         return True
 
-    def repair(self) -> None:
-        """Drop the results of a finished cell that are damaged, so that it runs again (its log stays)."""
+    def repair(self) -> bool:
+        """Whether the cell is finished. Drops damaged results of a finished cell, so that it runs again (its log stays), and
+        what a kill just after DONE left beside it."""
         if not (self.root / "DONE").exists():
-            return
+            return False
         with alone(self.root / ".lock"):
-            if not self.done:  # nobody repaired it meanwhile
+            done = self.done
+            if done:
+                shutil.rmtree(self.root / "parts", ignore_errors=True)
+                (self.root / ".lock").unlink(missing_ok=True)
+            else:
                 for name in ("DONE", "samples.parquet", "features.safetensors"):
                     (self.root / name).unlink(missing_ok=True)
+        return done
 
     def description(self) -> dict[str, Any]:
         """What cell.yaml says."""
