@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""Wan rebuilt from hookable parts beside diffusers' own: one block, the transformer, the whole pipeline.
+
+    .venv/bin/python benchmarks/wan.py [--quick] [--device cpu|cuda] [--json FILE]
+
+Workload (fixed): a block of the width of the 1.3B (12 heads x 128, feed-forward 8,960), N = 1,560 tokens (one frame of 30 x 52), 512
+text tokens, float32, one thread, batch 1; the pipeline `wan-random-tiny-t2v` (30 blocks, 12 heads x 12), 9 frames of 32 x 32,
+2 steps with guidance, both around the same text encoder and VAE. On cuda: the 1.3B at 480 x 832 and 81 frames (N = 32,760), bfloat16,
+random weights.
+
+    what                                              --quick    full
+    the block, ours and diffusers'                    7 rounds   25
+    the whole tiny pipeline, ours and diffusers'      5 rounds   15
+    on cuda: forward of the 1.3B, frame profiles      5 rounds   15
+
+Both have the same weights, and must agree (1e-4) before anything is timed. In every round each has its turn, in an order drawn anew;
+times are seconds of this process's CPU, on cuda of the wall. Ratios are taken within a round; a target is met when the lower end of
+the 95 % interval of the median (bootstrap over rounds) is at or below it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from demo import Row, machine, shown
+from hooks import interleaved, measured, ratios
+
+BLOCK_TARGET, PIPELINE_TARGET, FORWARD_TARGET, PROFILE_TARGET = 1.0, 1.05, 1.0, 1.10
+GRID, TEXT = (1, 30, 52), 512
+TERAFLOP, PEAK, UTILISATION = 283.0, 790.0, 0.55        # of one forward of the 1.3B; of an H200 in bfloat16; asked for
+
+Action = Callable[[], Any]
+
+
+def transformer(config: Any) -> Any:
+    """diffusers' transformer of the sizes of ours, weights drawn at random."""
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(
+        patch_size=config.patch, num_attention_heads=config.heads, attention_head_dim=config.head_width, in_channels=config.inputs,
+        out_channels=config.outputs, text_dim=config.text_width, freq_dim=config.frequencies, ffn_dim=config.hidden,
+        num_layers=config.depth).eval()
+
+
+def both(config: Any) -> tuple[Any, Any]:
+    """Ours and theirs with the same weights."""
+    import torch
+
+    from wanlab.stages.dit import Dit
+    from wanlab.stages.dit_keys import from_diffusers
+
+    torch.manual_seed(0)
+    theirs = transformer(config)
+    with torch.device("meta"):
+        ours = Dit(config).eval()
+    ours.load_state_dict(from_diffusers(theirs.state_dict()), strict=True, assign=True)
+    return ours, theirs
+
+
+def agreeing(ours: Any, theirs: Any, tolerance: float = 1e-4) -> None:
+    """Raise where the two do not compute the same."""
+    import torch
+
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+def block(quick: bool) -> Iterator[Row]:
+    """One block of the 1.3B."""
+    import torch
+
+    from wanlab.stages.dit import Config
+
+    ours, theirs = both(Config(depth=1, text_width=64))
+    n = GRID[0] * GRID[1] * GRID[2]
+    x, text, time = torch.randn(1, n, 1536), torch.randn(1, TEXT, 1536), torch.randn(1, 6, 1536)
+    phases = ours.rotary(1, GRID, x.device)
+    turned = theirs.rope(torch.zeros(1, 16, *(side * patch for side, patch in zip(GRID, (1, 2, 2), strict=True))))
+    ways: dict[str, Action] = {
+        "ours": lambda: ours.blocks[0](x, time[:, None], text, None, phases, GRID),
+        "theirs": lambda: theirs.blocks[0](x, text, time, turned),
+    }
+    agreeing(ways["ours"](), ways["theirs"]())
+    took = interleaved(ways, 7 if quick else 25)
+    yield measured("block of the 1.3B, N 1,560: ours", took["ours"], "s")
+    yield measured("block of the 1.3B, N 1,560: diffusers", took["theirs"], "s")
+    yield measured("block of the 1.3B, ours / diffusers", ratios(took["ours"], took["theirs"]), "ratio", BLOCK_TARGET)
+
+
+def pipeline(quick: bool) -> Iterator[Row]:
+    """The whole tiny pipeline."""
+    import torch
+    from diffusers import UniPCMultistepScheduler, WanPipeline
+
+    import wanlab
+    from wanlab.stages.dit_keys import to_diffusers
+
+    pipe = wanlab.load("wan-random-tiny-t2v")
+    theirs = transformer(pipe.dit.config)
+    theirs.load_state_dict(to_diffusers(pipe.dit.state_dict()), strict=True)
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    peer = WanPipeline(tokenizer=pipe.text.tokenizer, text_encoder=pipe.text.encoder.inner, transformer=theirs,
+                       vae=pipe.vae.encoder.net.inner, scheduler=scheduler)
+    peer.set_progress_bar_config(disable=True)
+    prompt, size = "a red circle moves left", 32
+
+    def ours() -> Any:
+        return pipe.generate(None, prompt, seed=0, steps=2, guidance=3.0, negative="").video
+
+    def other() -> Any:
+        return peer(prompt=prompt, negative_prompt="", height=size, width=size, num_frames=9, num_inference_steps=2,
+                    guidance_scale=3.0, generator=torch.Generator().manual_seed(0), output_type="pt").frames
+
+    agreeing(ours(), other())
+    took = interleaved({"ours": ours, "theirs": other}, 5 if quick else 15)
+    yield measured("tiny pipeline: ours", took["ours"], "s")
+    yield measured("tiny pipeline, ours / diffusers", ratios(took["ours"], took["theirs"]), "ratio", PIPELINE_TARGET)
+
+
+def full_size(quick: bool, device: str) -> Iterator[Row]:
+    """The 1.3B at its own size, on cuda."""
+    import torch
+
+    from wanlab.core import trace
+    from wanlab.stages.dit import Config
+
+    names = ("1.3B forward, ours / diffusers", "1.3B forward, model FLOPs utilisation", "1.3B forward with frame profiles / plain")
+    if not (device.startswith("cuda") and torch.cuda.is_available()):
+        for name in names:
+            yield Row(name, None, "ratio", skipped="no CUDA device")
+        return
+    config = Config()
+    with torch.device(device):
+        ours, theirs = both(config)
+    ours, theirs = ours.cast(torch.bfloat16), theirs.to(torch.bfloat16)
+    latent = torch.randn(1, 21, 16, 60, 104, device=device, dtype=torch.bfloat16)
+    text = torch.randn(1, TEXT, config.text_width, device=device, dtype=torch.bfloat16)
+    time = torch.tensor([500.0], device=device)
+
+    def profiles() -> None:
+        with trace(ours, capture="blocks.*.self_attn.mass -> mean"):
+            ours(latent, time, text)
+
+    ways: dict[str, Action] = {"ours": lambda: ours(latent, time, text), "profiles": profiles,
+                               "theirs": lambda: theirs(latent.transpose(1, 2), time, text, return_dict=False)}
+    took = interleaved(ways, 5 if quick else 15, device)
+    yield measured(names[0], ratios(took["ours"], took["theirs"]), "ratio", FORWARD_TARGET)
+    utilisation = sorted(TERAFLOP / PEAK / seconds for seconds in took["ours"])[len(took["ours"]) // 2]
+    yield Row(names[1], utilisation, "ratio", UTILISATION, utilisation >= UTILISATION)
+    yield measured(names[2], ratios(took["profiles"], took["ours"]), "ratio", PROFILE_TARGET)
+
+
+def rows(quick: bool, device: str) -> Iterator[Row]:
+    """All rows."""
+    import torch
+
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield from block(quick)
+        yield from pipeline(quick)
+        yield from full_size(quick, device)
+
+
+def main() -> int:
+    """Measure, print as a table, and write the JSON file if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="write the rows and the machine here")
+    options = parser.parse_args()
+    result: dict[str, Any] = {"machine": machine(options.device), "workload": "quick" if options.quick else "full", "rows": []}
+    for row in rows(options.quick, options.device):
+        result["rows"].append(asdict(row))
+        print(shown(row), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
