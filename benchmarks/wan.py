@@ -3,19 +3,19 @@
 
     .venv/bin/python benchmarks/wan.py [--quick] [--device cpu|cuda] [--json FILE]
 
-Workload (fixed): a block of the width of the 1.3B (12 heads x 128, feed-forward 8,960), N = 1,560 tokens (one frame of 30 x 52), 512
-text tokens, float32, one thread, batch 1; the pipeline `wan-random-tiny-t2v` (30 blocks, 12 heads x 12), 9 frames of 32 x 32,
-2 steps with guidance, both around the same text encoder and VAE. On cuda: the 1.3B at 480 x 832 and 81 frames (N = 32,760), bfloat16,
-random weights.
+Workload (fixed): a block of the width of the 1.3B (12 heads x 128, feed-forward 8,960), N = 1,560 tokens (one frame of 30 x 52),
+512 text tokens, float32, one thread, batch 1; the pipeline `wan-random-tiny-t2v` (30 blocks, 12 heads x 12), 9 frames of 32 x 32,
+2 steps with guidance, both around the same text encoder and VAE. On cuda: the 1.3B at 480 x 832 and 81 frames (N = 32,760),
+bfloat16, random weights.
 
     what                                              --quick    full
     the block, ours and diffusers'                    7 rounds   25
     the whole tiny pipeline, ours and diffusers'      5 rounds   15
     on cuda: forward of the 1.3B, frame profiles      5 rounds   15
 
-Both have the same weights, and must agree (1e-4) before anything is timed. In every round each has its turn, in an order drawn anew;
-times are seconds of this process's CPU, on cuda of the wall. Ratios are taken within a round; a target is met when the lower end of
-the 95 % interval of the median (bootstrap over rounds) is at or below it.
+Both have the same weights, and must agree (1e-4) before anything is timed. In every round each has its turn, in an order drawn
+anew; times are seconds of this process's CPU, on cuda of the wall. Ratios are taken within a round; a target is met when the lower
+end of the 95 % interval of the median (bootstrap over rounds) is at or below it.
 """
 
 from __future__ import annotations
