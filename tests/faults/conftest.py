@@ -91,7 +91,8 @@ def wanlab(pipeline: Path, tmp_path: Path) -> Iterator[Wanlab]:
     for process in runs.started:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-        process.communicate()
+        if process.stdout is not None and not process.stdout.closed:
+            process.communicate()
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300.0) -> None:
