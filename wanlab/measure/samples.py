@@ -238,7 +238,7 @@ def motion_smoothness(workshop: Workshop, choice: str) -> Built:
     if choice == "amt":
         given = workshop.weights.get("amt", "")
         _, digest = part("torchscript").pinned(given, "amt")
-        interpolator, name = part("torchscript").opened(given, "amt").to(workshop.device), f"amt:{digest[:8]}"
+        interpolator, name = smoothness.compiled(given, workshop.device), f"amt:{digest[:8]}"
     return Built(name, lambda b: smoothness.motion_smoothness(b.video.to(workshop.device), interpolator).moving)
 
 
