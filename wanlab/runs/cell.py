@@ -159,6 +159,7 @@ class Workbench:
     def _truth(self, chunk: Chunk) -> tuple[Clips, torch.Tensor | None]:
         """The batch's data and its reference clips (None: the baseline's), kept for the next cell."""
         if self._clips is None or self._clips[0] != chunk.indices:
+            self.cache.memory.clear()       # no other samples will ask for what these were
             fields = any({"flow_pairs", "occlusion"} & set(measure.needs) for measure in self.measures)
             clips = self.source.clips(chunk.indices, truth=fields)
             reference = clips.video if self.plan.reference == "data" else None

@@ -24,7 +24,7 @@ class Videos:
         self.chunk, self.cells = chunk, tuple(cells)
         self._plan, self._first, self._prompts, self._cache = plan, first, prompts, cache
         self._notify, self._fits = notify, fits
-        self._settings: dict[str, tuple[Any, Any]] = {}
+        self._requests: dict[tuple[Sampler, bool], Any] = {}     # one for all cells that ask the same: each holds the images
         self._walks: dict[bool, Walk] = {}
 
     def of(self, cell: str) -> Tensor:
@@ -48,13 +48,13 @@ class Videos:
 
     def _setting(self, name: str) -> tuple[Any, Any]:
         """The pipeline of a cell and its request for these rows."""
-        if name not in self._settings:
-            cell = self._plan.cells[name]
-            first = self._first if cell.pipe.takes_image else None
-            request = cell.pipe.request(first, self._prompts, self.chunk.noise_seeds, steps=cell.sampler.steps,
-                                        guidance=cell.sampler.guidance, negative=negatives(cell.sampler, len(self._prompts)))
-            self._settings[name] = cell.pipe, request
-        return self._settings[name]
+        cell = self._plan.cells[name]
+        asked = cell.sampler, cell.pipe.takes_image
+        if asked not in self._requests:
+            self._requests[asked] = cell.pipe.request(
+                self._first if cell.pipe.takes_image else None, self._prompts, self.chunk.noise_seeds, steps=cell.sampler.steps,
+                guidance=cell.sampler.guidance, negative=negatives(cell.sampler, len(self._prompts)))
+        return cell.pipe, self._requests[asked]
 
 
 def negatives(sampler: Sampler, rows: int) -> list[str] | None:
