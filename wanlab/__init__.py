@@ -20,11 +20,13 @@ _FACE = {
     **dict.fromkeys(("Identity", "Zero", "Mean", "Resample", "Noise", "Scale", "Steer", "Patch", "Bypass", "Replace",
                      "FreezeFrame", "ShuffleFrames", "ReverseFrames", "LowPassFrames"), "wanlab.core"),
     "World": "wanlab.data.procedural",
+    "explore": "wanlab.analysis.explore",
 }
 
 __all__ = ["__version__", *_FACE]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from wanlab.analysis.explore import explore as explore
     from wanlab.core import trace as trace
     from wanlab.pipelines.load import load as load
 

@@ -95,6 +95,30 @@ class AttentionMap:
         queries, keys = _side(kept["q"], grids), _side(kept["k"], grids)
         return cls(layer, call, queries, keys, *_extents(queries, keys))
 
+    @classmethod
+    def of_pattern(cls, pipe: Any, record: Record, layer: str, step: int | None, branch: str | None, row: int) -> AttentionMap:
+        """From a record that holds a layer's `pattern`. AttentionError where the moment is not held, or only a part of it."""
+        entry = _one(record, f"{layer}.pattern", step, branch)
+        part = [axis for axis in entry.axes if axis in entry.full and entry.sizes[axis] < entry.full[axis] and axis != "b"]
+        if part:
+            raise AttentionError(f"{layer}.pattern was captured in part (axes {', '.join(part)}): capture it without limits in "
+                                 "brackets")
+        axes, at = [axis for axis in entry.axes if axis != "b"], entry.axes.index("b")
+        x = entry.tensor.select(at, row if entry.tensor.shape[at] > 1 else 0)
+        lead, sizes = axes[: axes.index("k")], entry.sizes
+        dense = x.reshape(prod(sizes[axis] for axis in lead), sizes["k"], -1, sizes["j"])
+        call = Call(dense[..., :1], dense[:, :, :1].transpose(-1, -2), dense[:, :, :1].transpose(-1, -2))
+        call.dense = dense
+        grids = {axis: grid for axis, name in (("n", "q"), ("j", "k")) if (grid := pipe.grid_of(f"{layer}.{name}")) is not None}
+
+        def side(own: list[str]) -> Side:
+            held = {axis: sizes[axis] for axis in own}
+            sized = {axis: sizes[axis] for axis in lead}
+            return Side(sized, held, {axis: grid for axis, grid in grids.items() if axis in {**sized, **held}})
+
+        queries, keys = side([axis for axis in axes[axes.index("k") + 1:] if axis != "j"]), side(["j"])
+        return cls(layer, call, queries, keys, *_extents(queries, keys))
+
     @property
     def heads(self) -> int:
         """Number of heads."""

@@ -90,6 +90,7 @@ class Output:
     ledger: Ledger
     request: Request
     nodes: dict[str, Outputs] = field(default_factory=dict, repr=False)
+    pipe: Pipeline | None = field(default=None, repr=False, compare=False)
 
     def save(self, path: str | Path, fps: float = 8, row: int = 0) -> Path:
         """Write one row as an mp4 for looking at, and beside it what the edits and captures did (NAME.ledger.json)."""
@@ -189,7 +190,7 @@ class Pipeline(nn.Module):
             nodes: dict[str, Outputs] = {}
             for node in self.nodes:
                 nodes[node.name] = self._run_here(node.name, nodes, request, progress)
-        out = Output(nodes[self.nodes[-1].name]["video"], t.record, t.ledger, request, nodes)
+        out = Output(nodes[self.nodes[-1].name]["video"], t.record, t.ledger, request, nodes, self)
         t.ledger.verify(out)
         return out
 

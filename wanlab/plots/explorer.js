@@ -1,0 +1,302 @@
+// The explorer: a video with heat over it. One ESM for anywidget in a notebook and for a page without a kernel.
+// The model has `setup` (what there is), `view` (the question, set here) and `answer` (its map as bytes, set by the other side).
+
+const HIDDEN = 255, TOP = 254;
+
+function element(tag, name, text) {
+  const made = document.createElement(tag);
+  if (name) made.className = `wx-${name}`;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+const told = (value) => (value === 0 ? "0" : value >= 0.01 ? value.toFixed(3) : value.toExponential(1));
+
+// Pixels of one frame of a map, as wanlab.plots.views.rgba computes them.
+function paint(answer, frame, scale, colours) {
+  const [, height, width] = answer.sides, values = bytes(answer.values), pixels = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    const value = values[frame * width * height + i];
+    if (value === HIDDEN) continue;
+    const share = Math.min(1, (value / TOP) * (scale ? answer.high / scale : 0));
+    pixels.data.set(colours.subarray(3 * Math.floor(share * 255 + 0.5), 3 * Math.floor(share * 255 + 0.5) + 3), 4 * i);
+    pixels.data[4 * i + 3] = Math.floor(255 * (0.2 + 0.65 * share) + 0.5);
+  }
+  return pixels;
+}
+
+// Which frame of a map a frame of the video belongs to, as wanlab.plots.views.latent_frame.
+function latentFrame(frame, video, frames) {
+  if (frames <= 1) return 0;
+  if ((video - 1) % (frames - 1) === 0) return Math.ceil((frame * (frames - 1)) / (video - 1));
+  return Math.floor((frame * frames) / video);
+}
+
+function slider(parent, label, keys, change) {
+  const row = element("label", "row"), name = element("span", "name", label), input = element("input"), value = element("output", "value");
+  const hint = element("kbd", "", keys);
+  input.type = "range";
+  input.dataset.of = label;
+  input.min = 0;
+  input.addEventListener("input", () => change(Number(input.value)));
+  row.append(name, input, value, hint);
+  parent.append(row);
+  return { show(at, count, text) {
+    input.max = Math.max(0, count - 1);
+    input.value = at;
+    input.disabled = count < 2;
+    input.style.setProperty("--done", `${count < 2 ? 0 : (100 * at) / (count - 1)}%`);
+    value.textContent = text;
+    value.title = text;
+  } };
+}
+
+function render({ model, el }) {
+  const setup = model.get("setup"), colours = bytes(setup.colours), count = setup.frames.length;
+  const layers = setup.layers, index = Object.fromEntries(layers.map((layer, i) => [layer.name, i]));
+  let view = model.get("view"), answer = model.get("answer"), frame = 0, scale = 0, held = true, kind = "", playing = 0, asked = 0;
+  const layer = () => layers[index[view.layer]];
+
+  // ---- what there is to see
+  const root = element("div", "explorer");
+  root.tabIndex = 0;
+  root.dataset.lmSuppressShortcuts = "true";                       // JupyterLab leaves our keys to us
+  const stage = element("div", "stage"), picture = element("canvas", "picture"), heat = element("canvas", "heat");
+  const mark = element("div", "mark"), readout = element("div", "readout"), strip = element("div", "strip");
+  stage.append(picture, heat, mark);
+  const side = element("div", "side"), title = element("div", "title", setup.title), question = element("div", "question");
+  question.setAttribute("aria-live", "polite");
+  const controls = element("div", "controls"), chips = element("div", "chips"), legend = element("div", "legend");
+  const buttons = element("div", "buttons");
+  const ramp = element("canvas", "ramp"), low = element("span", "", "0"), top = element("span", "top", "");
+  legend.append(low, ramp, top);
+  const body = element("div", "body"), left = element("div", "left");
+  left.append(stage, legend, readout);
+  side.append(title, question, controls, buttons, chips);
+  body.append(left, side);
+  root.append(body, strip);
+  if (setup.note) root.append(element("div", "note", setup.note));
+  el.append(root);
+
+  const video = setup.frames.map((data) => createImageBitmap(new Blob([bytes(data)], { type: "image/jpeg" })));
+  const thumbs = video.map((one, i) => {
+    const thumb = element("button", "thumb"), still = element("canvas"), over = element("canvas", "over");
+    thumb.title = `frame ${i + 1}`;
+    thumb.append(still, over, element("span", "number", String(i + 1)));
+    thumb.addEventListener("click", () => show(i));
+    strip.append(thumb);
+    one.then((image) => { still.width = image.width; still.height = image.height; still.getContext("2d").drawImage(image, 0, 0); });
+    return { thumb, over };
+  });
+  ramp.width = 256;
+  ramp.height = 1;
+  const line = new ImageData(256, 1);
+  for (let i = 0; i < 256; i++) line.data.set([...colours.subarray(3 * i, 3 * i + 3), 255], 4 * i);
+  ramp.getContext("2d").putImageData(line, 0, 0);
+
+  const at = {
+    frame: slider(controls, "frame", "← →", (to) => show(to)),
+    step: slider(controls, "step", "[ ]", (to) => ask({ step: layer().steps[to] })),
+    layer: slider(controls, "layer", "↑ ↓", (to) => turn(to)),
+    head: slider(controls, "head", ", .", (to) => ask({ head: to ? layer().kept[to - 1] : null })),
+  };
+  const branch = element("div", "row"), choices = element("div", "choices");
+  branch.append(element("span", "name", "branch"), choices, element("kbd", "", "b"));
+  controls.append(branch);
+
+  function button(name, key, act, tip) {
+    const made = element("button", "button", name);
+    made.dataset.act = name;
+    made.title = tip;
+    made.append(element("kbd", "", key));
+    made.addEventListener("click", act);
+    buttons.append(made);
+    return made;
+  }
+  const play = button("play", "space", () => run(!playing), "play the frames");
+  const hold = button("hold scale", "l", () => { held = !held; fit(!held); }, "keep the colour scale while step, branch, head and patch change");
+  button("fit", "f", () => fit(true), "fit the colour scale to this map");
+  const bare = button("overlay", "o", () => { root.classList.toggle("wx-bare"); repaint(); }, "show or hide the heat");
+
+  // ---- questions and answers
+  function ask(change) {
+    const next = { ...view, ...change }, of = layers[index[next.layer]];
+    if (!of.steps.includes(next.step)) next.step = of.steps[Math.min(of.steps.length - 1, Math.max(0, of.steps.indexOf(view.step)))];
+    if (!of.branches.includes(next.branch)) next.branch = of.branches[0];
+    if (next.head !== null && !of.kept.includes(next.head)) next.head = null;
+    const words = of.words ? setup.words[next.branch ?? "null"] ?? [] : [];
+    if (next.word !== null && !words.includes(next.word)) next.word = null;
+    if (next.place === null && next.word === null) {
+      if (of.keys) next.place = of.sides.map((count) => Math.floor(count / 2));
+      else if (words.length) next.word = words[0];
+      else next.branch = of.branches.find((one) => (setup.words[one ?? "null"] ?? []).length) ?? next.branch, next.word = (setup.words[next.branch ?? "null"] ?? [null])[0];
+    }
+    if (next.word !== null) next.place = null;
+    else if (!of.keys) { next.place = null; next.word = words[0] ?? null; }
+    if (next.place) next.place = next.place.map((to, i) => Math.min(to, of.sides[i] - 1));
+    if (next.place && of.places) next.place = next.place.map((to, i) => nearest(of.places[i], to));
+    view = { ...next, id: ++asked };
+    root.dataset.asked = performance.now();
+    model.set("view", view);
+    model.save_changes();
+    controlsNow();
+  }
+
+  const nearest = (held, to) => held.reduce((best, one) => (Math.abs(one - to) < Math.abs(best - to) ? one : best), held[0]);
+
+  function turn(to) {
+    const next = layers[to], old = layer();
+    const place = view.place && view.place.map((one, i) => Math.floor(((one + 0.5) * next.sides[i]) / old.sides[i]));
+    ask({ layer: next.name, place });
+  }
+
+  function answered() {
+    answer = model.get("answer");
+    if (answer.id !== view.id) return;
+    question.classList.toggle("wx-wrong", Boolean(answer.error));
+    if (answer.error) { question.textContent = answer.error; return; }
+    const now = `${view.layer} ${view.word === null ? "place" : "word"}`;
+    if (!held || now !== kind) scale = answer.high;
+    kind = now;
+    repaint();
+    if (root.dataset.asked) {
+      const since = Number(root.dataset.asked);
+      requestAnimationFrame(() => { root.dataset.lag = performance.now() - since; root.dataset.painted = answer.id; });
+    }
+  }
+
+  function fit(now) {
+    if (now && answer && !answer.error) scale = answer.high;
+    repaint();
+  }
+
+  // ---- painting
+  const onImage = () => layer().image && view.word === null;         // keys that are the first image, and no frames
+  function overlay(canvas, of) {
+    const [frames, height, width] = answer.sides, still = frames === 1 && count > 1;
+    canvas.width = width;
+    canvas.height = height;
+    if (still && of > 0) return;
+    canvas.getContext("2d").putImageData(paint(answer, latentFrame(of, count, frames), scale, colours), 0, 0);
+  }
+
+  function repaint() {
+    if (!answer || answer.error || !answer.values) return;
+    overlay(heat, frame);
+    thumbs.forEach(({ over }, i) => overlay(over, i));
+    top.textContent = `${answer.high > scale * 1.0001 ? "≥ " : ""}${told(scale)}`;
+    hold.setAttribute("aria-pressed", held);
+    bare.setAttribute("aria-pressed", !root.classList.contains("wx-bare"));
+    const share = `${(100 * answer.total).toFixed(answer.total < 0.1 ? 1 : 0)} %`;
+    question.replaceChildren();
+    if (view.word !== null) {
+      question.append(element("b", "", `“${view.word}”`), ` takes ${share} of a patch’s attention on average`);
+    } else {
+      const [f, h, w] = view.place;
+      const from = layer().sides[0] > 1 ? `frame ${f + 1}, ` : "";
+      question.append(element("b", "", `Patch ${from}row ${h + 1}, column ${w + 1}`),
+        ` puts ${share} of its attention on ${onImage() ? "the first image (shown on frame 1)" : "the patches shown"}`);
+    }
+    placeMark();
+    root.dataset.shown = JSON.stringify([frame, scale]);
+  }
+
+  function placeMark() {
+    const sides = layer().sides, place = view.place;
+    const here = place && latentFrame(frame, count, sides[0]) === place[0] && (sides[0] > 1 || frame === 0);
+    mark.hidden = !here;
+    if (here) {
+      Object.assign(mark.style, { left: `${(100 * place[2]) / sides[2]}%`, top: `${(100 * place[1]) / sides[1]}%`,
+        width: `${100 / sides[2]}%`, height: `${100 / sides[1]}%` });
+    }
+    thumbs.forEach(({ thumb }, i) => {
+      thumb.classList.toggle("wx-here", i === frame);
+      thumb.classList.toggle("wx-asked", Boolean(place) && latentFrame(i, count, sides[0]) === place[0] && (sides[0] > 1 || i === 0));
+    });
+  }
+
+  function controlsNow() {
+    const of = layer(), step = of.steps.indexOf(view.step);
+    at.frame.show(frame, count, `${frame + 1} / ${count}`);
+    at.step.show(step, of.steps.length, view.step === null ? "outside the loop" : `${view.step}`);
+    at.layer.show(index[of.name], layers.length, of.name);
+    at.head.show(view.head === null ? 0 : of.kept.indexOf(view.head) + 1, of.kept.length + 1, view.head === null ? "mean" : `${view.head}`);
+    choices.replaceChildren(...of.branches.map((one) => {
+      const choice = element("button", "choice", one ?? "both");
+      choice.setAttribute("aria-pressed", one === view.branch);
+      choice.addEventListener("click", () => ask({ branch: one }));
+      return choice;
+    }));
+    const words = of.words ? setup.words[view.branch ?? "null"] ?? [] : [];
+    const lead = element("span", "hint", words.length ? "Where a word is read:" : of.words
+      ? "This branch has no prompt of its own." : "Click a patch to see what it attends to. This layer reads no words.");
+    chips.replaceChildren(lead, ...words.map((word) => {
+      const chip = element("button", "chip", word);
+      chip.setAttribute("aria-pressed", word === view.word);
+      chip.addEventListener("click", () => ask({ word: word === view.word && of.keys ? null : word }));
+      return chip;
+    }));
+    stage.classList.toggle("wx-ask", Boolean(of.keys));
+  }
+
+  function show(to) {
+    frame = (to + count) % count;
+    video[frame].then((image) => {
+      if (picture.width !== image.width || picture.height !== image.height) { picture.width = image.width; picture.height = image.height; }
+      picture.getContext("2d").drawImage(image, 0, 0);
+    });
+    at.frame.show(frame, count, `${frame + 1} / ${count}`);
+    if (answer && answer.values) { overlay(heat, frame); root.dataset.shown = JSON.stringify([frame, scale]); }
+    placeMark();
+  }
+
+  function run(on) {
+    clearInterval(playing);
+    playing = on ? setInterval(() => show(frame + 1), 1000 / setup.fps) : 0;
+    play.setAttribute("aria-pressed", Boolean(playing));
+    play.firstChild.textContent = playing ? "pause" : "play";
+  }
+
+  function patch(event, sides) {
+    const box = stage.getBoundingClientRect();
+    const cut = (share, count) => Math.max(0, Math.min(count - 1, Math.floor(share * count)));
+    return [cut((event.clientY - box.top) / box.height, sides[1]), cut((event.clientX - box.left) / box.width, sides[2])];
+  }
+  stage.addEventListener("click", (event) => {
+    if (!layer().keys) return;
+    ask({ place: [latentFrame(frame, count, layer().sides[0]), ...patch(event, layer().sides)], word: null });
+  });
+  stage.addEventListener("mousemove", (event) => {
+    if (!answer || !answer.values) return;
+    const [frames, height, width] = answer.sides, [h, w] = patch(event, answer.sides);
+    if (frames === 1 && frame > 0 && count > 1) { readout.textContent = ""; return; }
+    const value = bytes(answer.values)[(latentFrame(frame, count, frames) * height + h) * width + w];
+    readout.textContent = `row ${h + 1}, column ${w + 1}: ${value === HIDDEN ? "cannot be attended to" : told((value / TOP) * answer.high)}`;
+  });
+  stage.addEventListener("mouseleave", () => { readout.textContent = ""; });
+
+  const move = (held, now, by) => held[Math.max(0, Math.min(held.length - 1, held.indexOf(now) + by))];
+  const keys = {
+    ArrowLeft: () => show(frame - 1), ArrowRight: () => show(frame + 1),
+    ArrowUp: () => turn(Math.max(0, index[view.layer] - 1)), ArrowDown: () => turn(Math.min(layers.length - 1, index[view.layer] + 1)),
+    "[": () => ask({ step: move(layer().steps, view.step, -1) }), "]": () => ask({ step: move(layer().steps, view.step, 1) }),
+    ",": () => ask({ head: move([null, ...layer().kept], view.head, -1) }), ".": () => ask({ head: move([null, ...layer().kept], view.head, 1) }),
+    b: () => ask({ branch: layer().branches[(layer().branches.indexOf(view.branch) + 1) % layer().branches.length] }),
+    " ": () => run(!playing), l: () => hold.click(), f: () => fit(true), o: () => bare.click(),
+  };
+  root.addEventListener("keydown", (event) => {
+    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    keys[event.key]();
+  });
+
+  model.on("change:answer", answered);
+  controlsNow();
+  show(view.place ? Math.min(count - 1, thumbs.findIndex((_, i) => latentFrame(i, count, layer().sides[0]) === view.place[0])) : 0);
+  answered();
+  return () => { clearInterval(playing); model.off("change:answer", answered); };
+}
+
+export default { render };

@@ -1,0 +1,32 @@
+"""The explorer as an anywidget: the page asks for a view, Python answers with one uint8 map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anywidget
+import traitlets
+
+from wanlab.plots.explorer import HERE, _view, answer, setup
+from wanlab.plots.views import View, Views
+
+
+class Canvas(anywidget.AnyWidget):
+    """`setup` is sent once; `view` is set by the page (or by Python), `answer` follows it."""
+
+    _esm = (HERE / "explorer.js").read_text(encoding="utf-8")
+    _css = (HERE / "explorer.css").read_text(encoding="utf-8")
+    setup = traitlets.Dict().tag(sync=True)
+    view = traitlets.Dict().tag(sync=True)
+    answer = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, views: Views, start: View) -> None:
+        self._views = views
+        first = {**start._asdict(), "id": 0}
+        super().__init__(setup=setup(views), view=first, answer=answer(views, start, 0))
+
+    @traitlets.observe("view")
+    def _asked(self, change: Any) -> None:
+        asked = change["new"]
+        if asked and hasattr(self, "_views") and asked.get("id") != self.answer.get("id"):
+            self.answer = answer(self._views, _view(asked), asked["id"])
