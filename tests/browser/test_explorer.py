@@ -184,8 +184,8 @@ def lab(browser: Chromium, tmp_path: Path) -> Iterator[Chromium]:
         browser.call("Emulation.setDeviceMetricsOverride", width=1280, height=1000, deviceScaleFactor=1, mobile=False)
         browser.call("Page.navigate", url=f"{address}/lab/tree/book.ipynb?token={token}")
         patience(browser, "document.querySelector('.jp-Notebook .jp-CodeCell .cm-content')")
-        patience(browser, "document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')")
         browser.click(".jp-Notebook .jp-CodeCell .cm-content")
+        patience(browser, "document.body.innerText.includes('(ipykernel) | Idle')")     # the status bar: a kernel is there
         browser.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, modifiers=8)
         browser.call("Input.dispatchKeyEvent", type="keyUp", key="Enter", code="Enter", windowsVirtualKeyCode=13, modifiers=8)
         patience(browser, "document.querySelector('.wx-explorer')?.dataset.shown")

@@ -55,7 +55,7 @@ function slider(parent, label, keys, change) {
 function render({ model, el }) {
   const setup = model.get("setup"), colours = bytes(setup.colours), count = setup.frames.length;
   const layers = setup.layers, index = Object.fromEntries(layers.map((layer, i) => [layer.name, i]));
-  let view = model.get("view"), answer = model.get("answer"), frame = 0, scale = 0, held = true, kind = "", playing = 0, asked = 0;
+  let view = model.get("view"), answer = model.get("answer"), frame = 0, scale = 0, held = true, kind = "", playing = 0, asked = 0, opened = false;
   const layer = () => layers[index[view.layer]];
 
   // ---- what there is to see
@@ -159,11 +159,21 @@ function render({ model, el }) {
     const now = `${view.layer} ${view.word === null ? "place" : "word"}`;
     if (!held || now !== kind) scale = answer.high;
     kind = now;
+    if (!opened) open();
     repaint();
     if (root.dataset.asked) {
       const since = Number(root.dataset.asked);
       requestAnimationFrame(() => { root.dataset.lag = performance.now() - since; root.dataset.painted = answer.id; });
     }
+  }
+
+  // Begin at the frame of the patch that is asked, or where a word is read most.
+  function open() {
+    opened = true;
+    const values = bytes(answer.values), frames = answer.sides[0], size = values.length / frames;
+    const most = view.place ? view.place[0] : Math.floor(values.reduce((best, one, i) => (one < HIDDEN && (one > values[best] || values[best] === HIDDEN) ? i : best), 0) / size);
+    const of = view.place ? layer().sides[0] : frames;
+    show(Math.max(0, thumbs.findIndex((_, i) => latentFrame(i, count, of) === most)));
   }
 
   function fit(now) {
@@ -294,7 +304,7 @@ function render({ model, el }) {
 
   model.on("change:answer", answered);
   controlsNow();
-  show(view.place ? Math.min(count - 1, thumbs.findIndex((_, i) => latentFrame(i, count, layer().sides[0]) === view.place[0])) : 0);
+  show(0);
   answered();
   return () => { clearInterval(playing); model.off("change:answer", answered); };
 }
