@@ -78,11 +78,13 @@ def _walk(clip: Tensor, reference: Tensor | None, image: Tensor | None, steps: b
     found: dict[str, list[Tensor]] = {name: [] for name in PerceptualCurves._fields}
     last: dict[str, Features] = {}
     for start in range(0, len(clip), size):
-        own = layers(clip[start : start + size], judge)
+        frames = clip[start : start + size]
+        own = layers(frames, judge)
         if steps:
             found["steps"] += _steps(own, last, "steps", judge)
         if reference is not None:
-            other = layers(reference[start : start + size], judge)
+            true = reference[start : start + size]
+            other = own if torch.equal(frames, true) else layers(true, judge)
             found["reference"].append(layer_distance(own, other, judge))
             if steps:
                 found["reference_steps"] += _steps(other, last, "reference_steps", judge)

@@ -140,6 +140,9 @@ def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
     (["doctor", "toy", "--nan", "--image", "nothing.png"], "nothing.png: no such file"),
     (["metrics", "--real", "empty"], "needs both --real and --fake"),
     (["metrics", "--real", "empty", "--fake", "empty", "--metric", "psnr"], "no videos and no folders of frames"),
+    (["metrics", "--real", "empty", "--fake", "empty", "--size", "16x24"], "--size 16x24: expected one number or H,W"),
+    (["metrics", "--real", "empty", "--fake", "empty", "--size", "8"], "from 16 pixels"),
+    (["metrics", "--real", "empty", "--fake", "empty", "--metric", "clip_text"], "needs a prompt for each video: give --prompts"),
     (["metrics", "--real", "empty", "--fake", "empty", "--weights", "i3d"], "--weights i3d: expected NAME=PATH"),
     (["metrics", "--real", "empty", "--fake", "empty", "--metric", "motion_accuracy"], "need the truth of rendered videos"),
     (["train", "no.yaml"], "no.yaml: no such file"),
@@ -216,6 +219,41 @@ def test_sites_schema_metrics(call: Call, toy: Toy, tmp_path: Path) -> None:
     code, said = call("metrics", *folders, "--metric", "psnr", "flicker", "--size", "32", "--json", "o.json")
     rows = {row["metric"]: row for row in json.loads(Path("o.json").read_text())["rows"]}
     assert code == 0 and rows["psnr"]["value"] == pytest.approx(20.0, abs=0.1) and rows["flicker"]["n"] == 2
+    code, said = call("metrics", *folders, "--metric", "psnr", "--size", "16,24", "--json", "o.json")
+    assert code == 0 and json.loads(Path("o.json").read_text())["settings"]["size"] == [16, 24]
+
+
+def test_metrics_at_infinite_n_and_its_cautions(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 3 features 12 videos are enough for a value at infinite n; 6 are not, and are told what would be."""
+    from metrics import frechet_distance, networks
+    from metrics.protocol import PRESETS, UNIT, Protocol
+    from wanlab.data.folder import read_video, write_video
+
+    class Means(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3, 4))
+
+    monkeypatch.setitem(PRESETS, "means", Protocol("means", "means", "mean", 4, None, UNIT, "this test"))
+    monkeypatch.setitem(networks.NETWORKS, "means", networks.Network(lambda given, protocol: (Means(), "means:test")))
+    generator, rows = torch.Generator().manual_seed(1), {}
+    for name, tint in (("real", 0.0), ("fake", 0.2)):
+        for i in range(12):
+            video = (0.6 * torch.rand(1, 3, 1, 1, generator=generator) + tint).expand(4, 3, 16, 16)
+            write_video(tmp_path / name / f"{i}.mp4", video, lossless=True)
+        rows[name] = torch.stack([read_video(tmp_path / name / f"{i}.mp4").mean((0, 2, 3)) for i in sorted(range(12), key=str)])
+    ask = ("metrics", "--fake", "fake", "--metric", "fvd", "--preset", "means", "--json", "o.json", "--real")
+    code, said = call(*ask, "real")
+    [row] = json.loads(Path("o.json").read_text())["rows"]
+    whole = float(frechet_distance(rows["fake"], rows["real"]))
+    assert code == 0 and "at n = ∞" in said and "warning" not in said and row["metric"] == "fvd[means|4f|s1|means:test]"
+    assert row["value"] == pytest.approx(whole, rel=1e-5) and row["n"] == row["n_reference"] == 12
+    assert row["bias"] > 0 and 0 < row["infinity"] < whole  # halves lie higher, so the line meets 1/n = 0 below
+    for i in range(6, 12):
+        (tmp_path / "real" / f"{i}.mp4").unlink()
+    code, said = call(*ask, "real")
+    [row] = json.loads(Path("o.json").read_text())["rows"]
+    assert code == 0 and row["infinity"] is None and row["n_reference"] == 6 and "at n = ∞" not in said
+    assert "n = 6 with 3 features" in said and "give n >= 8" in said and "bias" in said
 
 
 def test_train_hands_the_file_over(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

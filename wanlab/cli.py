@@ -339,7 +339,9 @@ def metrics(
     offset: Annotated[str | None, typer.Option(help="Where clips begin: first, middle, seeded, uniform.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of seeded clips.")] = 0,
     weights: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Weights of others (repeatable).")] = None,
-    size: Annotated[int | None, typer.Option(min=16, help="Crop to a square of so many pixels (default: their own size).")] = None,
+    size: Annotated[str | None, typer.Option(metavar="N|H,W", help="Crop to it and resize (default: their own).")] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="CSV file,prompt: for clip_text and clip_score.")] = None,
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep what is found here; a stopped call goes on.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Videos at once, at most.")] = 8,
     device: Device = "auto", debug: Debug = False,
 ) -> None:  # fmt: skip
@@ -351,7 +353,8 @@ def metrics(
     if json is not None:
         _demand_place(json, "--json", "out.json")
     names, clips = [*(metric or []), *(more or [])], judging.Clips(preset, frames, stride, offset, seed)
-    judging.judge(judging.request(real, fake, names, clips, weights or [], size, batch, device, json), console, errors)
+    more_of_it: dict[str, Any] = {"batch": batch, "device": device, "out": json, "prompts": prompts, "cache": cache}
+    judging.judge(judging.request(real, fake, names, clips, weights or [], size, **more_of_it), console, errors)
 
 
 @app.command()

@@ -209,3 +209,25 @@ def test_measures_by_name_share_one_embedding_of_each_network(
     assert found["clip_text"].name == f"clip_text[cosine|clip:{sha}]"
     assert found["clip_score"].name == f"clip_text[clipscore|clip:{sha}]"
     torch.testing.assert_close(found["clip_score"].score(batch), (100 * found["clip_text"].score(batch)).clamp_min(0))
+
+
+def test_prompts_reach_clip_from_folders(clip_folder: Path, tmp_path: Path, judge: Clip) -> None:
+    from tests.runs.test_judging import put, verdict
+    from wanlab.runs.judging import Request
+
+    videos = {f"{i}.mp4": torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(3)}
+    fake, texts = put(tmp_path / "fake", videos), tmp_path / "prompts.csv"
+    texts.write_text('file,prompt\n0.mp4,a red circle\n2,"left, then up"\n')
+    asked = Request(None, fake, ["clip_text", "flicker"], weights={"clip": clip_folder}, device="cpu", prompts=texts)
+    found, said = verdict(asked)
+    expected = [float(text_alignment(videos[name][None], [text], judge)) for name, text in
+                (("0.mp4", "a red circle"), ("2.mp4", "left, then up"))]  # fmt: skip
+    assert [row.n for row in found.rows[:2]] == [2, 3] and "1 left out: no prompt is given: 1.mp4" in said
+    assert found.rows[0].value == pytest.approx(sum(expected) / 2, abs=2e-3)  # files hold 8 bits
+    for text, message in (
+        ("file,prompt\n7.mp4,a\n", ":2: no video '7.mp4'"), ("name,text\n0.mp4,a\n", "columns file, prompt"),
+        ("file,prompt\n0.mp4,\n", ":2: 0.mp4 has no prompt"),
+    ):  # fmt: skip
+        texts.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            verdict(asked)

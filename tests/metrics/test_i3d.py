@@ -120,7 +120,7 @@ def test_the_whole_network_is_the_chain_by_hand(network: i3d.I3D) -> None:
 @torch.no_grad()
 def test_shapes_and_the_least_number_of_frames(network: i3d.I3D) -> None:
     assert len(network.state_dict()) == 344 and sum(p.numel() for p in network.parameters()) == 12_697_264
-    for frames in (9, 16, 17):
+    for frames in (9, 17):  # one logit, and the mean of two
         assert network(torch.zeros(1, 3, frames, 224, 224)).shape == (1, 400)
     with pytest.raises(ValueError, match="at least 9 frames, got 8"):
         network(torch.zeros(1, 3, 8, 224, 224))

@@ -42,9 +42,9 @@ def test_a_real_difference_is_found_and_none_is_not() -> None:
 
 def test_under_the_null_p_is_rarely_small() -> None:
     reference = draw(96, 8, 999)
-    pairs = [(draw(96, 8, 2 * k), draw(96, 8, 2 * k + 1)) for k in range(60)]
+    pairs = [(draw(96, 8, 2 * k), draw(96, 8, 2 * k + 1)) for k in range(40)]
     p = [jackknife_difference(a, b, reference, frechet_distance).p for a, b in pairs]
-    assert sum(value < 0.05 for value in p) <= 7  # 3 expected
+    assert sum(value < 0.05 for value in p) <= 5  # 2 expected
 
 
 def test_pairing_narrows_the_interval() -> None:

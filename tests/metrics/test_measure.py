@@ -70,18 +70,18 @@ def test_a_wrong_name_gets_the_nearest() -> None:
 
 
 def test_every_measure_scores_a_batch_and_prefers_the_truth(batch: Batch) -> None:
-    batch = rows_of(batch, slice(0, 4))
+    batch = rows_of(batch, slice(0, 2))
     for found in resolve(SAMPLES):
         noisy, clean = found.score(batch), found.score(perfect(batch))
-        assert noisy.shape == (4,) and noisy.dtype == torch.float32
+        assert noisy.shape == (2,) and noisy.dtype == torch.float32
         if found.higher_is_better is not None and found.key not in BLIND:
             worse = float((clean - noisy).nanmean())
             assert worse * (1 if found.higher_is_better else -1) > 0, found.name
 
 
 def test_scores_do_not_depend_on_the_batch(batch: Batch) -> None:
-    batch = rows_of(batch, slice(0, 3))
-    halves = [rows_of(batch, slice(0, 1)), rows_of(batch, slice(1, 3))]
+    batch = rows_of(batch, slice(0, 2))
+    halves = [rows_of(batch, slice(0, 1)), rows_of(batch, slice(1, 2))]
     for found in resolve(SAMPLES):
         whole = found.score(batch)
         parts = torch.cat([found.score(half) for half in halves])

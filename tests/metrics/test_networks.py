@@ -196,7 +196,9 @@ def test_a_folder_that_lacks_tensors_is_refused(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "width", "frames"), [("r3d_18", 512, 4), ("mc3_18", 512, 4), ("s3d", 1024, 13)])
+@pytest.mark.parametrize(("name", "width", "frames"), [
+    ("r3d_18", 512, 2), ("s3d", 1024, 13), pytest.param("mc3_18", 512, 2, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_trunks_are_torchvision_s_up_to_their_last_layer(tmp_path: Path, name: Any, width: int, frames: int) -> None:
     from torchvision.models import video
 
@@ -218,10 +220,10 @@ def test_random_weights_only_when_said_and_named_so() -> None:
     with pytest.raises(WeightsError, match="r3d_18: no weights on this machine"):
         extractor(preset("r3d_18"))
     state = torch.get_rng_state()
-    first, second = (extractor(preset("r3d_18"), {"r3d_18": "random"}) for _ in range(2))
+    first, second = (extractor(preset("r3d_18").with_clips(4), {"r3d_18": "random"}) for _ in range(2))
     assert torch.equal(state, torch.get_rng_state())
-    assert first.label == "r3d_18|16f|s1|r3d_18:random"
-    x = clips(1, 16, 3, 16, 16)
+    assert first.label == "r3d_18|4f|s1|r3d_18:random"
+    x = clips(1, 4, 3, 16, 16)
     assert torch.equal(first(x), second(x)) and first(x).shape == (1, 512)
     with pytest.raises(WeightsError, match="no untrained form"):
         extractor(preset("cdfvd-videomae"), {"videomae_g": "random"})

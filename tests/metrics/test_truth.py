@@ -51,11 +51,10 @@ def test_lost_and_foreign_colours_are_told(clips: Clips) -> None:
 
 
 def test_flow_and_warping_know_true_motion_from_none(clips: Clips) -> None:
-    field = truth_field(clips.flow_pairs, clips.occlusion)
-    still = clips.video[:, :1].expand_as(clips.video)
-    found = [float(flow_error(video, field).nanmean()) for video in (clips.video, still, clips.video.flip(1))]
+    field, true = truth_field(clips.flow_pairs[:12], clips.occlusion[:12]), clips.video[:12]
+    found = [float(flow_error(video, field).nanmean()) for video in (true, true[:, :1].expand_as(true), true.flip(1))]
     assert found[0] < 0.75 * found[1] < found[2]
-    assert float(warp_error(clips.video, field).mean()) < 0.2 * float(warp_error(clips.video.flip(1), field).mean())
+    assert float(warp_error(true, field).mean()) < 0.2 * float(warp_error(true.flip(1), field).mean())
 
 
 def test_wrong_truth_is_refused(clips: Clips) -> None:

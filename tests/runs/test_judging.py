@@ -209,7 +209,7 @@ def test_too_few_for_a_number_say_n(clips: Path, tmp_path: Path) -> None:
     ({"fake": "empty"}, MediaError, "no videos and no folders of frames here"),
     ({"fake": "absent"}, MediaError, "no such file"),
     ({"fake": "broken", "real": None, "names": ["dynamic_degree"]}, MediaError, "nothing could be judged: fake: 2 left out"),
-    ({"names": ["motion_accuracy"]}, ValueError, "need the truth of rendered videos or prompts"),
+    ({"names": ["motion_accuracy"]}, ValueError, "need the truth of rendered videos"),
     ({"names": ["psnrr"]}, UnknownMetric, "nearest: psnr"),
     ({"names": ["fvd[tf1]"]}, MissingWeights, "i3d: no weights on this machine"),
     ({"names": ["fvd"], "clips": Clips("motionnet", frames=16)}, ValueError, "defined on clips of 8 frames"),

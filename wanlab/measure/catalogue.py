@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wanlab.measure import samples
 from wanlab.measure.kinds import MetricInfo
-from wanlab.measure.samples import Builder, adherence, against
+from wanlab.measure.samples import Builder, adherence, against, along
 
 TRUNKS = ("home-squeeze", "alexnet", "vgg16", "squeezenet1_1")
 FLOWS = ("farneback", "dis", "raft_large", "raft_small")
@@ -50,8 +50,8 @@ ROWS: dict[str, Row] = {row.key: row for row in (
     # frames against the reference
     Row("lpips", False, "reference", samples.lpips, "perceptual distance to the reference", TRUNKS),
     Row("psnr", True, "reference", against("quality", "psnr", "psnr_curve"), "signal-to-noise ratio to the reference, dB"),
-    Row("ssim", True, "reference", against("quality", "ssim", "ssim_curve"), "structural similarity to the reference"),
-    Row("ms_ssim", True, "reference", against("quality", "ms_ssim", "ms_ssim_curve"),
+    Row("ssim", True, "reference", along("quality", "ssim_curve"), "structural similarity to the reference"),
+    Row("ms_ssim", True, "reference", along("quality", "ms_ssim_curve"),
         "structural similarity over five scales (frames from 176 pixels)"),
     Row("dists", False, "reference", samples.dists, "distance of structure and texture to the reference", ("vgg16",), weights=True),
     Row("sharpness", None, "reference", against("quality", "sharpness"),

@@ -52,6 +52,16 @@ def against(module: str, function: str, curve: str = "") -> Builder:
     return build
 
 
+def along(module: str, curve: str) -> Builder:
+    """The mean of a curve over the frames of video and reference, which is made once for both."""
+
+    def build(workshop: Workshop, choice: str) -> Built:
+        ask, device = getattr(part(module), curve), workshop.device
+        return _mean_of("", lambda batch: ask(batch.video.to(device), batch.reference.to(device)))
+
+    return build
+
+
 def flicker(workshop: Workshop, choice: str) -> Built:
     """Mean change between neighbouring frames."""
     return _mean_of("", lambda b: part("temporal").flicker_curve(b.video.to(workshop.device)))

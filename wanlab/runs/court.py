@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from wanlab.measure import Batch, SampleMeasure, SetMeasure, part
 
+from .found import Found, Wanted, features_name
 from .inference import Resampler
 from .pairing import Read
 from .verdict import CurveFile, Row
@@ -27,74 +28,81 @@ def some(names: Sequence[str]) -> str:
 
 
 class Court:
-    """Hears batch after batch and keeps what is small: a number per video and metric, a row of features per video."""
+    """Hears batch after batch and keeps what is small: a number per video and metric, a row of features per video.
 
-    def __init__(self, measures: Sequence[Any], curves: CurveFile | None) -> None:
+    prompts: name of a video -> what it was asked to show.
+    """
+
+    def __init__(self, measures: Sequence[Any], curves: CurveFile | None, prompts: Mapping[str, str] | None = None) -> None:
         self.samples = [measure for measure in measures if isinstance(measure, SampleMeasure)]
         self.sets = [measure for measure in measures if isinstance(measure, SetMeasure)]
-        self.measures, self.curves = list(measures), curves
+        self.measures, self.curves, self.prompts = list(measures), curves, prompts or {}
         self.values: dict[str, dict[str, float]] = {measure.name: {} for measure in self.samples}
-        self.sources = {id(measure.source): measure.source for measure in self.sets}
-        self.features: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
+        extractors = {measure.source.extractor.label: measure.source.extractor for measure in self.sets}
+        self.wanted = Wanted(frozenset(self.values), extractors)
+        self.features: dict[str, dict[str, torch.Tensor]] = {}
         self.refused: dict[str, dict[str, str]] = {}
         self.shorter: dict[str, str] = {}
 
-    def hear(self, read: Read) -> None:
-        """Everything about one batch."""
+    def hear(self, read: Read) -> dict[str, Found]:
+        """What each video of a batch gives; nothing is kept of it before `take`."""
+        found = {name: Found() for name in read.names}
         if read.fake is not None:
-            self._score(read)
-        for key, source in self.sources.items():
+            self._score(read, found)
+        for extractor in self.wanted.extractors.values():
             if read.fake is not None:
-                self._extract(key, source.extractor, read.fake, read.names, read.names, "fake")
+                _extract(extractor, read.fake, read.names, read.names, "fake", found)
             if read.real is not None:
-                self._extract(key, source.extractor, read.real, read.names, read.references, "real")
+                _extract(extractor, read.real, read.names, read.references, "real", found)
+        return found
 
-    def _score(self, read: Read) -> None:
+    def take(self, name: str, found: Found) -> None:
+        """Keeps what a video gave."""
+        for metric in self.values.keys() & found.values.keys():
+            self.values[metric][name] = found.values[metric]
+            if self.curves is not None and metric in found.curves:
+                self.curves.add(name, metric, *found.curves[metric])
+        for side, row in found.features.items():
+            self.features.setdefault(side, {})[name] = row
+        for what, why in found.refused.items():
+            self.refused.setdefault(what, {})[name] = why
+        if found.shorter:
+            self.shorter[name] = found.shorter
+
+    def in_order(self, names: Sequence[str]) -> None:
+        """Everything in the order of these names, whatever came from a cache first: intervals depend on it."""
+        for table in (self.values, self.features, self.refused):
+            for key, held in table.items():
+                table[key] = {name: held[name] for name in names if name in held}  # type: ignore[index, assignment]
+        self.shorter = {name: self.shorter[name] for name in names if name in self.shorter}
+
+    def _score(self, read: Read, found: dict[str, Found]) -> None:
         reference, why = _comparable(read)
         image = None if read.real is None else read.real[:, 0]
         frames = read.fake if reference is None else read.fake[:, : reference.shape[1]]
         if reference is not None and read.real.shape[1] != read.fake.shape[1]:
-            self.shorter |= dict.fromkeys(read.names, f"{frames.shape[1]} frames")
+            for one in found.values():
+                one.shorter = f"{frames.shape[1]} frames"
+        prompts = [self.prompts.get(name) for name in read.names]
+        known = None if None in prompts else prompts
         batch = Batch(frames, reference, image, fps=read.fps, ids=read.names)
         whole = batch if frames is read.fake else Batch(read.fake, image=image, fps=read.fps, ids=read.names)
+        whole.prompts = known
         for measure in self.samples:
             if "reference" in measure.needs and reference is None:
-                self._refuse(measure.name, read.names, why)
+                _refuse(found, measure.name, why)
             elif "image" in measure.needs and image is None:
-                self._refuse(measure.name, read.names, "no reference whose first frame it could be compared with")
+                _refuse(found, measure.name, "no reference whose first frame it could be compared with")
+            elif "prompts" in measure.needs and known is None:
+                for row, name in enumerate(read.names):
+                    if prompts[row] is None:
+                        found[name].refused[measure.name] = "no prompt is given"
+                    else:
+                        alone = _row(whole, row)
+                        alone.prompts = prompts[row : row + 1]
+                        _ask(measure, alone, found)
             else:
-                self._ask(measure, batch if "reference" in measure.needs else whole)
-
-    def _ask(self, measure: SampleMeasure, batch: Batch) -> None:
-        try:
-            scores = measure.score(batch)
-        except ValueError as error:
-            if len(batch.video) == 1:
-                self._refuse(measure.name, batch.ids or [], str(error).removeprefix(f"{measure.key}: ").partition(" (samples")[0])
-                return
-            for row in range(len(batch.video)):
-                alone = {name: None if value is None else value[row : row + 1] for name, value in vars(batch).items()}
-                self._ask(measure, Batch(**alone))
-            return
-        self.values[measure.name] |= dict(zip(batch.ids or [], scores.double().tolist(), strict=True))
-        curve = measure.curve(batch) if self.curves is not None else None
-        if curve is not None:
-            self.curves.add(batch.ids, measure.name, curve.frames, curve.values.numpy())
-
-    def _extract(
-        self, key: int, extractor: Any, videos: torch.Tensor, names: Sequence[str], own: Sequence[str], side: str
-    ) -> None:
-        """Features of one side, kept under the pair's names; their own decide where seeded clips begin."""
-        stems = [Path(name).stem for name in own]
-        try:
-            rows = extractor(videos, stems, side)
-        except ValueError as error:
-            self._refuse(f"{side} of [{extractor.label}]", names, str(error).partition(": ")[2] or str(error))
-            return
-        self.features.setdefault((key, side), {}).update(zip(names, rows, strict=True))
-
-    def _refuse(self, what: str, names: Sequence[str], why: str) -> None:
-        self.refused.setdefault(what, {}).update(dict.fromkeys(names, why))
+                _ask(measure, batch if "reference" in measure.needs else whole, found)
 
     def rows(self) -> list[Row]:
         """One row per measure, in the order asked for."""
@@ -109,7 +117,8 @@ class Court:
 
     def _pair_of_sets(self, measure: SetMeasure) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """Features of the videos and of the reference, and whether row i of both belongs together."""
-        fake, real = (self.features.get((id(measure.source), side), {}) for side in ("fake", "real"))
+        label = measure.source.extractor.label
+        fake, real = (self.features.get(features_name(side, label), {}) for side in ("fake", "real"))
         together = list(fake) == list(real)
         width = next((len(row) for row in (*fake.values(), *real.values())), 0)
         x, y = (torch.stack(list(rows.values())) if rows else torch.zeros(0, width) for rows in (fake, real))
@@ -147,6 +156,49 @@ class Court:
                 reasons.setdefault(why, []).append(name)
             told += [f"{what}: {len(who)} left out: {why}: {some(who)}" for why, who in reasons.items()]
         return told
+
+
+def _refuse(found: dict[str, Found], what: str, why: str) -> None:
+    for one in found.values():
+        one.refused[what] = why
+
+
+def _row(batch: Batch, row: int) -> Batch:
+    return Batch(**{name: None if value is None else value[row : row + 1] for name, value in vars(batch).items()})
+
+
+def _ask(measure: SampleMeasure, batch: Batch, found: dict[str, Found]) -> None:
+    """Values and curves of a batch; where it is refused, of each of its videos alone."""
+    names = list(batch.ids or [])
+    try:
+        scores = measure.score(batch)
+    except ValueError as error:
+        if len(names) == 1:
+            found[names[0]].refused[measure.name] = str(error).removeprefix(f"{measure.key}: ").partition(" (samples")[0]
+            return
+        for row in range(len(names)):
+            _ask(measure, _row(batch, row), found)
+        return
+    curve = measure.curve(batch)
+    for row, (name, score) in enumerate(zip(names, scores.double().tolist(), strict=True)):
+        found[name].values[measure.name] = score
+        if curve is not None:
+            found[name].curves[measure.name] = list(curve.frames), curve.values[row].tolist()
+
+
+def _extract(
+    extractor: Any, videos: torch.Tensor, names: Sequence[str], own: Sequence[str], side: str, found: dict[str, Found]
+) -> None:
+    """Features of one side, kept under the pair's names; their own decide where seeded clips begin."""
+    what = features_name(side, extractor.label)
+    try:
+        rows = extractor(videos, [Path(name).stem for name in own], side)
+    except ValueError as error:
+        for name in names:
+            found[name].refused[what] = str(error).partition(": ")[2] or str(error)
+        return
+    for name, row in zip(names, rows, strict=True):
+        found[name].features[what] = row
 
 
 def _comparable(read: Read) -> tuple[torch.Tensor | None, str]:

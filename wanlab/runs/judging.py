@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,11 +19,14 @@ from wanlab.measure import Clips, available, info, resolve
 
 from .court import Court, some
 from .environment import pick_device
-from .pairing import Pairing, Reader, pair
+from .found import Cache
+from .pairing import Item, Pairing, Reader, pair, read_prompts
 from .verdict import CurveFile, Verdict, save_values
 
 ARROWS = {True: "higher", False: "lower", None: ""}
 MOTION = "motion_magnitude"
+LEAST = 16  # pixels of a side that --size may ask for
+PAIRED = {"reference", "image"}  # what a measure needs of a partner
 USUAL = ("fvd", "lpips", "psnr", "ssim", "warp_error")
 
 
@@ -38,7 +43,8 @@ def listing(console: Console) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be judged: folders, metrics, and how. size: None = the videos' own; batch: videos at once, at most."""
+    """What is to be judged: folders, metrics, and how. size: None = the videos' own; batch: videos at once, at most; prompts: a CSV
+    file; cache: a folder in which whatever is found is kept, so that a stopped call goes on."""
 
     real: Path | None
     fake: Path
@@ -49,11 +55,27 @@ class Request:
     batch: int = 8
     device: str = "auto"
     out: Path | None = None
+    prompts: Path | None = None
+    cache: Path | None = None
+
+
+def size_of(text: str | None) -> Size:
+    """`--size`: one number (a square) or two, height and width.
+
+    Raises:
+        ValueError: anything else, or fewer than 16 pixels.
+    """
+    if text is None:
+        return None
+    sides = text.split(",")
+    if len(sides) > 2 or not all(side.strip().isdecimal() and int(side) >= LEAST for side in sides):
+        raise ValueError(f"--size {text}: expected one number or H,W, for example 256 or 480,832 (from {LEAST} pixels)")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def request(
-    real: Path | None, fake: Path | None, names: Sequence[str], clips: Clips, weights: Sequence[str], size: Size, batch: int,
-    device: str, out: Path | None,
+    real: Path | None, fake: Path | None, names: Sequence[str], clips: Clips, weights: Sequence[str],
+    size: str | None, **more: Any,
 ) -> Request:  # fmt: skip
     """A request as the command line says it: weights as NAME=PATH, the usual metrics where none is named.
 
@@ -70,7 +92,7 @@ def request(
         if not name or not path:
             raise ValueError(f"--weights {text}: expected NAME=PATH, for example i3d=i3d_pretrained_400.pt")
         given[name] = path
-    return Request(real, fake, names or USUAL, clips, given, size, batch, device, out)
+    return Request(real, fake, names or USUAL, clips, given, size_of(size), **more)
 
 
 def judge(request: Request, console: Console, errors: Console) -> Verdict:
@@ -87,24 +109,22 @@ def judge(request: Request, console: Console, errors: Console) -> Verdict:
     measures, said = _measures(request)
     pairing = pair(request.real, request.fake)
     _demand_pairs(pairing, measures)
+    prompts = read_prompts(request.prompts, pairing.items) if request.prompts is not None else {}
     errors.print(f"{len(pairing.items)} videos, {len(pairing.pairs)} pairs, paired {escape(pairing.how)}", highlight=False)
     reader = Reader(request.size, request.batch)
     files = _beside(request.out)
-    court = Court(measures, CurveFile(files["frames"]) if files else None)
+    court = Court(measures, CurveFile(files["frames"]) if files else None, prompts)
     finished = False
     try:
         with _bar(errors) as bar:
-            task = bar.add_task("judging", total=len(pairing.items))
-            for taken, read in reader.batches(pairing.items):
-                if read is not None:
-                    court.hear(read)
-                bar.update(task, advance=taken)
-                del read
+            _try(request, pairing.items, reader, court, bar)
         finished = True
     finally:
         if court.curves is not None:
             court.curves.close(keep=finished)
     settings = {"clips": vars(request.clips), "size": request.size, "batch": request.batch}
+    if prompts:
+        settings["prompts"] = str(request.prompts)
     verdict = Verdict(
         None if request.real is None else str(request.real), str(request.fake), pairing.how, len(pairing.pairs), settings,
         court.rows(), reader.left_out, [*said, *_on_files(pairing, reader), *court.warnings()],
@@ -120,15 +140,51 @@ def judge(request: Request, console: Console, errors: Console) -> Verdict:
     return verdict
 
 
+def _try(request: Request, items: Sequence[Item], reader: Reader, court: Court, bar: Progress) -> None:
+    """Every item before the court: those that a cache knows as it knows them, the others read batch by batch."""
+    task = bar.add_task("judging", total=len(items))
+    with _cache(request, court) as cache:
+        unknown: list[Item] = []
+        for item in items:
+            held = cache.get(item, court.prompts.get(item.name)) if cache else None
+            if held is None:
+                unknown.append(item)
+            else:
+                court.take(item.name, held)
+                reader.say_again(item, held.notes)
+        bar.update(task, advance=len(items) - len(unknown))
+        by_name = {item.name: item for item in unknown}
+        for taken, read in reader.batches(unknown):
+            for name, found in ({} if read is None else court.hear(read)).items():
+                court.take(name, found)
+                found.notes = reader.said_of(by_name[name])
+                if cache and not reader.lacks(by_name[name]):
+                    cache.keep(by_name[name], court.prompts.get(name), found)
+            bar.update(task, advance=taken)
+            del read
+    court.in_order([item.name for item in items])
+
+
+def _cache(request: Request, court: Court) -> AbstractContextManager[Cache | None]:
+    if request.cache is None:
+        return nullcontext()
+    device = torch.device(pick_device(request.device))
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return Cache(request.cache, court.wanted, {"size": request.size, "device": kind})
+
+
 def _measures(request: Request) -> tuple[list[Any], list[str]]:
     """The measures, with motion beside those that a still would win, and what to say about that."""
-    given = {"reference", "image"} if request.real is not None else set()
+    given = set(PAIRED) if request.real is not None else set()
+    given |= {"prompts"} if request.prompts is not None else set()
     for name in request.names:
         lacking = sorted(info(name).needs - given)
-        if lacking and set(lacking) <= {"reference", "image"}:
+        if lacking and set(lacking) <= PAIRED:
             raise ValueError(f"{name} needs a reference: give --real")
+        if lacking == ["prompts"]:
+            raise ValueError(f"{name} needs a prompt for each video: give --prompts FILE")
         if lacking:
-            raise ValueError(f"{name}: these need the truth of rendered videos or prompts ({', '.join(lacking)}), not only folders")
+            raise ValueError(f"{name}: these need the truth of rendered videos ({', '.join(lacking)}), not only folders")
     names = list(dict.fromkeys(request.names))
     said = []
     if any(info(name).still for name in names) and MOTION not in names:
@@ -138,7 +194,7 @@ def _measures(request: Request) -> tuple[list[Any], list[str]]:
 
 
 def _demand_pairs(pairing: Pairing, measures: Sequence[Any]) -> None:
-    paired = [measure.key for measure in measures if measure.kind == "sample" and measure.needs]
+    paired = [measure.key for measure in measures if measure.kind == "sample" and measure.needs & PAIRED]
     if paired and not pairing.pairs:
         raise ValueError(
             f"{', '.join(paired)}: these compare video by video, and no pairs could be made: {pairing.how} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 
 from wanlab.data.folder import Footage, MediaError, clip_files, load_video
 from wanlab.data.media import Size
+
+from .document import did_you_mean
 
 BATCH_BYTES = 256 * 2**20  # of both sides' frames together: a batch holds this much or a single pair
 
@@ -59,6 +62,30 @@ def pair(real: Path | None, fake: Path) -> Pairing:
     items.sort(key=lambda item: item.real is None)
     alone = {"fake": [item.name for item in items if item.real is None], "real": [item.name for item in rest]}
     return Pairing((*items, *rest), how, alone)
+
+
+def read_prompts(path: Path, items: Sequence[Item]) -> dict[str, str]:
+    """Name of a video that is judged -> its prompt, from a CSV file with the columns file and prompt; file: with suffix or without.
+
+    Raises:
+        ValueError: the file cannot be read, lacks a column, or names a video that is not there; the message says the line.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: prompts cannot be read: {error}") from None
+    if not rows or not {"file", "prompt"} <= set(rows[0]):
+        raise ValueError(f"{path}: a file of prompts has the columns file, prompt and a row for each video")
+    names = {known: item.name for item in items if item.fake for known in (item.fake.stem, item.name)}
+    prompts = {}
+    for line, row in enumerate(rows, 2):
+        if row["file"] not in names:
+            raise ValueError(f"{path}:{line}: no video {row['file']!r}{did_you_mean(str(row['file']), list(names))}")
+        if not row["prompt"]:
+            raise ValueError(f"{path}:{line}: {row['file']} has no prompt")
+        prompts[names[row["file"]]] = row["prompt"]
+    return prompts
 
 
 def _files(folder: Path) -> list[Path]:
@@ -118,6 +145,21 @@ class Reader:
                 yield taken, _stacked(held)
                 held, taken = [], 0
         yield taken, _stacked(held) if held else None
+
+    def lacks(self, item: Item) -> bool:
+        """Whether a side of an item could not be read."""
+        return any(path and _name(path) in self.left_out[side] for side, path in (("fake", item.fake), ("real", item.real)))
+
+    def said_of(self, item: Item) -> dict[str, list[str]]:
+        """Side -> what was noted while reading an item."""
+        names = {"fake": item.fake and _name(item.fake), "real": item.real and _name(item.real)}
+        return {side: [note for note, who in self.notes[side].items() if name in who] for side, name in names.items()}
+
+    def say_again(self, item: Item, said: Mapping[str, Sequence[str]]) -> None:
+        """Notes what an earlier call noted of an item that need not be read again."""
+        for side, notes in said.items():
+            for note in notes:
+                self.notes[side].setdefault(note, []).append(_name(getattr(item, side)))
 
     def _load(self, path: Path | None, side: str) -> Footage | None:
         if path is None:

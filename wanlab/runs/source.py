@@ -135,7 +135,7 @@ class FolderSource:
         """See Source."""
         for index in indices:
             if index not in self._digests:
-                self._digests[index] = _clip_digest(self._folder.files[index])
+                self._digests[index] = clip_digest(self._folder.files[index])
         return digest(["folder", [self._digests[i] for i in indices], self._key])
 
     def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
@@ -222,7 +222,8 @@ def _notes_on(pairs: Sequence[Pair], size: int) -> list[str]:
     return [f"{note} ({count} of {len(looked)} pictures that were looked at)" for note, count in counted.items()]
 
 
-def _clip_digest(path: Path) -> str:
+def clip_digest(path: Path) -> str:
+    """The content key of a video file, or of a folder of frames by their names and bytes."""
     if path.is_file():
         return file_digest(path)
     return digest([(frame.name, file_digest(frame)) for frame in sorted(path.iterdir()) if frame.is_file()])

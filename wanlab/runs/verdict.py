@@ -19,6 +19,7 @@ from rich.table import Table
 from .files import write_text
 
 CURVES = pa.schema([("video", pa.string()), ("metric", pa.string()), ("frame", pa.int32()), ("value", pa.float32())])
+ROWS = 2**16  # of a row group
 
 
 @dataclass
@@ -79,30 +80,29 @@ def _said(number: float | None) -> str:
 
 
 class CurveFile:
-    """Per-frame curves as parquet, a row group per batch, so that they are never all in memory; complete or not at all."""
+    """Per-frame curves as parquet, written some thousand values at a time, so that they are never all in memory; complete or
+    not at all."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = pq.ParquetWriter(self._part, CURVES)
+        self._held: list[list[Any]] = [[] for _ in CURVES]
 
-    def add(self, names: Sequence[str], metric: str, frames: Sequence[int], values: np.ndarray) -> None:
-        """Curves (b, n) of one metric for the videos of these names."""
-        rows, columns = values.shape
-        self._writer.write_table(
-            pa.table(
-                [
-                    pa.array(np.repeat(np.array(names, object), columns), pa.string()),
-                    pa.array([metric] * (rows * columns), pa.string()),
-                    pa.array(np.tile(np.array(frames, np.int32), rows)),
-                    pa.array(values.astype(np.float32).ravel()),
-                ],
-                schema=CURVES,
-            )
-        )
+    def add(self, name: str, metric: str, frames: Sequence[int], values: Sequence[float]) -> None:
+        """The curve of one metric along the video of this name."""
+        for column, more in zip(self._held, ([name] * len(frames), [metric] * len(frames), frames, values), strict=True):
+            column.extend(more)
+        if len(self._held[0]) >= ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(self._held, CURVES, strict=True)], schema=CURVES))
+        self._held = [[] for _ in CURVES]
 
     def close(self, keep: bool) -> None:
         """Gives the file its name, or leaves nothing."""
+        self._flush()
         self._writer.close()
         if keep:
             os.replace(self._part, self.path)
