@@ -142,7 +142,6 @@ def generate(
 def _load(name: str, random_weights: bool, device: str, swaps: list[str]) -> Any:
     from wanlab.pipelines.load import load
     from wanlab.runs.environment import pick_device
-
     init = "random" if random_weights else None
     pipe = load(name, init=init)
     for text in swaps:
@@ -219,7 +218,6 @@ def run(
     from wanlab.runs.engine import make_engine
     from wanlab.runs.shard import Shard
     from wanlab.runs.study import run_study
-
     part = None if shard is None else Shard.parse(shard)
     if part is not None and engine != "inline":
         raise ValueError(f"--shard {part} splits a run without Ray; leave it out with --engine {engine}")
@@ -253,7 +251,6 @@ def plan(
     A study with an outline (stated figures of its pipeline) is planned without weights.
     """
     from wanlab.runs.scale import plan_study
-
     plan_study(study, out, sets or [], device, workers, console)
 
 
