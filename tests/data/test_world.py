@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -297,13 +296,3 @@ def test_batch_stacks_and_truth_is_asked_for() -> None:
     assert torch.equal(full.flow_pairs[1], world[3].flow_pairs)
     with pytest.raises(ValueError, match="no indices"):
         world.batch([])
-
-
-def test_drawing_is_fast_enough_to_train_on_the_fly() -> None:
-    """At least 100 videos a second at 64x64x8 on one core, by processor time (500 on an idle machine)."""
-    world = World(size=64)
-    world[0]
-    start = time.process_time()
-    for index in range(30):
-        world[index]
-    assert 30 / (time.process_time() - start) > 100
