@@ -206,3 +206,15 @@ def test_what_is_no_video_is_refused(score: object) -> None:
     for bad, message in ((torch.full((1, 4, 3, 32, 32), torch.nan), "NaN"), (torch.full((1, 4, 3, 32, 32), 2.0), r"\[0, 1\]")):
         with pytest.raises(ValueError, match=message):
             call(bad)  # type: ignore[operator]
+
+
+def test_equal_frames_have_no_motion_whatever_the_flow_estimator_says() -> None:
+    """Farneback sees up to 0.0014 widths of motion in a frozen photograph, more than the guard's threshold."""
+    def restless(now: Tensor, after: Tensor) -> Tensor:
+        return torch.ones(len(now), 2, *now.shape[-2:])
+
+    held = sliding(frames=4).clone()
+    held[:, 2] = held[:, 1]
+    motion = motion_curves(held, flow=restless)
+    for curve in (motion.mean[0], motion.fastest[0]):
+        assert curve[1] == 0 and (curve[[0, 2]] > 0).all()
