@@ -262,7 +262,9 @@ def test_glossary_explains_every_word_of_the_interface() -> None:
 
 def test_map_names_every_module_and_nothing_else() -> None:
     text = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"^- `([\w./-]+)`", text, flags=re.MULTILINE))
+    lines = re.findall(r"^- `([\w./-]+)`", text, flags=re.MULTILINE)
+    named = set(lines)
+    assert len(lines) == len(named), f"docs/map.md names twice: {', '.join(sorted({x for x in lines if lines.count(x) > 1}))}"
     gone = sorted(entry for entry in named if not (ROOT / entry).exists())
     assert not gone, f"docs/map.md names what does not exist: {', '.join(gone)}"
     modules = {name(path) for path in sources(*PACKAGES) if path.name != "__init__.py"}
