@@ -24,17 +24,13 @@ the plain call.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from demo import Row, fresh, machine, shown
-from hooks import interleaved, measured, ratios, repeated
+from harness import Row, fresh, interleaved, main, measured, ratios, repeated
 
 HEADS, WIDTH = 12, 128
 CPU_SIZES = {"N 3,120": (13, 240), "N 6,240": (13, 480)}        # frames, tokens of each
@@ -201,26 +197,5 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
         yield from triton(quick)
 
 
-def main() -> int:
-    """Measure, print as a table, and write the JSON file if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the rows and the machine here")
-    options = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
-    workload = "quick" if options.quick else "full"
-    result: dict[str, Any] = {"machine": machine(options.device), "workload": workload, "rows": []}
-    for row in rows(options.quick, options.device):
-        result["rows"].append(asdict(row))
-        interval = getattr(row, "interval", None)
-        print(shown(row) + (f"   [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, rows))

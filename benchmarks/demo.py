@@ -15,10 +15,6 @@ Workload (fixed): preset tiny, 8 frames of 128 x 128, 8 steps with guidance, pro
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -26,13 +22,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-# benchmarks/metrics.py has the name of the package that it measures: this folder is looked through last
-sys.path.sort(key=lambda entry: Path(entry or ".").resolve() == ROOT / "benchmarks")
+from harness import ROOT, Row, fresh, main
+
 STUDY = "experiments/quickstart.yaml"
 IMPORT_TARGET = 0.3  # seconds over `import torch`
 STUDY_TARGET = 300.0  # seconds for the full quickstart on two cores
@@ -48,55 +42,8 @@ print(pipe.generate(sample.video[0], sample.caption, seed=0, steps=8).video.shap
 """
 
 
-@dataclass
-class Row:
-    """One measured number. `met` says whether it is at or below `target`; both None where there is no target."""
-
-    name: str
-    value: float | None
-    unit: str
-    target: float | None = None
-    met: bool | None = None
-    skipped: str | None = None
-
-    @classmethod
-    def of(cls, name: str, value: float, unit: str, target: float | None = None) -> Row:
-        """A row whose target, if any, is an upper bound."""
-        return cls(name, float(value), unit, target, None if target is None else value <= target)
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the numbers depend on: processor, memory, versions, threads, load before the start."""
-    import psutil
-    import torch
-
-    import wanlab
-
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        cpu = models[0] if models else cpu
-    return {
-        "cpu": cpu, "cores": psutil.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "gpu": torch.cuda.get_device_name() if device.startswith("cuda") and torch.cuda.is_available() else None,
-        "device": device, "threads": torch.get_num_threads(), "system": platform.platform(),
-        "python": platform.python_version(), "torch": torch.__version__, "wanlab": wanlab.__version__,
-    }  # fmt: skip
-
-
-def fresh(code: str, *arguments: str, **variables: str) -> str:
-    """Standard output of a fresh Python process that ran `code`; its error text in the exception if it failed."""
-    run = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=os.environ | variables, capture_output=True,
-                         text=True)
-    if run.returncode:
-        raise RuntimeError(f"a fresh process failed:\n{run.stderr}")
-    return run.stdout
-
-
-def timed(action: Callable[[], Any]) -> float:
-    """Seconds of one call."""
+def waited(action: Callable[[], Any]) -> float:
+    """Seconds of the wall for one call, fresh processes included."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
@@ -112,7 +59,7 @@ def importing(quick: bool) -> Iterator[Row]:
 
 def first_video(quick: bool, device: str) -> Iterator[Row]:
     """From the start of a process, imports and weights included, to the first video."""
-    seconds = [timed(lambda: fresh(FIRST, device)) for _ in range(1 if quick else 3)]
+    seconds = [waited(lambda: fresh(FIRST, device)) for _ in range(1 if quick else 3)]
     yield Row.of("first video, from process start", statistics.median(seconds), "s")
 
 
@@ -181,30 +128,5 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
     yield from sharing(quick, device)
 
 
-def shown(row: Row) -> str:
-    """One line for the terminal."""
-    if row.value is None:
-        return f"{row.name:<50}    skipped: {row.skipped}"
-    note = "" if row.met is None else f"   target {row.target:g}: {'met' if row.met else 'NOT met'}"
-    return f"{row.name:<50} {row.value:10.4f} {row.unit}{note}"
-
-
-def main() -> int:
-    """Measure, print as a table, and write the JSON file if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the rows and the machine here")
-    options = parser.parse_args()
-    workload = "quick" if options.quick else "full"
-    result: dict[str, Any] = {"machine": machine(options.device), "workload": workload, "rows": []}
-    for row in rows(options.quick, options.device):
-        result["rows"].append(asdict(row))
-        print(shown(row), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, rows))

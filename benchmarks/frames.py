@@ -19,16 +19,13 @@ the same numbers; that is checked before anything is timed.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from demo import Row, fresh, machine, shown
-from hooks import HELD, interleaved, measured, ratios
+from harness import HELD, Row, fresh, interleaved, main, measured, ratios
 
 TARGET = 0.6            # time of the shared pass over that of separate calls
 MEMORY_TARGET = 1.1     # peak memory of a clip of 64 frames over that of one of 16, the clips themselves taken off
@@ -123,23 +120,5 @@ def memory(quick: bool, device: str) -> Iterator[Row]:
     yield Row.of(f"shared pass, peak memory of {LONG} frames / of {FRAMES}", peaks[1] / peaks[0], "ratio", MEMORY_TARGET)
 
 
-def main() -> None:
-    """Reads the options, measures, prints and writes."""
-    import torch
-
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="under two minutes on 2 cores")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="where to write the machine and the rows")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    described, found = machine(options.device), []
-    for row in rows(options.quick, options.device):
-        found.append(row)
-        print(shown(row), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": described, "rows": [asdict(row) for row in found]}, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main(__doc__, rows))

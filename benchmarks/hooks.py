@@ -29,20 +29,12 @@ above what it had before the run, with an allocator that returns what is freed; 
 
 from __future__ import annotations
 
-import argparse
-import json
-import random
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from demo import Row, fresh, machine, shown
+from harness import HELD, Row, fresh, interleaved, main, measured, ratios, repeated
 
 SITE_TARGET = 0.2       # microseconds for a site that nobody listens to
 BLOCK_TARGET = 1.01     # time of a block with idle sites over the time without
@@ -53,7 +45,6 @@ SMALL = {"width": 64, "heads": 4, "hidden": 256}, 16
 PEERS = {"transformer-lens": "4.", "nnsight": "0.8."}     # and the versions that are meant
 STEPS = (5, 50)
 STATISTICS = "out -> mean,out -> covariance"
-HELD = {"MALLOC_MMAP_THRESHOLD_": "65536"}      # glibc then returns what is freed; left alone it keeps some of it, up to a bound
 
 STREAM = """
 import re, resource, sys, tracemalloc
@@ -78,69 +69,6 @@ else:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak - before, tracemalloc.get_traced_memory()[0])
 """
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """95 % interval of the median by a seeded bootstrap."""
-    import numpy as np
-
-    draws = np.random.default_rng(0).choice(values, (4000, len(values)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
-@dataclass
-class Median(Row):
-    """A median over rounds with its interval."""
-
-    interval: tuple[float, float] | None = None
-
-
-def measured(name: str, values: list[float], unit: str, target: float | None = None) -> Median:
-    """The row of a figure that was measured in every round."""
-    low, high = interval(values)
-    met = None if target is None else low <= target
-    return Median(name, statistics.median(values), unit, target, met, interval=(low, high))
-
-
-def ratios(above: list[float], below: list[float]) -> list[float]:
-    """Round by round."""
-    return [a / b for a, b in zip(above, below, strict=True)]
-
-
-def timed(action: Callable[[], Any], device: str = "cpu") -> float:
-    """Seconds of one call: of this process's CPU; on cuda of the wall, until the device is done."""
-    if not device.startswith("cuda"):
-        start = time.process_time()
-        action()
-        return time.process_time() - start
-    import torch
-
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    action()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def interleaved(subjects: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Seconds of each subject in each round, after one turn each that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    for turn in range(-1, rounds):
-        for name in random.Random(turn).sample(list(subjects), len(subjects)):
-            spent = timed(subjects[name], device)
-            if turn >= 0:
-                seconds[name].append(spent)
-    return seconds
-
-
-def repeated(action: Callable[[], Any], count: int) -> Callable[[], None]:
-    """The action as a loop."""
-    def loop() -> None:
-        for _ in range(count):
-            action()
-
-    return loop
 
 
 def calls(quick: bool) -> Iterator[Row]:
@@ -280,41 +208,5 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
     yield from streaming(quick)
 
 
-def peers() -> dict[str, str]:
-    """The versions of the peers; one that is absent, or another version than meant, ends the benchmark."""
-    found = {}
-    for name, wanted in PEERS.items():
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            sys.exit(f"this measures beside {name}, which is not installed: pip install -c constraints.txt -e .[bench]")
-        if not found[name].startswith(wanted):
-            sys.exit(f"this measures beside {name} {wanted}*, but {found[name]} is installed")
-    return found
-
-
-def main() -> int:
-    """Measure, print as a table, and write the JSON file if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the rows and the machine here")
-    options = parser.parse_args()
-    versions = peers()
-    import torch
-
-    torch.set_num_threads(1)
-    workload = "quick" if options.quick else "full"
-    result: dict[str, Any] = {"machine": machine(options.device) | {"peers": versions}, "workload": workload, "rows": []}
-    for row in rows(options.quick, options.device):
-        result["rows"].append(asdict(row))
-        interval = getattr(row, "interval", None)
-        spread = f"   [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
-        print(shown(row) + spread, flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, rows, PEERS))

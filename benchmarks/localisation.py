@@ -15,15 +15,12 @@ DiffTrack is scored by the share of later frames in which the object's centre is
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from demo import Row, machine
+from harness import Row, main
 
 SIZE, CLIPS, QUICK = (8, 8), 24, 6
 LAYER, STEP = "generator.up.1.spatial.attn", 4
@@ -79,8 +76,8 @@ def tracked(pipe: Any, index: int, sample: Any) -> tuple[float, float]:
     return near(found), near(np.repeat(truth[:1], len(truth), 0))
 
 
-def measure(quick: bool) -> list[Row]:
-    """All rows, means over clips."""
+def rows(quick: bool, device: str) -> Iterator[Row]:
+    """Means over clips."""
     from rich.progress import track
 
     import wanlab
@@ -96,31 +93,12 @@ def measure(quick: bool) -> list[Row]:
                 for score, value in scores(heat[part], mask[part]).items():
                     found.setdefault(f"{name}, {where}", {}).setdefault(score, []).append(value)
         tracks.append(tracked(pipe, index, sample))
-    rows = [Row.of(f"{name}: {score}", float(np.mean(values)), "share")
-            for name, each in found.items() for score, values in each.items()]
+    for name, each in found.items():
+        yield from (Row.of(f"{name}: {score}", float(np.mean(values)), "share") for score, values in each.items())
     own, still = np.mean(tracks, 0)
-    return [*rows, Row.of("DiffTrack: centre within 1.5 places", own, "share"), Row.of("standing still: the same", still, "share")]
-
-
-def main() -> int:
-    """Measure, print, and write the JSON file if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="6 clips")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the rows and the machine here")
-    options = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
-    rows = measure(options.quick)
-    for row in rows:
-        print(f"{row.name:60s} {row.value:.3f}")
-    if options.json:
-        workload = "quick" if options.quick else "full"
-        result = {"machine": machine(options.device), "workload": workload, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+    yield Row.of("DiffTrack: centre within 1.5 places", own, "share")
+    yield Row.of("standing still: the same", still, "share")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, rows))

@@ -26,20 +26,14 @@ above what it had before the first clip.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from demo import Row, fresh, machine, shown
-from hooks import HELD, interleaved, measured, ratios, timed
+from harness import HELD, Row, fresh, interleaved, main, measured, ratios, timed
 
 TRACE_TARGET = {400: 0.7, 768: 0.7, 1408: 0.5, 2048: 0.5}     # of the faster peer's time
 QUICK_ROUNDS = {400: 11, 768: 7, 1408: 4, 2048: 3}
@@ -47,7 +41,7 @@ FULL_ROUNDS = {400: 31, 768: 15, 1408: 7, 2048: 3}
 SCIPY_QUICK = (400, 768)                # above, a round of it takes from half a minute to more than one
 MEMORY_TARGET = 1.05                    # peak memory of many clips over that of few
 CLIPS_QUICK, CLIPS_FULL = (4, 16), (20, 2000)
-PEERS = ("torchmetrics", "scipy", "numpy")
+PEERS = {"torchmetrics": "", "scipy": "", "numpy": ""}  # of any version
 
 MEMORY = """
 import re, sys, tempfile
@@ -252,26 +246,5 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
     yield from memory(quick)
 
 
-def main() -> int:
-    """Measure, print as a table, and write the JSON file if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the rows and the machine here")
-    options = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
-    description = machine(options.device) | {"peers": {name: version(name) for name in PEERS}}
-    result: dict[str, Any] = {"machine": description, "workload": "quick" if options.quick else "full", "rows": []}
-    for row in rows(options.quick, options.device):
-        result["rows"].append(asdict(row))
-        interval = getattr(row, "interval", None)
-        print(shown(row) + (f"   [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, rows, PEERS))

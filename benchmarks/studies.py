@@ -21,19 +21,14 @@ the benchmark ends.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from demo import Row, fresh, machine, shown
-from hooks import HELD, measured, ratios, timed
+from harness import HELD, Row, fresh, main, measured, ratios, timed
 
 SPEED_TARGET = 1 / 4        # shared over plain
 RUNNER_TARGET = 1.03        # the runner over the bare calls
@@ -269,26 +264,5 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
     yield from engines(quick, device)
 
 
-def main() -> int:
-    """Measure, print as a table, and write the JSON file if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the rows and the machine here")
-    options = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
-    workload = "quick" if options.quick else "full"
-    result: dict[str, Any] = {"machine": machine(options.device), "workload": workload, "rows": []}
-    for row in rows(options.quick, options.device):
-        result["rows"].append(asdict(row))
-        interval = getattr(row, "interval", None)
-        print(shown(row) + (f"   [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, rows))

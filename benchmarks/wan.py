@@ -20,16 +20,11 @@ end of the 95 % interval of the median (bootstrap over rounds) is at or below it
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from demo import Row, machine, shown
-from hooks import interleaved, measured, ratios
+from harness import Row, interleaved, main, measured, ratios
 
 BLOCK_TARGET, PIPELINE_TARGET, FORWARD_TARGET, PROFILE_TARGET = 1.0, 1.05, 1.0, 1.10
 GRID, TEXT = (1, 30, 52), 512
@@ -166,21 +161,5 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
         yield from full_size(quick, device)
 
 
-def main() -> int:
-    """Measure, print as a table, and write the JSON file if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the rows and the machine here")
-    options = parser.parse_args()
-    result: dict[str, Any] = {"machine": machine(options.device), "workload": "quick" if options.quick else "full", "rows": []}
-    for row in rows(options.quick, options.device):
-        result["rows"].append(asdict(row))
-        print(shown(row), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, rows))

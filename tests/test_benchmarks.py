@@ -63,21 +63,19 @@ def test_the_ways_to_the_trace_term_agree_and_the_package_is_not_the_benchmark()
     assert [row.unit for row in rows] == ["s", "s", "s", "ratio"] and rows[-1].met in (True, False)
     exact = {row.name.split(", ")[-1]: row.value for row in benchmark.exactness()}
     assert abs(exact["features"]) < 1e-9 and abs(exact["moments"]) < 1e-9
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import demo, metrics; print(metrics.frechet_distance.__module__)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import harness, metrics; print(metrics.frechet_distance.__module__)"
     run = subprocess.run([sys.executable, "-c", code, str(FOLDER)], cwd=FOLDER.parent, capture_output=True, text=True)
     assert run.stdout.strip() == "metrics.frechet", run.stderr
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_missing_peer_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import hooks
+def test_a_missing_peer_is_an_error_that_names_it() -> None:
+    from harness import peers
 
-    monkeypatch.setattr(hooks, "PEERS", {"no-such-peer": "1."})
     with pytest.raises(SystemExit, match="no-such-peer, which is not installed"):
-        hooks.peers()
-    monkeypatch.setattr(hooks, "PEERS", {"pytest": "0.1."})
+        peers({"no-such-peer": "1."})
     with pytest.raises(SystemExit, match=r"pytest 0\.1\.\*"):
-        hooks.peers()
+        peers({"pytest": "0.1."})
 
 
 @pytest.mark.usefixtures("folder")
