@@ -6,7 +6,6 @@ A user's mistake ends with one clear message and exit code 2, Ctrl-C with 130, f
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import warnings
@@ -103,98 +102,19 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Make one video from an image and a prompt; beside it, what the edits did (NAME.ledger.json)."""
-    from wanlab.core import LedgerError
-    from wanlab.data.folder import load_image, write_video
+    from wanlab.data.folder import load_image
+    from wanlab.runs import generating
+    from wanlab.runs.files import demand_place
 
-    _demand_place(out)
-    picture = load_image(image) if image is not None else None
-    pipe = _load(pipeline, random_weights, device, swap or [])
-    edits = [e for name in ablate or [] for e in pipe.ablate(name)] + [_edit(text) for text in edit or []]
-    for note in _notes_on(picture, pipe.config["size"]) if picture is not None else ():
-        errors.print(f"[yellow]note[/]  {escape(f'{image}: {note}')}", highlight=False, soft_wrap=True)
-    _warn_about(pipe, prompt, negative or "")
-    fault: LedgerError | None = None
-    try:
-        result = pipe.generate(
-            None if picture is None else picture.image,
-            prompt,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            negative=negative,
-            edits=edits,
-        )
-    except LedgerError as error:  # what was made all the same is kept, with what is wrong with it
-        fault, result = error, error.result
-    write_video(out, result.video[0], fps=fps, lossless=lossless)
-    if edits:
-        result.ledger.save(out.with_suffix(".ledger.json"))
-    if fault is not None:
-        raise fault
-    f, _, h, w = result.video[0].shape
-    console.print(
-        f"{escape(str(out))}: {f} frames of {w} x {h}, seed {seed}, {result.request.steps} steps, guidance "
-        f"{result.request.guidance:g}" + (f", {len(edits)} edits" if edits else ""),
-        highlight=False,
-    )
-
-
-def _load(name: str, random_weights: bool, device: str, swaps: list[str]) -> Any:
-    from wanlab.pipelines.load import load
-    from wanlab.runs.environment import pick_device
-    init = "random" if random_weights else None
-    pipe = load(name, init=init)
-    for text in swaps:
-        stage, equals, variant = text.partition("=")
-        if not equals:
-            raise ValueError(f"--swap {text}: expected STAGE=VARIANT, for example align=none")
-        pipe = pipe.swap(stage, variant, init=init)
-    return pipe.to(pick_device(device))
-
-
-def _edit(text: str) -> Any:
-    """`zero:fusion.attn.z[heads=2]@steps=0:4` as an edit; parameters of the kind follow it in brackets: `scale[factor=2]:...`."""
-    from wanlab.core import edit_from_dict
-
-    head, colon, site = text.partition(":")
-    kind, bracket, inside = head.partition("[")
-    if not colon or (bracket and not inside.endswith("]")):
-        raise ValueError(f"--edit {text}: expected KIND:SITE, for example zero:fusion.attn.z[heads=2]@steps=0:4")
-    from ruamel.yaml import YAML
-
-    pairs = [pair.partition("=") for pair in inside[:-1].split(",") if pair] if bracket else []
-    parameters = {name.strip(): YAML(typ="safe", pure=True).load(value) for name, _, value in pairs}
-    return edit_from_dict({"kind": kind, "at": site, **parameters})
-
-
-def _notes_on(picture: Any, size: int) -> list[str]:
-    """What was decided about a first frame, and what to expect of one that is no rendered frame."""
-    h, w = picture.image.shape[-2:]
-    if (h, w) == (size, size):
-        return list(picture.notes)
-    expect = "the shipped model knows rendered shapes alone and moves parts of a photograph as if they were such"
-    return [*picture.notes, f"of its {w} x {h} pixels the centre square is used, at {size} x {size}; {expect}"]
-
-
-def _demand_place(out: Path, option: str = "--out", example: str = "out.mp4") -> None:
-    """Raise ValueError where a file cannot be written, before minutes are spent on what is to be written there."""
-    if out.is_dir():
-        raise ValueError(f"{option} {out}: a folder; say the name of a file, for example {out / example}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{option} {out}: the folder {out.parent} cannot be made ({error.strerror})") from None
-    if not os.access(out.parent, os.W_OK):
-        raise ValueError(f"{option} {out}: the folder {out.parent} cannot be written to")
-
-
-def _warn_about(pipe: Any, prompt: str, negative: str) -> None:
-    """A prompt that says nothing, or words that the text stage has never seen."""
-    if not prompt.strip():
-        errors.print("[yellow]warning[/]  the prompt is empty: the video follows the image alone")
-    unknown = list(dict.fromkeys([*pipe.unknown_words(prompt), *pipe.unknown_words(negative)]))
-    if unknown:
-        errors.print(f"[yellow]warning[/]  the text stage does not know: {escape(', '.join(unknown))}", highlight=False)
+    demand_place(out)
+    picture = None if image is None else load_image(image)
+    pipe = generating.opened(pipeline, device, random_weights, swap or [])
+    edits = [e for name in ablate or [] for e in pipe.ablate(name)] + [generating.edit(text) for text in edit or []]
+    for kind, text in generating.expectations(pipe, picture, prompt, negative or ""):
+        said = f"{image}: {text}" if kind == "note" else text
+        errors.print(f"[yellow]{kind}[/]  {escape(said)}", highlight=False, soft_wrap=True)
+    settings = {"seed": seed, "steps": steps, "guidance": guidance, "negative": negative}
+    generating.generate(pipe, picture, prompt, out, edits, settings, {"fps": fps, "lossless": lossless}, console)
 
 
 @app.command()
@@ -288,7 +208,9 @@ def sites(
 
             found = load(pipeline, init="meta").sites(match)
         else:
-            found = _load(pipeline, random_weights, "cpu", swap or []).sites(match)
+            from wanlab.runs.generating import opened
+
+            found = opened(pipeline, "cpu", random_weights, swap or []).sites(match)
     if as_json:
         import json
 
@@ -348,7 +270,9 @@ def metrics(
         judging.listing(console)
         return
     if json is not None:
-        _demand_place(json, "--json", "out.json")
+        from wanlab.runs.files import demand_place
+
+        demand_place(json, "--json", "out.json")
     names, clips = [*(metric or []), *(more or [])], judging.Clips(preset, frames, stride, offset, seed)
     more_of_it: dict[str, Any] = {"batch": batch, "device": device, "out": json, "prompts": prompts, "cache": cache}
     judging.judge(judging.request(real, fake, names, clips, weights or [], size, **more_of_it), console, errors)

@@ -58,6 +58,18 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def demand_place(out: Path, option: str = "--out", example: str = "out.mp4") -> None:
+    """Raise ValueError where a file cannot be written, before minutes are spent on what is to be written there."""
+    if out.is_dir():
+        raise ValueError(f"{option} {out}: a folder; say the name of a file, for example {out / example}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option} {out}: the folder {out.parent} cannot be made ({error.strerror})") from None
+    if not os.access(out.parent, os.W_OK):
+        raise ValueError(f"{option} {out}: the folder {out.parent} cannot be written to")
+
+
 def write(path: Path, fill: Callable[[Path], Any]) -> None:
     """Let `fill` write a temporary file beside `path`, then rename it. Raises RunFolderError for a full disk."""
     temporary = path.with_name(f".{path.stem}.{platform.node()}-{os.getpid()}.part{path.suffix}")

@@ -1,0 +1,97 @@
+"""`wanlab generate`: a pipeline as the command line asks for it, one video of it, and what to expect of picture and prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from wanlab.core import LedgerError, edit_from_dict
+from wanlab.data.folder import write_video
+from wanlab.runs.environment import pick_device
+
+
+def opened(name: str, device: str, random_weights: bool = False, swaps: Sequence[str] = ()) -> Any:
+    """The pipeline of a preset or folder on a device, with the variants of `swaps` ("align=none"). Raises ValueError."""
+    from wanlab.pipelines.load import load
+
+    init = "random" if random_weights else None
+    pipe = load(name, init=init)
+    for text in swaps:
+        stage, equals, variant = text.partition("=")
+        if not equals:
+            raise ValueError(f"--swap {text}: expected STAGE=VARIANT, for example align=none")
+        pipe = pipe.swap(stage, variant, init=init)
+    return pipe.to(pick_device(device))
+
+
+def edit(text: str) -> Any:
+    """`zero:fusion.attn.z[heads=2]@steps=0:4` as an edit; parameters of the kind follow it in brackets: `scale[factor=2]:...`.
+
+    Raises ValueError.
+    """
+    head, colon, site = text.partition(":")
+    kind, bracket, inside = head.partition("[")
+    if not colon or (bracket and not inside.endswith("]")):
+        raise ValueError(f"--edit {text}: expected KIND:SITE, for example zero:fusion.attn.z[heads=2]@steps=0:4")
+    from ruamel.yaml import YAML
+
+    pairs = [pair.partition("=") for pair in inside[:-1].split(",") if pair] if bracket else []
+    parameters = {name.strip(): YAML(typ="safe", pure=True).load(value) for name, _, value in pairs}
+    return edit_from_dict({"kind": kind, "at": site, **parameters})
+
+
+def generate(
+    pipe: Any,
+    picture: Any,
+    prompt: str,
+    out: Path,
+    edits: Sequence[Any],
+    settings: Mapping[str, Any],
+    file: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Write one video to `out` and, beside it, what the edits did (NAME.ledger.json).
+
+    picture     the first frame as `load_image` gives it, or None
+    settings    seed, steps, guidance, negative of `pipe.generate`
+    file        fps and lossless of `write_video`
+
+    Raises LedgerError, after the files are written, where the edits did not fire as expected.
+    """
+    fault: LedgerError | None = None
+    try:
+        result = pipe.generate(None if picture is None else picture.image, prompt, edits=list(edits), **settings)
+    except LedgerError as error:  # what was made all the same is kept, with what is wrong with it
+        fault, result = error, error.result
+    write_video(out, result.video[0], **file)
+    if edits:
+        result.ledger.save(out.with_suffix(".ledger.json"))
+    if fault is not None:
+        raise fault
+    f, _, h, w = result.video[0].shape
+    told = f"{f} frames of {w} x {h}, seed {settings['seed']}, {result.request.steps} steps, guidance {result.request.guidance:g}"
+    console.print(escape(f"{out}: {told}") + (f", {len(edits)} edits" if edits else ""), highlight=False)
+
+
+def expectations(pipe: Any, picture: Any, prompt: str, negative: str) -> Iterator[tuple[str, str]]:
+    """What to expect, as (note | warning, text): what was decided about the first frame, and words that mean nothing here."""
+    if picture is not None:
+        yield from (("note", text) for text in _about(picture, pipe.config["size"]))
+    if not prompt.strip():
+        yield "warning", "the prompt is empty: the video follows the image alone"
+    unknown = list(dict.fromkeys([*pipe.unknown_words(prompt), *pipe.unknown_words(negative)]))
+    if unknown:
+        yield "warning", f"the text stage does not know: {', '.join(unknown)}"
+
+
+def _about(picture: Any, size: Any) -> list[str]:
+    """What was decided about a first frame, and what to expect of one that is no rendered frame."""
+    h, w = picture.image.shape[-2:]
+    if (h, w) == (size, size):
+        return list(picture.notes)
+    expect = "the shipped model knows rendered shapes alone and moves parts of a photograph as if they were such"
+    return [*picture.notes, f"of its {w} x {h} pixels the centre square is used, at {size} x {size}; {expect}"]
