@@ -22,6 +22,7 @@ from wanlab.core import GIB, Capture, Edit, Grid, Ledger, Probe, Record, Sites, 
 from wanlab.core.gradient import GradientError
 from wanlab.core.stretch import Stretch
 from wanlab.diffusion.segment import Paused, Segment, segment
+from wanlab.graph.configs import told
 
 Outputs = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -313,8 +314,9 @@ class Pipeline(nn.Module):
         digest = hashlib.sha256()
         for stage in stages:
             module = self.get_submodule(stage)
-            configs = {path: part.config for path, part in module.named_modules() if hasattr(part, "config")}
-            digest.update(f"{stage}:{type(module).__name__}:{configs}".encode())
+            parts = [(path, part.config) for path, part in module.named_modules() if hasattr(part, "config")]
+            configs = ", ".join(f"{path!r}: {told(config)}" for path, config in parts)
+            digest.update(f"{stage}:{type(module).__name__}:{{{configs}}}".encode())
             for name, value in sorted(module.state_dict().items()):
                 digest.update(f"{name}:{tuple(value.shape)}:{value.dtype}".encode())
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
