@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,21 @@ class Clip(Hookable):
         else:
             pictures = list((images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy())
             pixels = torch.from_numpy(np.stack(self.processor(images=pictures)["pixel_values"]))
-        out = self.tower(pixels.to(weight.device, weight.dtype), output_hidden_states=True).hidden_states[-2]
+        out = self._before_the_last(pixels.to(weight.device, weight.dtype))
         return self.site("out", out, identity=lambda: torch.zeros_like(out))
+
+    def _before_the_last(self, pixels: Tensor) -> Tensor:
+        """What comes to the last block; b j c. (Asked for its hidden states, transformers leaves hooks at the tower for good.)"""
+        here, seen = threading.get_ident(), []
+
+        def look(_: nn.Module, given: tuple[Any, ...]) -> None:
+            if threading.get_ident() == here:
+                seen.append(given[0])
+
+        inner = getattr(self.tower.inner, "vision_model", self.tower.inner)
+        with inner.encoder.layers[-1].register_forward_pre_hook(look):
+            self.tower(pixels)
+        return seen[0]
 
 
 def table(tower: nn.Module) -> dict[str, Place]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
 
@@ -60,7 +61,8 @@ class VaeEncoder(Hookable):
     def encode(self, video: Tensor) -> Tensor:
         """b f c h w in [-1, 1] to the standardised mean of its latent, b f c h w."""
         vae: Any = self.net.inner
-        mean = vae.encode(rearrange(video, "b f c h w -> b c f h w").to(vae.dtype)).latent_dist.mode()
+        with _emptied(vae):
+            mean = vae.encode(rearrange(video, "b f c h w -> b c f h w").to(vae.dtype)).latent_dist.mode()
         return (rearrange(mean, "b c f h w -> b f c h w").float() - _of(vae, "mean", mean)) / _of(vae, "std", mean)
 
     def _grey(self, video: Tensor) -> Callable[[], Tensor]:
@@ -84,7 +86,8 @@ class VaeDecoder(Hookable):
         vae: Any = self.net.inner
         latent = self.site("latent", latent)
         z = latent.float() * _of(vae, "std", latent) + _of(vae, "mean", latent)
-        video = vae.decode(rearrange(z, "b f c h w -> b c f h w").to(vae.dtype)).sample
+        with _emptied(vae):
+            video = vae.decode(rearrange(z, "b f c h w -> b c f h w").to(vae.dtype)).sample
         video = rearrange(video, "b c f h w -> b f c h w").float()
         return self.site("out", (video / 2 + 0.5).clamp(0, 1))
 
@@ -92,9 +95,19 @@ class VaeDecoder(Hookable):
 class Vae(nn.Module):
     """The autoencoder as a stage with two halves, each a node of its own."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: Any) -> None:
         super().__init__()
         self.encoder, self.decoder = VaeEncoder(vae), VaeDecoder(vae)
+        vae.clear_cache()           # the first clip finds it as every clip leaves it
+
+
+@contextmanager
+def _emptied(vae: Any) -> Iterator[None]:
+    """Nothing of a clip stays in the autoencoder, which keeps the last frames of every convolution for those that follow."""
+    try:
+        yield
+    finally:
+        vae.clear_cache()
 
 
 def _of(vae: Any, what: str, like: Tensor) -> Tensor:
