@@ -166,6 +166,26 @@ def test_two_clips_are_compared_under_a_wipe(report: Report) -> None:
     page.until("!document.getElementById('compare').open")
 
 
+def test_a_dialog_that_opens_again_at_once_shows_its_clips(report: Report) -> None:
+    """The event of the first closing comes when the second pair is there already."""
+    page = report(1280)
+    page.click("video[data-name]", 4)
+    page.until("document.getElementById('compare').open")
+    page.evaluate("document.getElementById('compare').close(), document.querySelectorAll('video[data-name]')[7].click()")
+    page.until("[...document.querySelectorAll('#compare video')].every(v => v.readyState >= 2)")
+    assert page.evaluate("document.getElementById('compare').open")
+
+
+def test_a_clip_that_was_never_in_sight_can_be_compared(browser: Chromium, root: Path) -> None:
+    """A page of many clips loads those that are near."""
+    many = root / "report" / "many.html"
+    many.write_text((root / "report" / "report.html").read_text().replace('preload="auto"', 'preload="none"'))
+    browser.open(many, 390, 300)
+    last = "[...document.querySelectorAll('video[data-name]')].at(-1)"
+    assert browser.evaluate(f"[{last}.readyState, {last}.click()][0]") == 0
+    browser.until("[...document.querySelectorAll('#compare video')].every(v => v.readyState >= 2)")
+
+
 def test_the_wipe_moves_pixels(report: Report, tmp_path: Path) -> None:
     """Left of the edge stands one clip, right of it the other: sliding changes the picture between the two edges alone."""
     page = report(1280)

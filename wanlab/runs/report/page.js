@@ -71,7 +71,7 @@
     const pick = (select, video, name) => {
       const clip = sample.get(get(select).value);
       get(video).addEventListener("loadeddata", () => { if (!playing) seek(frame.value - 1); }, { once: true });  // the frame that is looked at
-      get(video).src = clip.currentSrc; get(name).textContent = clip.dataset.name;
+      get(video).src = clip.src; get(name).textContent = clip.dataset.name;
     };
     pick("left", "over", "left-name"); pick("right", "under", "right-name"); wipe(); setTimeout(round, 120);
   };
@@ -86,5 +86,6 @@
     get("right").value = clip.dataset.name; choose(sample); dialog.showModal();
   }));
   get("wipe").addEventListener("input", wipe);
-  dialog.addEventListener("close", () => { for (const id of ["under", "over"]) { get(id).pause(); get(id).removeAttribute("src"); get(id).load(); } });
+  // The event comes after the closing: by then the dialog may be open again, for another clip.
+  dialog.addEventListener("close", () => { if (!dialog.open) for (const id of ["under", "over"]) { get(id).pause(); get(id).removeAttribute("src"); get(id).load(); } });
 })();
