@@ -177,7 +177,8 @@ function render({ model, el }) {
   }
 
   function fit(now) {
-    if (now && answer && !answer.error) scale = answer.high;
+    if (now && answer.id !== view.id) kind = "";                     // to the map that was asked for and is not here yet
+    else if (now && !answer.error) scale = answer.high;
     repaint();
   }
 
