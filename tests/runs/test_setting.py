@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.runs.toy import STUDY, bench
+from wanlab.graph import edits_by_node
 from wanlab.runs.document import StudyError
-from wanlab.runs.setting import edits_by_node
 
 EARLY = "  early: {ablate: generator, window: '0:2', branch: cond}"
 GRID = STUDY.replace("  sharp: {swap: {detail: sharp}, pairs_with: detail}", EARLY)

@@ -235,17 +235,20 @@ class Steer(Edit):
 class Patch(Edit):
     """The value that a record holds for this site, step and branch; `entry` names another site of the record.
 
-    A record of one sample goes to all rows; otherwise row r comes from row r.
+    A record of one sample goes to all rows; otherwise row r comes from row r. With `share` the value goes only that part of the
+    way to the record's: 0 is the value itself, 1 (the default) the record's.
     """
 
     kind = "patch"
     record: Any = None
     entry: str | None = None
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.record is None:
             raise EditError("patch: record= is missing (a Record, or the path of a saved one)")
+        object.__setattr__(self, "share", _number(self.share, "patch: share"))
         object.__setattr__(self, "record", Source.of(self.record))
 
     @property
@@ -264,7 +267,8 @@ class Patch(Edit):
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         entry = self.record.at(self.entry or event.site.name, event.tick)
-        return entry.like(x, event.site, partial(region, self.where, event.site, x, event.plan)).expand_as(x)
+        there = entry.like(x, event.site, partial(region, self.where, event.site, x, event.plan)).expand_as(x)
+        return there if self.share == 1 else torch.lerp(x, there.to(x), self.share)
 
 
 @dataclass(frozen=True)

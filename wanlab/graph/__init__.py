@@ -1,7 +1,7 @@
 """Content keys and the stage cache: a stage's output is computed once and found again by what it depends on.
 
 `keys` turns values into digests, `memory` and `disk` are the two tiers, `cache` puts them behind one face. `timetable`, `piece`,
-`fork`, `work` and `family` say what cells ask of a stage graph and what they share; `walk` runs it.
+`recipes`, `fork`, `work` and `family` say what cells ask of a stage graph and what they share; `walk` runs it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from .family import families, side_by_side
 from .fork import forked
 from .keys import digest, file_digest, source_digest
 from .piece import Piece, Recipe, local_nodes, pieces_of
+from .recipes import edits_by_node, recipes_of
 from .timetable import Timetable
 from .walk import PackError, Walk, run_stage
 from .work import Work
 
 __all__ = [
-    "GIB", "PackError", "Piece", "Recipe", "StageCache", "Tally", "Timetable", "Walk", "Work", "digest", "families",
-    "file_digest", "forked", "local_nodes", "pieces_of", "run_stage", "side_by_side", "source_digest",
+    "GIB", "PackError", "Piece", "Recipe", "StageCache", "Tally", "Timetable", "Walk", "Work", "digest", "edits_by_node",
+    "families", "file_digest", "forked", "local_nodes", "pieces_of", "recipes_of", "run_stage", "side_by_side", "source_digest",
 ]  # fmt: skip

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wanlab.core.rows import by_row
-from wanlab.graph import Piece, Recipe, Timetable, Work, digest, families, forked, local_nodes, pieces_of, side_by_side
+from wanlab.graph import Piece, Recipe, Work, digest, families, forked, local_nodes, pieces_of, recipes_of, side_by_side
 
 from .document import Document, Problem
 from .setting import prepare, settled
@@ -196,11 +195,7 @@ def _draft(name: str, study: Study, pipe: Any, edits: Sequence[Any], by_node: Ma
     sampler = settled(study.sampler_of(name), pipe)
     levels = pipe.levels(pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance))
     settings = sampler.model_dump() | {"negative": sampler.negative is None}
-    recipes = []
-    for node in pipe.nodes:
-        table = Timetable.of(by_node[node.name], pipe.sites, levels if node.steps else None)
-        rowwise = all(by_row(edit, pipe.sites(edit.where.at)) for edit in table.edits)
-        recipes.append(Recipe.of(node, table, [context, pipe.constants], settings, rowwise))
+    recipes = recipes_of(pipe, by_node, levels, settings, context)
     return CellPlan(name, "", pipe, pipe.nodes, edits, sampler, recipes, [])
 
 

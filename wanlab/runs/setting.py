@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from wanlab.graph import edits_by_node
 from wanlab.pipelines.load import WeightsError
 
 from .document import Document, Loc, Problem
@@ -105,23 +106,6 @@ def settled(sampler: Sampler, pipe: Any) -> Sampler:
     own = pipe.config["sampler"]
     given = sampler.model_dump(exclude_none=True)
     return Sampler(**{"steps": own["steps"], "guidance": own["guidance"], **given})
-
-
-def edits_by_node(pipe: Any, edits: Sequence[Any]) -> dict[str, list[Any]]:
-    """The edits that touch each node, in order, narrowed to its sites: a pattern that reaches over several nodes would otherwise
-    wait in each of them for sites that fire in the others."""
-    found: dict[str, list[Any]] = {node.name: [] for node in pipe.nodes}
-    for edit in edits:
-        names = [site.name for site in pipe.sites(edit.where.at)]
-        reached: dict[str, list[str]] = {}
-        for name in names:
-            for node in pipe.nodes:
-                if any(name.startswith(f"{stage}.") for stage in node.stages):
-                    reached.setdefault(node.name, []).append(name)
-        for node_name, mine in reached.items():
-            narrow = edit if len(mine) == len(names) else replace(edit, at=mine[0] if len(mine) == 1 else f"{{{','.join(mine)}}}")
-            found[node_name].append(narrow)
-    return found
 
 
 def message_of(error: BaseException) -> str:

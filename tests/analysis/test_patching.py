@@ -1,0 +1,171 @@
+"""Patching on a linear pipeline whose effects are known, on the shipped cascade, on Wan; as a loop, shared, and as a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+import wanlab
+from tests.analysis.linear import FRAMES, Linear
+from wanlab.analysis import cells, patching, paths, readouts
+from wanlab.analysis.cells import MetricError, Seen
+from wanlab.analysis.contrast import Contrast, ContrastError
+from wanlab.core import Noise, Zero
+
+CLEAN, OTHER = "a red circle left", "a red circle right"
+
+
+def light(seen: Seen) -> torch.Tensor:
+    return seen.video.sum((1, 2, 3, 4))
+
+
+def other_way(seen: Seen) -> torch.Tensor:
+    return -2 * light(seen) + 1
+
+
+@pytest.fixture(scope="module")
+def contrast() -> Contrast:
+    pipe = Linear()
+    return Contrast(pipe, pipe.request(None, CLEAN, [0, 1]), pipe.request(None, OTHER, [0, 1]))
+
+
+@pytest.mark.parametrize("way", ["denoising", "noising"])
+def test_the_word_that_differs_has_all_of_the_effect_and_shares_add_up(contrast: Contrast, way: str) -> None:
+    grid = patching.grid(contrast, ["text.out", "net.left", "net.spare"], windows=2, each=["words", "frames"], way=way)
+    effects = grid.run({"light": light, "other_way": other_way}).effects
+    assert effects.dims == ("metric", "row", "site", "steps", "word", "frame") and effects.sizes["row"] == 2
+    assert np.allclose(effects.sel(metric="light"), effects.sel(metric="other_way"), atol=1e-4, equal_nan=True)
+    text = effects.sel(metric="light", site="text.out", steps="all", frame="all")
+    assert np.allclose(text.sel(word="left"), 1, atol=1e-5) and np.allclose(text.sel(word=["a", "red", "circle"]), 0, atol=1e-5)
+    left = effects.sel(metric="light", site="net.left", word="all")
+    whole = patching.grid(contrast, ["net.left"], windows=2, way=way).run({"light": light}).effects.sel(metric="light")
+    frames = left.sel(frame=[str(one) for one in range(FRAMES)]).sum("frame").sel(steps=["0:1", "1:2"])
+    assert np.allclose(frames, whole.sel(site="net.left"), atol=1e-5) and (abs(frames) > 1e-3).all()
+    assert not effects.sel(site="net.spare", word="all", frame="0", steps=["0:1", "1:2"]).any()
+
+
+def test_an_effect_is_what_a_run_by_hand_gives(contrast: Contrast) -> None:
+    pipe = contrast.pipe
+    found = patching.grid(contrast, {"both": "net.{left,middle}"}, windows=["1"], each=["heads"]).run({"light": light})
+    clean, base = (pipe.generate(None, prompt, [0, 1]).video for prompt in (CLEAN, OTHER))
+    record = pipe.generate(None, CLEAN, [0, 1], capture="net.{left,middle}").record
+    edits = [wanlab.Patch(f"net.{name}", heads=1, steps=1, record=record) for name in ("left", "middle")]
+    by_hand = pipe.generate(None, OTHER, [0, 1], edits=edits).video
+    row = found.table[(found.table["head"] == "1") & (found.table.row == 1)].iloc[0]
+    light_of = [float(one[1].sum()) for one in (by_hand, base, clean)]
+    assert [row.value, row.base, row.other] == pytest.approx(light_of) and row.effect == pytest.approx(
+        (light_of[0] - light_of[1]) / (light_of[2] - light_of[1]))
+    summary = found.summary("light").set_index("head")
+    part = found.table[found.table["head"] == "1"]
+    assert summary.loc["1", "effect"] == pytest.approx((part.value - part.base).sum() / (part.other - part.base).sum())
+    assert summary.loc["1", "n"] == 2
+
+
+def test_a_path_counts_its_own_weight_alone(contrast: Contrast) -> None:
+    """left -> right directly, and left -> right through middle: at the last step both are products of matrices."""
+    maps = contrast.pipe.net.maps
+    kept = [contrast.record(which, ["net.left@steps=1"])["net.left"].tensor[0] for which in ("clean", "corrupted")]
+    change = (kept[1] - kept[0]).squeeze(0).permute(0, 2, 1, 3).flatten(2)
+    direct, through = maps["left_right"], maps["left_middle"] @ maps["middle_right"]
+    for frozen, way in (("net.middle", direct), ("net.spare", direct + through)):
+        found = paths.patch(contrast, {"left": "net.left"}, {"right": "net.right"}, frozen, {"light": light}, steps=1)
+        [value] = found.table[found.table.get("sender") == "left"].groupby("row").first().iloc[:1].itertuples()
+        expected = 0.3 * (change @ way @ maps["right_out"])[..., :3].sum((1, 2))
+        assert value.value - value.base == pytest.approx(float(expected[0]), rel=1e-3)
+    with pytest.raises(ContrastError, match=r"net.left is a sender and a receiver"):
+        paths.patch(contrast, {"left": "net.left"}, {"too": "net.{left,right}"}, "net.middle", {"light": light})
+
+
+def test_what_cannot_be_compared_or_measured_raises_before_it_is_used(contrast: Contrast) -> None:
+    pipe = contrast.pipe
+    request = pipe.request(None, CLEAN, [0, 1])
+    for other, what in ((pipe.request(None, OTHER, 0), "rows 2 and 1"),
+                        (pipe.request(None, OTHER, [0, 1], steps=3), "steps 2 and 3"),
+                        (pipe.request(None, OTHER, [0, 1], guidance=2), "guidance 1.0 and 2.0")):
+        with pytest.raises(ContrastError, match=f"differ in geometry: {what}"):
+            Contrast(pipe, request, other)
+    with pytest.raises(ContrastError, match="are the same"):
+        Contrast(pipe, request, request)
+    with pytest.raises(ContrastError, match="equally many words"):
+        patching.grid(Contrast(pipe, request, pipe.request(None, "red left", [0, 1])), ["text.out"], each=["words"])
+    with pytest.raises(ContrastError, match="cannot be divided by 'head'; nearest: heads"):
+        patching.grid(contrast, ["net.left"], each=["head"])
+    cell = [cells.Cell("one")]
+    number = "one number for each"
+    for metric, message in ((lambda seen: light(seen) * float("nan"), "odd is nan for row 0"), (lambda seen: 1.0, number),
+                            (lambda seen: seen.video, number)):
+        with pytest.raises(MetricError, match=message):
+            cells.run(pipe, request, cell, {"odd": metric})
+    with pytest.raises(wanlab.core.UnknownSite, match=r"net.lft"):
+        cells.run(pipe, request, [*cell, cells.Cell("two", (Zero("net.lft"),))], {"odd": lambda seen: pytest.fail("it ran")})
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    return wanlab.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def red_circle() -> torch.Tensor:
+    from wanlab.data.procedural import World
+
+    return World(128, 8, split="test", max_objects=1)[10].video[0]
+
+
+def between(pipe: Any, image: Any, **kwargs: Any) -> Contrast:
+    return Contrast(pipe, *(pipe.request(image, f"a red circle moves {way}", 0, steps=2) for way in ("left", "right")), **kwargs)
+
+
+def test_shared_cells_are_those_of_a_plain_loop_and_edits_of_the_corrupted_run_stay(tiny: Any, red_circle: torch.Tensor) -> None:
+    contrast = between(tiny, red_circle, corrupting=Noise("image.tokens", std=2.0))
+    grid = patching.grid(contrast, ["text.out", "fusion.pooled", "detail.gan"], windows=2, branch="cond")
+    metrics = {"left": readouts.displacement("red", "left"), "real": readouts.realness(tiny)}
+    shared, loop = (grid.run(metrics, share=share).table for share in (True, False))
+    pandas.testing.assert_frame_equal(shared, loop)
+    assert shared[shared.cell == "base"].base.iloc[0] != cells.run(
+        tiny, contrast.corrupted, [cells.Cell("plain")], metrics).value.iloc[0]
+    early = cells.run(tiny, contrast.corrupted, grid.cells[:2], {"x": lambda seen: seen.outputs["motion"].mean((1, 2, 3))},
+                      read="denoise")
+    assert len(early) == 2 and early.value.is_unique
+    with pytest.raises(LookupError, match="no node 'denoize'; nearest: denoise"):
+        grid.run(metrics, read="denoize")
+
+
+def test_a_study_makes_the_same_cells(tiny: Any, red_circle: torch.Tensor, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from wanlab.runs.cell import open_workbench
+    from wanlab.runs.files import to_yaml
+    from wanlab.runs.reading import parse_study
+
+    Image.fromarray((red_circle * 255).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "first.png")
+    contrast = between(tiny, tmp_path / "first.png")
+    grid = patching.grid(contrast, ["text.out"], each=["words"], way="noising", save=tmp_path / "other.safetensors")
+    data = {"kind": "image", "path": str(tmp_path / "first.png"), "prompts": ["a red circle moves left"]}
+    study = {"name": "patches", "data": data, "sampler": {"steps": 2}, "baseline": "base",
+             "metrics": ["flicker"], "cells": cells.study_cells(grid.cells)}
+    bench = open_workbench(*parse_study(to_yaml(study)))
+    made = {task.cell: part.values["flicker"][0] for group in bench.plan.groups() for task, part in bench.evaluate(group)}
+    flicker = next(one for one in bench.measures if one.key == "flicker")
+    from wanlab.measure import Batch
+
+    table = grid.run({"flicker": lambda seen: flicker.score(Batch(seen.video))}).table
+    assert made == dict(zip(table.cell, table.value, strict=True))
+    assert bench.study.cells["text.out+left"].axes == {"site": "text.out", "steps": "all", "word": "left"}
+
+
+def test_wan_is_patched_through_the_same_face() -> None:
+    from wanlab.pipelines.wan_parts import random_pipeline
+    from wanlab.pipelines.wan_presets import PRESETS
+
+    pipe = random_pipeline(PRESETS["wan-random-tiny-t2v"])
+    contrast = Contrast(pipe, *(pipe.request(None, f"a red circle moves {way}", 0, steps=2) for way in ("left", "right")))
+    grid = patching.grid(contrast, ["text.out", "dit.blocks.0.resid_post"], windows=2, branch="cond")
+    effects = grid.run({"like": readouts.likeness(pipe.generate(None, "a red circle moves left", 0, steps=2).video)}).effects
+    assert effects.sel(site="text.out", steps="all").item() == pytest.approx(1, abs=1e-4)
+    assert abs(effects.sel(site="dit.blocks.0.resid_post", steps="1:2").item()) > 1e-3

@@ -1,0 +1,230 @@
+"""Activation patching, or causal tracing: which places of which run decide what another run shows.
+
+    contrast = Contrast(pipe, clean, corrupted)
+    grid = patching.grid(contrast, ["text.out", "generator.*.resid_post", "upsample.*.residual.skip"], windows=4, each=["words"])
+    found = grid.run({"left": readouts.displacement("red", "left")})
+    found.table         # site, steps, word, ..., row, metric, value, effect
+    found.effects       # the same as an array
+
+Denoising: the corrupted run, with the clean run's values at one place (Meng et al. 2022, arXiv 2202.05262); noising: the clean run
+with the corrupted one's. Effects are shares of the way between the two, (value - base) / (other - base): 0 where the place
+changes nothing, 1 where it is enough (denoising) or needed (noising); see Zhang & Nanda 2024, arXiv 2309.16042.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wanlab.analysis.cells import Cell, Metric, run
+from wanlab.analysis.contrast import Contrast, ContrastError, kept
+from wanlab.core import Patch, Select, Site
+from wanlab.core.nearest import suggestion
+from wanlab.core.pattern import matches
+from wanlab.core.select import AXIS_OF
+from wanlab.core.source import Source
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+    from xarray import DataArray
+
+WAYS = {"denoising": ("corrupted", "clean"), "noising": ("clean", "corrupted")}        # base, and what is put into it
+EVERY = "all"       # the label of a place that was not divided
+BASE = "base"       # the name of the cell without a patch
+SINGLE = {"frames": "frame", "heads": "head", "tokens": "token", "keys": "key", "slots": "slot", "words": "word"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place to patch: selections that are patched together, and its labels."""
+
+    selects: tuple[Select, ...]
+    axes: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """As a name of a cell."""
+        return "+".join(value.replace(":", "-") for key, value in self.axes.items() if key == "site" or value != EVERY)
+
+
+def places(pipe: Any, request: Any, at: Sequence[str] | Mapping[str, str], windows: int | Sequence[str] = 1,
+           each: Sequence[str] = (), branch: str | None = None) -> list[Place]:
+    """The places that a question asks about.
+
+    at        globs or selections, each site a place of its own; a mapping of names to globs: all sites of a glob together
+    windows   of the denoising steps: so many of equal length, or their selections ("0:4"); sites outside the loop have none
+    each      axes of which every position is a place of its own, where a site has them: "frames", "heads", "tokens", "keys",
+              "slots", or "words" of the clean prompt, at sites that carry it
+    """
+    for one in each:
+        if one not in SINGLE:
+            raise ContrastError(f"places cannot be divided by {one!r}{suggestion(one, list(SINGLE))}")
+    found = []
+    for name, select, sites in _groups(pipe, at):
+        limits = {"branch": branch} if branch and all("branch" in (site.clock or ()) for site in sites) else {}
+        timed = all("step" in (site.clock or ()) for site in sites)
+        parts = [_positions(pipe, request, one, sites) for one in each]
+        times = _windows(windows, request.steps) if timed else [None]
+        for steps, *chosen in product(times, *parts):
+            axes = {"site": name, "steps": EVERY if steps is None else steps}
+            axes |= {SINGLE[one]: label for one, (label, _) in zip(each, chosen, strict=True)}
+            told = {key: value for _, limit in chosen for key, value in limit.items()}
+            told |= limits | ({} if steps is None else {"steps": steps})
+            found.append(Place(tuple(replace(select, at=site.name, **told) for site in sites), axes))
+    return found
+
+
+def _groups(pipe: Any, at: Sequence[str] | Mapping[str, str]) -> Iterator[tuple[str, Select, list[Site]]]:
+    named = at.items() if isinstance(at, Mapping) else ((None, one) for one in ([at] if isinstance(at, str) else at))
+    for name, one in named:
+        select = Select.of(one)
+        sites = [site for site in pipe.sites(select.at) if not site.derived]
+        if not sites:
+            raise ContrastError(f"{one!r} names derived sites alone, from which nothing is computed")
+        if name is not None:
+            yield name, select, sites
+        else:
+            yield from ((site.name, select, [site]) for site in sites)
+
+
+def _windows(windows: int | Sequence[str], steps: int) -> list[str | None]:
+    if not isinstance(windows, int):
+        return list(windows)
+    if windows == 1:
+        return [None]
+    if not 1 <= windows <= steps:
+        raise ContrastError(f"{steps} steps cannot be divided into {windows} windows")
+    ends = [round(i * steps / windows) for i in range(windows + 1)]
+    return [f"{start}:{stop}" for start, stop in pairwise(ends)]
+
+
+def _positions(pipe: Any, request: Any, what: str, sites: Sequence[Site]) -> list[tuple[str, dict[str, Any]]]:
+    """The positions by which sites are divided: a label and a limit for each; one for all where the sites have no such axis."""
+    if what == "words":
+        if not all(matches(pipe.text_sites, site.name) for site in sites):
+            return [(EVERY, {})]
+        key = "keys" if "j" in sites[0].axes else "tokens"
+        return [(word, {key: list(pipe.tokens_of(request, word, 0))}) for word in dict.fromkeys(pipe.words_of(request, 0))]
+    sizes = {site.size(AXIS_OF[what]) for site in sites if AXIS_OF[what] in site.axes}
+    if not sizes or any(AXIS_OF[what] not in site.axes for site in sites):
+        return [(EVERY, {})]
+    if len(sizes) > 1:
+        names = ", ".join(site.name for site in sites[:3])
+        raise ContrastError(f"{names} have different numbers of {what}: {', '.join(sorted(map(str, sizes)))}")
+    [size] = sizes
+    return [(str(one), {what: one}) for one in range(size or 0)]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Places to patch, as cells over the base run."""
+
+    contrast: Contrast
+    places: Sequence[Place]
+    way: str
+    source: Source
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The base, and a cell for each place."""
+        _, edits = self.contrast.run(WAYS[self.way][0])
+        return [Cell(BASE, edits), *(Cell(place.name, (*edits, *self.patches(place)), place.axes) for place in self.places)]
+
+    def patches(self, place: Place) -> list[Patch]:
+        """The edits of a place."""
+        return [Patch(str(select), record=self.source) for select in place.selects]
+
+    def run(self, metrics: Mapping[str, Metric], **how: Any) -> Patched:
+        """Run all cells (`cells.run` says how) and the other run; effects are shares of the way to it."""
+        base, other = WAYS[self.way]
+        table = run(self.contrast.pipe, self.contrast.run(base)[0], self.cells, metrics, **how)
+        request, edits = self.contrast.run(other)
+        return effects(table, run(self.contrast.pipe, request, [Cell(other, edits)], metrics,
+                                  **{key: value for key, value in how.items() if key in ("read", "capture")}))
+
+
+def grid(contrast: Contrast, at: Sequence[str] | Mapping[str, str], *, windows: int | Sequence[str] = 1, each: Sequence[str] = (),
+         way: str = "denoising", branch: str | None = None, save: str | Path | None = None) -> Grid:
+    """Record the run that values are taken from, and lay out the cells; `at`, `windows`, `each` as in `places`.
+
+    save: where the record is kept (.safetensors), so that the cells can be written down (`cells.study_cells`).
+    Raises ContrastError for a way or division that does not exist, and where words are asked for and the prompts' do not align.
+    """
+    if way not in WAYS:
+        raise ContrastError(f"no way {way!r}{suggestion(way, list(WAYS))}")
+    if "words" in each:
+        _aligned(contrast)
+    found = places(contrast.pipe, contrast.clean, at, windows, each, branch)
+    names = dict.fromkeys(select.at for place in found for select in place.selects)
+    record = contrast.record(WAYS[way][1], [replace(Select.of(name), branch=branch if _branched(contrast.pipe, name) else None)
+                                            for name in names])
+    return Grid(contrast, found, way, kept(record, save))
+
+
+def _branched(pipe: Any, name: str) -> bool:
+    return "branch" in (pipe.sites(name)[0].clock or ())
+
+
+def _aligned(contrast: Contrast) -> None:
+    """Words are patched by position: both prompts need as many, and all rows the same."""
+    counts = {len(contrast.pipe.words_of(one, row)) for one in (contrast.clean, contrast.corrupted) for row in range(len(one))}
+    if len(counts) > 1 or len(set(contrast.clean.prompts)) > 1:
+        raise ContrastError("words are patched by their position: give one clean prompt, and equally many words in both runs "
+                            f"(they have {', '.join(map(str, sorted(counts)))})")
+
+
+@dataclass(frozen=True)
+class Patched:
+    """table: for every cell, row and metric the axes of the place, value, base, other, effect."""
+
+    table: DataFrame
+
+    @property
+    def effects(self) -> DataArray:
+        """Effects as an array: metric, row, site, steps, and what else places were divided by; NaN where there is no such place."""
+        table = self.table[self.table.cell != BASE]
+        axes = [name for name in table.columns if name not in ("cell", "row", "metric", "value", "base", "other", "effect")]
+        orders = {name: list(dict.fromkeys(table[name])) for name in axes}
+        array = table.set_index(["metric", "row", *axes])["effect"].to_xarray()
+        return array.reindex(orders)
+
+    def summary(self, metric: str) -> DataFrame:
+        """Each place over the rows: effect = sum of (value - base) over sum of (other - base), which no single row with equal runs
+        can spoil, and how many rows there are."""
+        table = self.table[(self.table.metric == metric) & (self.table.cell != BASE)]
+        axes = [name for name in table.columns if name not in ("row", "metric", "value", "base", "other", "effect")]
+        sums = table.groupby(axes, sort=False, dropna=False)[["value", "base", "other"]].sum()
+        found = ((sums.value - sums.base) / (sums.other - sums.base)).rename("effect").reset_index()
+        return found.assign(n=table.row.nunique())
+
+    def figure(self, *metrics: str, columns: str = "steps", note: str = "", width: float = 5.5) -> Figure:
+        """Effects over the rows as tiles, one panel a metric; `columns` is one axis of the places, the others are rows."""
+        from wanlab.plots.tiles import tiles
+
+        panels = {}
+        for metric in metrics or tuple(dict.fromkeys(self.table.metric)):
+            summary = self.summary(metric)
+            across = list(dict.fromkeys(summary[columns]))
+            others = [name for name in summary.columns if name not in ("cell", columns, "effect", "n")]
+            names = [" · ".join(value for value in row if value != EVERY) for row in summary[others].itertuples(index=False)]
+            down = list(dict.fromkeys(names))
+            panels[metric] = np.full((len(down), len(across)), np.nan)
+            for name, place, effect in zip(names, summary[columns], summary.effect, strict=True):
+                panels[metric][down.index(name), across.index(place)] = effect
+        told = f"n = {self.table.row.nunique()}; 0: as the base, 1: as the other run" + (f"; {note}" if note else "")
+        return tiles(panels, down, across, "effect", across=columns, limit=1.0, note=told, width=width)
+
+
+def effects(table: DataFrame, other: DataFrame) -> Patched:
+    """The table of all cells with base, other and effect of each (NaN where the two runs do not differ in a metric)."""
+    base = table[table.cell == BASE].set_index(["metric", "row"])["value"].rename("base")
+    there = other.set_index(["metric", "row"])["value"].rename("other")
+    table = table.join(base, on=["metric", "row"]).join(there, on=["metric", "row"])
+    gap = table.other - table.base
+    return Patched(table.assign(effect=(table.value - table.base) / gap.where(gap != 0, np.nan)))

@@ -1,0 +1,44 @@
+"""What a run asks of the nodes of a pipeline: its edits by node, and a recipe for each node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from wanlab.core.rows import by_row
+
+from .piece import Recipe
+from .timetable import Timetable
+
+
+def recipes_of(pipe: Any, by_node: Mapping[str, Sequence[Any]], levels: Sequence[float] | None, settings: Mapping[str, Any],
+               context: Any) -> list[Recipe]:
+    """A recipe for each node of a pipeline, in their order, whatever the rows.
+
+    by_node: the edits (`edits_by_node`); levels: the noise level of each step, None where the loop cannot pause; settings, context:
+    as in `Recipe.of`.
+    """
+    recipes = []
+    for node in pipe.nodes:
+        table = Timetable.of(by_node[node.name], pipe.sites, levels if node.steps else None)
+        rowwise = all(by_row(edit, pipe.sites(edit.where.at)) for edit in table.edits)
+        recipes.append(Recipe.of(node, table, [context, pipe.constants], settings, rowwise))
+    return recipes
+
+
+def edits_by_node(pipe: Any, edits: Sequence[Any]) -> dict[str, list[Any]]:
+    """The edits that touch each node, in order, narrowed to its sites: a pattern that reaches over several nodes would otherwise
+    wait in each of them for sites that fire in the others."""
+    found: dict[str, list[Any]] = {node.name: [] for node in pipe.nodes}
+    for edit in edits:
+        names = [site.name for site in pipe.sites(edit.where.at)]
+        reached: dict[str, list[str]] = {}
+        for name in names:
+            for node in pipe.nodes:
+                if any(name.startswith(f"{stage}.") for stage in node.stages):
+                    reached.setdefault(node.name, []).append(name)
+        for node_name, mine in reached.items():
+            narrow = edit if len(mine) == len(names) else replace(edit, at=mine[0] if len(mine) == 1 else f"{{{','.join(mine)}}}")
+            found[node_name].append(narrow)
+    return found
