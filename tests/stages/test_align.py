@@ -1,6 +1,8 @@
-"""The align stage: three ways to carry the first frame over, and one meaning of leaving it out."""
+"""The align stage: four ways to carry the first frame over, and one meaning of leaving it out."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +10,13 @@ from torch import Tensor
 
 from wanlab.core import Bypass, Identity, Replace, Zero, trace
 from wanlab.nn.layers import compose
-from wanlab.stages.align import VARIANTS, Config, still
+from wanlab.pipelines.load import CLASSES
+from wanlab.stages.align import Config, still
 from wanlab.stages.fusion import Condition
 from wanlab.stages.generator import Draft
 from wanlab.stages.image import Image
 
+VARIANTS: dict[str, Any] = {name: build for name, (build, _) in CLASSES["align"].items()}
 B, F, SLOTS, SIZE, CONTEXT, FEATURES = 2, 4, 3, 16, 12, 10
 CONFIG = Config(size=SIZE, patch=4, features=FEATURES, context=CONTEXT, width=8, heads=2)
 
@@ -122,6 +126,29 @@ def test_attention_mixes_patches_of_the_first_frame_by_what_the_generator_sees()
     other = module(image, condition, draft._replace(features=torch.randn_like(draft.features)), motion)
     assert not torch.allclose(other.frames[:, 1:], out.frames[:, 1:], atol=1e-4)
     assert out.masks.shape[1] == 0 and out.scope[0].tolist() == [1, 0, 0, 0]
+
+
+def test_deformable_alignment_looks_up_where_its_offsets_say() -> None:
+    """One pixel to the right a frame, of every tap alike: the video is the frame, rolled."""
+    module, args = VARIANTS["deformable"](CONFIG).eval(), inputs()
+
+    def march(x: Tensor) -> Tensor:
+        path = torch.zeros_like(x)                          # dy, dx of each tap
+        path[:, :, 1::2] = -torch.arange(F, dtype=x.dtype)[:, None, None, None]
+        return path
+
+    edits = [Replace("offset", march), Replace("weight", torch.ones_like), Replace("trust", torch.ones_like)]
+    with trace(module, edits=edits) as t:
+        out = module(*args)
+    assert t.ledger.ok and out.masks.shape[1] == 0 and out.scope[0].tolist() == [1, 0, 0, 0]
+    for f in range(F):
+        assert torch.allclose(out.frames[0, f, :, :, f:], args[0].frame[0, :, :, : SIZE - f], atol=1e-5)
+
+
+def test_deformable_alignment_learns_where_to_look() -> None:
+    module, (image, condition, draft, motion) = VARIANTS["deformable"](CONFIG), inputs()
+    module(image, condition, draft, motion).frames.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for name, p in module.named_parameters() if "net" in name)
 
 
 def test_gradients_reach_the_motion_and_the_segmentation(flow_warp) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from wanlab.stages import align, detail, discriminator, fusion, generator, image, text, upsample
+from wanlab.pipelines.load import CLASSES
+from wanlab.stages import align, conv, detail, discriminator, fusion, generator, image, pooled, resize, text, upsample
 from wanlab.stages.fusion import Condition
 from wanlab.stages.generator import Draft
 from wanlab.stages.image import Image
@@ -43,7 +44,16 @@ def motion() -> Tensor:
 
 def aligning(variant: str) -> tuple[nn.Module, Sequence[Any]]:
     config = align.Config(size=SIZE, patch=4, features=G, context=C, width=8, heads=2)
-    return align.VARIANTS[variant](config), (first(), condition(), draft(), motion())
+    return CLASSES["align"][variant][0](config), (first(), condition(), draft(), motion())
+
+
+def fusing(build: type[fusion.Fusion]) -> tuple[nn.Module, Sequence[Any]]:
+    words = Text(torch.randn(B, 5, C), torch.ones(B, 5))
+    return build(fusion.Config(C, 2, M)), (words, first(), torch.tensor([1.0, 0.3]))
+
+
+def enlarging(build: type[upsample.Upsample]) -> tuple[nn.Module, Sequence[Any]]:
+    return build(upsample.Config(8, 1)), (video(SIZE), video(OUT), video(OUT, 1).clamp(0, 1))
 
 
 def video(size: int, channels: int = 3) -> Tensor:
@@ -55,13 +65,20 @@ STAGES: dict[str, Callable[[], tuple[nn.Module, Sequence[Any]]]] = {
                      (torch.tensor([[3, 4, 5, 1, 0, 0], [0] * 6]),)),
     "image": lambda: (image.ImageEncoder(image.Config(SIZE, OUT, 4, C, 2, 1)),
                       (torch.rand(B, 3, OUT, OUT), torch.tensor([1.0, 0]))),
-    "fusion": lambda: (fusion.CrossAttentionFusion(fusion.Config(C, 2, M)),
-                       (Text(torch.randn(B, 5, C), torch.ones(B, 5)), first(), torch.tensor([1.0, 0.3]))),
+    "image.conv": lambda: (conv.ConvEncoder(image.Config(SIZE, OUT, 4, C, 2, 1)),
+                           (torch.rand(B, 3, OUT, OUT), torch.tensor([1.0, 0]))),
+    "fusion": lambda: fusing(fusion.CrossAttentionFusion),
+    "fusion.concat": lambda: fusing(pooled.ConcatFusion),
+    "fusion.film": lambda: fusing(pooled.FilmFusion),
+    "fusion.gated": lambda: fusing(pooled.GatedFusion),
     "align.flow_warp": lambda: aligning("flow_warp"),
     "align.temporal_attention": lambda: aligning("temporal_attention"),
+    "align.deformable": lambda: aligning("deformable"),
     "align.none": lambda: aligning("none"),
     "blend": lambda: (generator.Blend(), (draft(), video(SIZE), video(SIZE, 1), video(SIZE))),
-    "upsample": lambda: (upsample.Upsample(upsample.Config(8, 1)), (video(SIZE), video(OUT), video(OUT, 1).clamp(0, 1))),
+    "upsample": lambda: enlarging(upsample.Upsample),
+    "upsample.resize_conv": lambda: enlarging(resize.ResizeConv),
+    "upsample.trilinear": lambda: enlarging(resize.Trilinear),
     "detail": lambda: (detail.Detail(detail.Config(8, 1, 8, 1)), (video(OUT), video(OUT), video(OUT, 1).clamp(0, 1))),
     "discriminator": lambda: (discriminator.Discriminator(discriminator.Config((4,), 8)),
                               (video(SIZE), [torch.randn(B * F, 4, SIZE, SIZE)])),

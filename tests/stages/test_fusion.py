@@ -5,16 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wanlab.core import Bypass, trace
-from wanlab.stages.fusion import Condition, Config, CrossAttentionFusion
+from wanlab.core import Bypass, Zero, trace
+from wanlab.pipelines.load import CLASSES
+from wanlab.stages.fusion import Condition, Config, CrossAttentionFusion, Fusion
 from wanlab.stages.image import Image
 from wanlab.stages.text import Text
 
 B, J, N, WIDTH, SLOTS = 2, 6, 9, 16, 3
 
 
+@pytest.fixture(params=CLASSES["fusion"])
+def fusion(request: pytest.FixtureRequest) -> Fusion:
+    return CLASSES["fusion"][request.param][0](Config(width=WIDTH, heads=4, slots=SLOTS)).eval()
+
+
 @pytest.fixture
-def fusion() -> CrossAttentionFusion:
+def cross() -> CrossAttentionFusion:
     return CrossAttentionFusion(Config(width=WIDTH, heads=4, slots=SLOTS)).eval()
 
 
@@ -63,7 +69,7 @@ def test_padding_is_not_read(fusion, text: Text, image: Image) -> None:
 def test_words_image_and_noise_level_are_read(fusion, text: Text, image: Image) -> None:
     plain = fusion(text, image, SIGMA).slots
     for changed in (
-        fusion(text._replace(tokens=text.tokens.flip(1) * text.mask[..., None]), image, SIGMA),
+        fusion(text._replace(tokens=torch.randn(B, J, WIDTH)), image, SIGMA),
         fusion(text, image._replace(tokens=torch.randn(B, N, WIDTH)), SIGMA),
         fusion(text, image, SIGMA / 2),
     ):
@@ -83,9 +89,9 @@ def test_without_fusion_words_do_not_reach_image_tokens_and_slots(fusion, text: 
     assert torch.allclose(one.grounded, fusion.norm_out(image.tokens))
 
 
-def test_the_attention_map_of_a_word_can_be_read(fusion, text: Text, image: Image) -> None:
-    with trace(fusion, capture=["attn.pattern"]) as t:
-        fusion(text, image, SIGMA)
+def test_the_attention_map_of_a_word_can_be_read(cross, text: Text, image: Image) -> None:
+    with trace(cross, capture=["attn.pattern"]) as t:
+        cross(text, image, SIGMA)
     pattern = t.record["attn.pattern"].tensor
     assert pattern.shape == (B, 4, N + SLOTS, J) and pattern[0, ..., 4:].max() == 0
     assert torch.allclose(pattern.sum(-1), torch.ones(()), atol=1e-5)
@@ -94,3 +100,25 @@ def test_the_attention_map_of_a_word_can_be_read(fusion, text: Text, image: Imag
 def test_rows_do_not_see_each_other(fusion, text: Text, image: Image) -> None:
     both, alone = fusion(text, image, SIGMA), fusion(rows(text, 1), rows(image, 1), SIGMA[1:])
     assert all(torch.allclose(a[1:], b, atol=1e-5) for a, b in zip(both, alone, strict=True))
+
+
+@pytest.mark.parametrize("name", ["concat", "film", "gated"])
+def test_pooled_fusion_tells_every_token_the_mean_of_the_words(name: str, text: Text, image: Image) -> None:
+    fusion = CLASSES["fusion"][name][0](Config(width=WIDTH, heads=4, slots=SLOTS)).eval()
+    with trace(fusion, capture=["told"]) as t:
+        plain = fusion(text, image, SIGMA)
+    shown = fusion.norm_text(text.tokens[0, :4]).mean(0)
+    assert torch.allclose(t.record["told"].tensor[0], shown, atol=1e-5)
+    order = torch.tensor([3, 1, 0, 2, 4, 5])
+    shuffled = fusion(text._replace(tokens=text.tokens[:, order]), image, SIGMA)
+    assert torch.allclose(shuffled.slots[0], plain.slots[0], atol=1e-5)
+
+
+def test_what_is_read_can_be_left_out(text: Text, image: Image) -> None:
+    fusion = CLASSES["fusion"]["gated"][0](Config(width=WIDTH, heads=4, slots=SLOTS)).eval()
+    other = text._replace(tokens=torch.randn(B, J, WIDTH))
+    with trace(fusion, edits=[Bypass("read")]):
+        one, two = fusion(text, image, SIGMA), fusion(other, image, SIGMA)
+    assert torch.equal(one.slots, two.slots)
+    with trace(fusion, edits=[Zero("gate")]):
+        assert torch.allclose(fusion(text, image, SIGMA).slots, one.slots, atol=1e-5)

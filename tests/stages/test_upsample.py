@@ -7,6 +7,7 @@ import torch
 
 from wanlab.core import Bypass, Zero, sites_of, trace
 from wanlab.nn.residual import enlarge
+from wanlab.stages.resize import ResizeConv, Trilinear
 from wanlab.stages.upsample import LEVELS, Config, Upsample
 
 
@@ -16,29 +17,35 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return video, reference, torch.rand(2, 4, 1, 16, 24)
 
 
-def level(**changes) -> Upsample:
+KINDS = [Upsample, ResizeConv, Trilinear]
+
+
+def level(kind: type[Upsample] = Upsample, **changes) -> Upsample:
     """A level whose outlet is not zero."""
-    module = Upsample(Config(width=8, blocks=2, **changes))
+    module = kind(Config(width=8, blocks=2, **changes))
     torch.nn.init.normal_(module.outlet.weight, std=0.05)
     return module.eval()
 
 
-def test_without_image_and_training_it_is_bicubic(inputs) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_image_and_training_it_is_bicubic(inputs, kind) -> None:
     video, reference, valid = inputs
-    module = Upsample(LEVELS[0])
+    module = kind(LEVELS[0])
     assert torch.equal(module(video, torch.zeros_like(reference), torch.zeros_like(valid)), enlarge(video))
 
 
-def test_what_is_not_valid_is_never_copied(inputs) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_valid_is_never_copied(inputs, kind) -> None:
     video, reference, _ = inputs
-    module = level()
+    module = level(kind)
     with trace(module, capture=["trust"]) as seen:
         module(video, reference, torch.zeros(2, 4, 1, 16, 24))
     assert seen.record["trust"].to_numpy().max() == 0
 
 
-def test_cutting_the_bicubic_skip_takes_away_exactly_it(inputs) -> None:
-    module = level()
+@pytest.mark.parametrize("kind", KINDS)
+def test_cutting_the_bicubic_skip_takes_away_exactly_it(inputs, kind) -> None:
+    module = level(kind)
     whole = module(*inputs)
     with trace(module, edits=[Zero("residual.skip")]):
         cut = module(*inputs)
@@ -64,6 +71,17 @@ def test_every_link_has_a_name() -> None:
         "upsample.1.reference",
         "upsample.0.out",
     } <= names
+
+
+def test_of_even_features_only_a_shuffle_makes_a_pattern() -> None:
+    """Within the reach of the border all see it; farther in, a shuffle alone repeats a pattern of two pixels."""
+    video, nothing = torch.ones(1, 1, 3, 24, 24), torch.zeros(1, 1, 3, 48, 48)
+    rough = {}
+    for kind in KINDS:
+        with trace(module := level(kind), capture=["paint"]) as t:
+            module(video, nothing, nothing[:, :, :1])
+        rough[kind] = float(t.record["paint"].tensor[..., 16:-16, 16:-16].diff(dim=-1).abs().max())
+    assert rough[Upsample] > 1e-3 and rough[ResizeConv] < 1e-6 and rough[Trilinear] < 1e-6
 
 
 def test_samples_do_not_see_each_other(inputs) -> None:

@@ -54,8 +54,8 @@ def test_the_batch_of_a_step_depends_on_nothing_else() -> None:
 
 
 def test_no_residual_is_built_without_the_skips() -> None:
-    assert upsampling.VARIANTS["no_residual"] == 0
-    assert Upsample(Config(link=upsampling.VARIANTS["no_residual"])).residual.link == 0
+    build, link = upsampling.VARIANTS["no_residual"]
+    assert build is Upsample and link == 0 and build(Config(link=link)).residual.link == 0
 
 
 def test_wrong_settings_are_told() -> None:

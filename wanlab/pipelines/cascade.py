@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from wanlab.core import Bypass, Grid, Zero, clock
@@ -185,12 +186,32 @@ class Cascade(Pipeline):
         return self.text.tokenizer.unknown(prompt)
 
     def swap(self, stage: str, variant: str, init: str | None = None) -> Cascade:
-        """A pipeline with another variant of `stage` that shares every other weight; `init="random"` allows an untrained one."""
+        """A pipeline with another variant of `stage` that shares every other weight; `init="random"` allows an untrained one.
+
+        Where pipeline.json says of the variant that it was trained `with` certain variants of other stages, they come along.
+        """
         from wanlab.pipelines.load import build_stage
 
         if stage not in STAGES:
             raise LookupError(f"{self.config['name']} has no stage {stage!r}{suggestion(stage, STAGES)}")
-        module = build_stage(self.config, self.folder, stage, variant, init)
-        stages = {name: self.get_submodule(name) for name in STAGES} | {stage: module.to(self.device)}
-        chosen = {**self.config["variants"], stage: variant}
-        return Cascade(stages, {**self.config, "variants": chosen}, self.folder)
+        wanted = {**self.companions(stage, variant), stage: variant}
+        made = {name: build_stage(self.config, self.folder, name, kind, init).to(self.device) for name, kind in wanted.items()}
+        stages = {name: self.get_submodule(name) for name in STAGES} | made
+        return Cascade(stages, {**self.config, "variants": {**self.config["variants"], **wanted}}, self.folder)
+
+    def companions(self, stage: str, variant: str) -> dict[str, str]:
+        """stage -> variant: what a variant was trained with and does not come without, as pipeline.json says."""
+        known = self.config["stages"].get(stage, {}).get("variants", {})
+        return dict(known.get(variant, {}).get("with", {}))
+
+    @torch.no_grad()
+    def judge(self, video: Tensor) -> Tensor:
+        """How real the discriminator takes a video (b f c h w in [0, 1]) to be: logits b f h w, one for each patch of 4x4 pixels.
+
+        The discriminator's sites act: `with trace(pipe, capture="discriminator.realness"): pipe.judge(out.video)`.
+        """
+        from wanlab.nn.vgg import content_network
+
+        frames = rearrange(video.to(self.device), "b f c h w -> (b f) c h w")
+        taps = content_network().to(self.device)(frames)
+        return rearrange(self.discriminator(2 * video.to(self.device) - 1, taps), "b f 1 h w -> b f h w")

@@ -16,7 +16,20 @@ from wanlab.pipelines.base import Pipeline
 from wanlab.pipelines.cascade import STAGES, Cascade
 from wanlab.pipelines.wan_presets import PRESETS as WAN
 from wanlab.pipelines.weights import WeightsError
-from wanlab.stages import align, detail, discriminator, fusion, generator, image, text, upsample
+from wanlab.stages import (
+    align,
+    conv,
+    deformable,
+    detail,
+    discriminator,
+    fusion,
+    generator,
+    image,
+    pooled,
+    resize,
+    text,
+    upsample,
+)
 
 
 @dataclass(frozen=True)
@@ -29,8 +42,22 @@ class LevelsConfig:
 class Levels(nn.ModuleList):
     """The cascade's levels as one stage: `upsample.0`, `upsample.1`, …"""
 
+    level: type[upsample.Upsample] = upsample.Upsample
+
     def __init__(self, config: LevelsConfig) -> None:
-        super().__init__(upsample.Upsample.from_config(level) for level in config.levels)
+        super().__init__(self.level.from_config(level) for level in config.levels)
+
+
+class ResizeLevels(Levels):
+    """Levels that enlarge features and then make pixels."""
+
+    level = resize.ResizeConv
+
+
+class TrilinearLevels(Levels):
+    """Levels that enlarge their answer."""
+
+    level = resize.Trilinear
 
 
 PRESETS = Path(__file__).parent.parent / "weights"
@@ -39,11 +66,19 @@ FIELDS = ("name", "size", "frames", "slots", "sampler", "stages")      # of pipe
 # stage -> class name in pipeline.json -> (module class, configuration class)
 CLASSES: dict[str, dict[str, tuple[type[nn.Module], type]]] = {
     "text": {"t5": (text.TextEncoder, text.Config)},
-    "image": {"dit": (image.ImageEncoder, image.Config)},
-    "fusion": {"cross_attention": (fusion.CrossAttentionFusion, fusion.Config)},
+    "image": {"dit": (image.ImageEncoder, image.Config), "conv": (conv.ConvEncoder, image.Config)},
+    "fusion": {
+        "cross_attention": (fusion.CrossAttentionFusion, fusion.Config), "concat": (pooled.ConcatFusion, fusion.Config),
+        "film": (pooled.FilmFusion, fusion.Config), "gated": (pooled.GatedFusion, fusion.Config),
+    },
     "generator": {"unet": (generator.Generator, generator.Config)},
-    "align": {name: (cls, align.Config) for name, cls in align.VARIANTS.items()},
-    "upsample": {"levels": (Levels, LevelsConfig)},
+    "align": {
+        "flow_warp": (align.FlowWarp, align.Config), "temporal_attention": (align.AttentionAlign, align.Config),
+        "deformable": (deformable.DeformableAlign, align.Config), "none": (align.NoAlign, align.Config),
+    },
+    "upsample": {
+        "levels": (Levels, LevelsConfig), "resize_conv": (ResizeLevels, LevelsConfig), "trilinear": (TrilinearLevels, LevelsConfig),
+    },
     "detail": {"enhancer": (detail.Detail, detail.Config)},
     "discriminator": {"vgg": (discriminator.Discriminator, discriminator.Config)},
 }

@@ -1,4 +1,5 @@
-"""Align stage: inside the denoising loop, carries the first frame into every other frame. Three variants.
+"""Align stage: inside the denoising loop, carries the first frame into every other frame. Three variants, and
+`wanlab.stages.deformable` has a fourth.
 
 `flow_warp` cuts the first frame into layers and moves them by the predicted motion (nn/layers.py); `temporal_attention`
 lets the patches of each frame look up patches of the first frame; `none` leaves all to the UNet.
@@ -56,7 +57,7 @@ def still(image: Image, frames: int) -> Aligned:
     return Aligned(repeat(image.frame, "b c h w -> b f c h w", f=frames), valid, image.frame.new_zeros(b, 0, h, w), scope)
 
 
-class _Align(Hookable):
+class Align(Hookable):
     """Common end of the variants: the sites, and what stands in when alignment is removed."""
 
     SITES = SITES
@@ -71,7 +72,7 @@ class _Align(Hookable):
         )
 
 
-class FlowWarp(_Align):
+class FlowWarp(Align):
     """Segments the first frame into the slots' layers and moves them by the slots' motion.
 
     Sites of the segmentation: `pixels`, what is added to them (`ground` from the fused tokens, `mixed` from around), `query`
@@ -118,7 +119,7 @@ class FlowWarp(_Align):
         return self._emit(Aligned(composite.aligned, valid, masks, scope), image)
 
 
-class AttentionAlign(_Align):
+class AttentionAlign(Align):
     """Every patch of every frame attends to the patches of the first frame and takes over their pixels, softly.
 
     Site of its own: `trust`, how far each patch is to be taken over.
@@ -155,7 +156,7 @@ class AttentionAlign(_Align):
         return self._emit(without._replace(frames=frames, valid=first * without.valid + (1 - first) * valid), image)
 
 
-class NoAlign(_Align):
+class NoAlign(Align):
     """Leaves every frame to the UNet."""
 
     def __init__(self, config: Config) -> None:
@@ -163,6 +164,3 @@ class NoAlign(_Align):
 
     def forward(self, image: Image, condition: Condition, draft: Draft, motion: Tensor) -> Aligned:
         return self._emit(still(image, motion.shape[1]), image)
-
-
-VARIANTS: dict[str, type[nn.Module]] = {"flow_warp": FlowWarp, "temporal_attention": AttentionAlign, "none": NoAlign}

@@ -1,7 +1,10 @@
-"""Fusion stage: image tokens and motion slots read the text by cross-attention, at the present noise level."""
+"""Fusion stage: image tokens and motion slots read the text, at the present noise level. Cross-attention is the shipped way;
+`wanlab.stages.pooled` has others.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,8 +40,9 @@ class Condition(NamedTuple):
     pooled: Tensor     # b c       summary and noise level, for modulation
 
 
-class CrossAttentionFusion(Hookable):
-    """One cross-attention from image tokens and slots to the text, one self-attention among them, each with an MLP.
+class Fusion(Hookable):
+    """What the variants share: image tokens and slots read the text (`read`, in which they differ), then an MLP; then one
+    self-attention among them, and another MLP.
 
     Sites: the residual stream before, between and after these four (`resid_*`); `out` (bypass: not fused); what conditions
     the generator: `time` (the noise level), `said` (the mean of the text), `pooled` (both and the image), `context` (the
@@ -56,11 +60,19 @@ class CrossAttentionFusion(Hookable):
         self.slots = nn.Parameter(torch.randn(config.slots, width))
         streams = ("b n c", "b j c", "b n c", "b n c")
         self.norm_attn, self.norm_text, self.norm_mix, self.norm_out = (LayerNorm(width, axes) for axes in streams)
-        self.attn = Attention(width, config.heads)
+        self._build(config)
         self.mlp = MLP(width, 2 * width, "b n c")
         self.mix = Attention(width, config.heads)
         self.mix_mlp = MLP(width, 2 * width, "b n c")
         self.pool = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU(), nn.Linear(width, width))
+
+    @abstractmethod
+    def _build(self, config: Config) -> None:
+        """Make what reads the text."""
+
+    @abstractmethod
+    def read(self, x: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
+        """What the text adds to x (b n c) from its tokens (b j c), both normed; bias (b j) as in `Condition`."""
 
     def forward(self, text: Text, image: Image, sigma: Tensor) -> Condition:
         """Fuse `text` and `image` at noise level `sigma` (b)."""
@@ -69,7 +81,7 @@ class CrossAttentionFusion(Hookable):
         time = self.site("time", self.time(sigma))
         queries = torch.cat([image.tokens, repeat(self.slots, "m c -> b m c", b=b)], 1)
         x = self.site("resid_pre", queries + time[:, None])
-        x = self.site("resid_attn", x + self.attn(self.norm_attn(x), self.norm_text(text.tokens), bias[:, None, None]))
+        x = self.site("resid_attn", x + self.read(self.norm_attn(x), self.norm_text(text.tokens), bias))
         x = self.site("resid_mid", x + self.mlp(x))
         x = self.site("resid_mix", x + self.mix(self.norm_mix(x)))
         x = self.site("resid_post", x + self.mix_mlp(x))
@@ -79,3 +91,14 @@ class CrossAttentionFusion(Hookable):
         seen = torch.cat([bias, bias.new_zeros(b, x.shape[1])], 1)
         context = self.site("context", torch.cat([text.tokens, x], 1))
         return Condition(context, seen, x[:, :n], x[:, n:], pooled)
+
+
+class CrossAttentionFusion(Fusion):
+    """Every image token and slot attends to the words."""
+
+    def _build(self, config: Config) -> None:
+        self.attn = Attention(config.width, config.heads)
+
+    def read(self, x: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
+        """Sites: those of attention, under `attn`."""
+        return self.attn(x, tokens, bias[:, None, None])

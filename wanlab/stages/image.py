@@ -1,7 +1,10 @@
-"""Image stage: a diffusion transformer (DiT, Peebles & Xie 2023) used as an encoder of the first frame."""
+"""Image stage: a diffusion transformer (DiT, Peebles & Xie 2023) used as an encoder of the first frame. `wanlab.stages.conv`
+has one of convolutions.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,10 +70,13 @@ class Block(Hookable):
         return self.site("resid_post", mid + y, identity=x)
 
 
-class ImageEncoder(Hookable):
-    """First frame (b 3 H W in [0, 1]) to tokens, a pooled vector and the frame at the two sizes that later stages need."""
+class Encoder(Hookable):
+    """First frame (b 3 H W in [0, 1]) to tokens, a pooled vector and the frame at the two sizes that later stages need.
 
-    SITES = {"embed": "b n c", "condition": "b c", "tokens": "b n c", "pooled": "b c", "frame": "b c h w",
+    The variants differ in what makes the tokens (`_encode`); the trained null condition is a part of each.
+    """
+
+    SITES = {"embed": "b n c", "tokens": "b n c", "pooled": "b c", "frame": "b c h w",
              "reference": "b c h w", "present": "b"}
 
     def __init__(self, config: Config) -> None:
@@ -79,13 +85,17 @@ class ImageEncoder(Hookable):
             raise ValueError(f"patch {config.patch} must divide size {config.size}, and size must divide output {config.output}")
         self.config = config
         n = (config.size // config.patch) ** 2
-        self.embed = nn.Conv2d(3, config.width, config.patch, config.patch)
-        self.place = nn.Parameter(0.02 * torch.randn(n, config.width))
-        self.level = nn.Parameter(torch.zeros(config.width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm, self.project = LayerNorm(config.width), nn.Linear(config.width, config.width)
+        self._build(config)
         self.null_tokens = nn.Parameter(0.02 * torch.randn(n, config.width))
         self.null_frame = nn.Parameter(torch.zeros(3, config.size, config.size))
+
+    @abstractmethod
+    def _build(self, config: Config) -> None:
+        """Make what encodes."""
+
+    @abstractmethod
+    def _encode(self, frame: Tensor) -> Tensor:
+        """Tokens (b n c) of the frame (b 3 h w in [-1, 1]), one per patch in raster order."""
 
     def forward(self, image: Tensor, present: Tensor | None = None) -> Image:
         """Encode; rows whose `present` (b) is 0 get the trained null condition. `image` has the output's size."""
@@ -115,12 +125,26 @@ class ImageEncoder(Hookable):
         side = self.config.output
         return Image(tokens, tokens.mean(1), frame, tokens.new_zeros(b, 3, side, side), tokens.new_zeros(b))
 
+    def _keep(self, name: str, given: Tensor, value: Tensor, null: Tensor) -> Tensor:
+        return self.site(name, torch.where(rearrange(given, "b -> b 1 1 1"), value, null), identity=null)
+
+
+class ImageEncoder(Encoder):
+    """Patches through blocks of a DiT. Sites of its own: `condition`, what modulates every block."""
+
+    SITES = {**Encoder.SITES, "condition": "b c"}
+
+    def _build(self, config: Config) -> None:
+        n = (config.size // config.patch) ** 2
+        self.embed = nn.Conv2d(3, config.width, config.patch, config.patch)
+        self.place = nn.Parameter(0.02 * torch.randn(n, config.width))
+        self.level = nn.Parameter(torch.zeros(config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm, self.project = LayerNorm(config.width), nn.Linear(config.width, config.width)
+
     def _encode(self, frame: Tensor) -> Tensor:
         x = self.site("embed", rearrange(self.embed(frame), "b c h w -> b (h w) c") + self.place)
         condition = self.site("condition", x.mean(1) + self.level)
         for block in self.blocks:
             x = block(x, condition)
         return self.project(self.norm(x))
-
-    def _keep(self, name: str, given: Tensor, value: Tensor, null: Tensor) -> Tensor:
-        return self.site(name, torch.where(rearrange(given, "b -> b 1 1 1"), value, null), identity=null)

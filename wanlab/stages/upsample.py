@@ -4,7 +4,7 @@
 
 The reference is the first frame at the target size, carried into every frame by the layered motion
 (`nn.layers.compose`). The branch works at the small size and says for every large pixel how far the reference is to
-be trusted (`trust`) and what else is to be added.
+be trusted (`trust`) and what else is to be added. Here a pixel shuffle makes the large pixels; `wanlab.stages.resize` has other ways.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ class Upsample(Hookable):
     """
 
     SITES = {"reference": VIDEO, "valid": VIDEO, "inlet": VIDEO, "paint": VIDEO, "trust": VIDEO, "carried": VIDEO, "out": VIDEO}
+    phases = 4  # large pixels that the outlet makes of a small one
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.inlet = nn.Conv2d(3 + 4 * (3 + 1), config.width, 3, padding=1)
         self.blocks = nn.ModuleList(ResBlock(config.width) for _ in range(config.blocks))
-        self.outlet = nn.Conv2d(config.width, 4 * (3 + 1), 3, padding=1)
+        self.outlet = nn.Conv2d(config.width, self.phases * (3 + 1), 3, padding=1)
         self.residual = Residual(config.link)
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)  # type: ignore[arg-type]
@@ -69,6 +70,10 @@ class Upsample(Hookable):
         """What `from_config` takes."""
         return asdict(self.config)
 
+    def grow(self, x: Tensor) -> Tensor:
+        """Features b f c h w to what the branch says of every large pixel: b f 4 2h 2w, colour and gate."""
+        return shuffle(framewise(self.outlet, x))
+
     def forward(self, video: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
         """video b f 3 h w and reference b f 3 2h 2w in [-1, 1]; valid b f 1 2h 2w in [0, 1], 0 where there is no image.
 
@@ -81,7 +86,7 @@ class Upsample(Hookable):
         x = self.site("inlet", x)
         for block in self.blocks:
             x = block(x)
-        paint, gate = shuffle(framewise(self.outlet, x)).split([3, 1], 2)  # b f 3 2h 2w, b f 1 2h 2w
+        paint, gate = self.grow(x).split([3, 1], 2)  # b f 3 2h 2w, b f 1 2h 2w
         paint = self.site("paint", paint, identity=lambda: torch.zeros_like(skip))
         trust = self.site("trust", torch.sigmoid(gate) * valid)
         carried = trust * (reference - self.config.link * skip)

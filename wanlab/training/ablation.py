@@ -129,16 +129,15 @@ def retraining(
     key = digest({"part": part, "recipe": content, "starts": starts, "code": _code(), "torch": torch.__version__,
                   "machine": platform.machine()})  # fmt: skip
     entry = {name: _entry(manifest, name, ships[name], recipe) for name in ships}
-    same = _as_long(content, provenance.get("recipe") or {})
+    same = _as_long(content, {**asdict(kind()), **(provenance.get("recipe") or {})})
     return Retraining(part, recipe, ships, entry, key, provenance.get("minutes") if same else None)
 
 
 def _as_long(content: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
     """Whether two recipes take the same time: they differ in nothing that costs any."""
     free = ("seed", "ships", "start", "upsample", "pool", "variant", "lam", "temporal", "align")
-    return json.loads(json.dumps({k: v for k, v in content.items() if k not in free})) == {
-        k: v for k, v in recipe.items() if k not in free
-    }
+    mine, theirs = ({k: v for k, v in one.items() if k not in free} for one in (content, recipe))
+    return bool(json.loads(json.dumps(mine)) == json.loads(json.dumps(theirs)))
 
 
 @contextmanager

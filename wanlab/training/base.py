@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from wanlab.core import trace
-from wanlab.data.procedural import World
+from wanlab.data.procedural import VOCABULARY, World
 from wanlab.pipelines.load import read_manifest
+from wanlab.stages import text
 from wanlab.training import checkpoint
 from wanlab.training.descent import Descent
 from wanlab.training.diffusion import (
@@ -25,6 +27,7 @@ from wanlab.training.diffusion import (
     losses,
     optimiser,
 )
+from wanlab.training.distil import distil_losses
 from wanlab.training.shipping import read, ship
 
 QUIET = Recipe(drop_text=0.0, drop_image=0.0)
@@ -34,15 +37,14 @@ def train_base(recipe: Recipe, out: Path) -> Base:
     """Train what `recipe` asks for into `out`; checkpoints there are continued. Returns the averaged stages."""
     torch.manual_seed(recipe.seed)
     base = Base(recipe)
-    tokenizer = base["text"].tokenizer
-    data = bank(World(size=64, split="train"), recipe.clips, 32, tokenizer)
-    held = bank(World(size=64, split="val"), recipe.held, 32, tokenizer)
+    data, held = drawn("train", recipe.clips), drawn("val", recipe.held)
     if recipe.start:
         take_over(base, Path(recipe.start))
     else:
         base.load_state_dict(_ground(base, data, recipe, out).average.module.state_dict())
     for name, stage in base.items():
         stage.requires_grad_(not recipe.train or name in recipe.train)
+    first = _distil(base, data, recipe, out)
     descent = _descent(base, recipe, out / "diffusion.pt", recipe.steps)
     for step in descent:
         generator = _generator(recipe, 1, step)
@@ -53,8 +55,15 @@ def train_base(recipe: Recipe, out: Path) -> Base:
         if descent.step % recipe.validate_every == 0:
             descent.log(**validate(descent.average.module, held, recipe))  # type: ignore[arg-type]
     average: Base = descent.average.module  # type: ignore[assignment]
-    _ship(average, recipe, out, descent, validate(average, held, recipe))
+    _ship(average, recipe, out, first + descent.seconds, validate(average, held, recipe))
     return average
+
+
+@lru_cache(2)
+def drawn(split: str, clips: int) -> Bank:
+    """The first clips of a split, once for all parts that a file trains one after the other."""
+    config = text.Config(tuple(VOCABULARY))
+    return bank(World(size=64, split=split), clips, 32, text.Tokenizer(config.vocabulary, config.length))
 
 
 def _ground(base: Base, data: Bank, recipe: Recipe, out: Path) -> Descent:
@@ -63,6 +72,23 @@ def _ground(base: Base, data: Bank, recipe: Recipe, out: Path) -> Descent:
         generator = _generator(recipe, 0, step)
         descent.down(ground_step(base, draw(data, recipe.grounding_batch, QUIET, generator), generator))
     return descent
+
+
+def _distil(base: Base, data: Bank, recipe: Recipe, out: Path) -> float:
+    """The phase before, for stages of another kind: they learn to stand in for those that they replace. Its seconds."""
+    if not recipe.distil_steps:
+        return 0.0
+    if not recipe.start:
+        raise ValueError(f"distil_steps {recipe.distil_steps}: without start there is nothing to learn from")
+    teacher = Base(Recipe())
+    take_over(teacher, Path(recipe.start))
+    descent = _descent(base, recipe, out / "distil.pt", recipe.distil_steps)
+    for step in descent:
+        generator = _generator(recipe, 0, step)
+        terms = distil_losses(base, teacher, draw(data, recipe.distil_batch, recipe, generator), recipe, generator)
+        descent.down(sum(terms.values(), torch.zeros(())), **{k: v.item() for k, v in terms.items()})
+    base.load_state_dict(descent.average.module.state_dict())
+    return descent.seconds
 
 
 def _descent(base: Base, recipe: Recipe, path: Path, steps: int) -> Descent:
@@ -113,9 +139,9 @@ def _shipped(base: Base, folder: Path) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, file in files.items() if file for key, value in read(folder / file).items()}
 
 
-def _ship(base: Base, recipe: Recipe, out: Path, descent: Descent, figures: dict[str, float]) -> None:
+def _ship(base: Base, recipe: Recipe, out: Path, seconds: float, figures: dict[str, float]) -> None:
     """Write the trained stages, each under the variant's name that the recipe gives it."""
     told = asdict(recipe) | {"start": recipe.start and "/".join(Path(recipe.start).parts[-2:])}     # files, not folders
     for stage, variant in recipe.ships.items():
-        facts: dict[str, Any] = {"steps": recipe.steps, "seconds": descent.seconds, "metrics": figures}
+        facts: dict[str, Any] = {"steps": recipe.steps, "seconds": seconds, "metrics": figures}
         ship(base[stage], stage, variant, out, seed=recipe.seed, recipe=told, config={}, **facts)

@@ -24,7 +24,8 @@ PARTS = ("kind", "preset", "base", "variants", "upsample", "detail")
 def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     """Train every part of `config` that is not finished in `out`, and assemble out/pipeline.
 
-    base        a `diffusion.Recipe`; variants: name -> a recipe that starts from the base and lets few stages learn
+    base        a `diffusion.Recipe`; variants: name -> a recipe that starts from the base (of the file, else of the preset) and
+                lets few stages learn
     upsample    variant -> an `upsampling.Recipe`; detail: variant -> an `adversarial.Recipe`
     Returns stage.variant -> provenance. Raises ValueError for parts that are not known or not mappings.
     """
@@ -40,7 +41,10 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         watch.present().part(part.name, number, len(parts), kept)
         if not kept:
             part.train()
-    return assemble(config.get("preset", "tiny"), sorted(out.glob("*/provenance-*.json")), out / "pipeline")
+    known = assemble(config.get("preset", "tiny"), sorted(out.glob("*/provenance-*.json")), out / "pipeline")
+    if "base" not in config:
+        complete(out / "pipeline", PRESETS / config.get("preset", "tiny"))
+    return known
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,9 @@ def _parts(config: dict[str, Any], out: Path) -> Iterator[Part]:
 
     if "base" in config:
         yield base("base", config["base"])
+    start = out / "base" / "diffusion.pt" if "base" in config else PRESETS / config.get("preset", "tiny")
     for name, values in config.get("variants", {}).items():
-        yield base(name, values, start=str(out / "base" / "diffusion.pt"))
+        yield base(name, values, start=str(start))
     for variant, values in config.get("upsample", {}).items():
         yield upper("upsample", variant, train_upsampling, upsampling.Recipe, values)
     levels = str(out / "upsample" / "upsample.residual.safetensors")
@@ -114,6 +119,14 @@ def assemble(preset: str, notes: list[Path], folder: Path) -> dict[str, Any]:
     part.write_text(json.dumps(manifest, indent=1) + "\n")
     part.replace(folder / "pipeline.json")
     return known
+
+
+def complete(folder: Path, preset: Path) -> None:
+    """Copy into `folder` what its pipeline.json names and it lacks: the preset's own weights, from which the variants started."""
+    for stage in read_manifest(folder)["stages"].values():
+        for file in (variant.get("file") for variant in stage["variants"].values()):
+            if file and not (folder / file).exists():
+                shutil.copyfile(preset / file, folder / file)
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from wanlab.core import Bypass, Edit
 from wanlab.data.clip import Clips
 from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, VOCABULARY, World
 from wanlab.pipelines.denoise import Prediction, motion_std, predict
+from wanlab.pipelines.load import CLASSES
 from wanlab.stages import align, fusion, generator, image, text
 from wanlab.training import watch
 
@@ -47,10 +48,14 @@ class Recipe:
     drop_image: float = 0.08
     drop_temporal: float = 0.10
     drop_align: float = 0.10
+    image: str = "dit"                   # of these three stages, the class as pipeline.json names it
+    fusion: str = "cross_attention"
     align: str = "flow_warp"
     temporal: bool = True
     start: str | None = None             # a checkpoint whose weights are taken over, as far as they fit; no grounding then
     train: tuple[str, ...] = ()          # the stages that learn; all of them where empty
+    distil_steps: int = 0                # of a first phase, in which they learn to give what those of `start` give
+    distil_batch: int = 32
     ships: dict[str, str] = field(default_factory=dict)     # stage -> the variant's name under which it is written
     held: int = 256
     validate_every: int = 250
@@ -63,10 +68,10 @@ class Base(nn.ModuleDict):
     def __init__(self, recipe: Recipe) -> None:
         stages: dict[str, nn.Module] = {
             "text": text.TextEncoder(text.Config(tuple(VOCABULARY))),
-            "image": image.ImageEncoder(image.Config(output=32)),
-            "fusion": fusion.CrossAttentionFusion(fusion.Config()),
+            "image": CLASSES["image"][recipe.image][0](image.Config(output=32)),
+            "fusion": CLASSES["fusion"][recipe.fusion][0](fusion.Config()),
             "generator": generator.Generator(generator.Config(temporal=recipe.temporal)),
-            "align": align.VARIANTS[recipe.align](align.Config()),
+            "align": CLASSES["align"][recipe.align][0](align.Config()),
             "classify": nn.Linear(fusion.Config().width, len(COLOURS) + len(SHAPES) + len(MOTIONS)),
         }
         super().__init__(stages)
@@ -135,15 +140,19 @@ def noise_level(b: int, generator: torch.Generator) -> Tensor:
     return high.clamp(0.02, 1)
 
 
-def losses(base: Base, batch: Batch, recipe: Recipe, generator: torch.Generator) -> tuple[dict[str, Tensor], Prediction, Tensor]:
-    """All terms of the objective for one batch, the prediction, and sigma."""
-    clean = 2 * batch.video - 1
-    motion = batch.motion / motion_std(batch.motion)
+def noised(clean: Tensor, motion: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Video and motion, noised, and the noise level sigma (b) of both; every eighth row is noise alone."""
     sigma = noise_level(len(clean), generator)
     sigma = torch.where(torch.rand(len(clean), generator=generator) < 0.12, torch.ones(()), sigma)
     s = sigma[:, None, None, None, None]
     noisy = (1 - s) * clean + s * torch.randn(clean.shape, generator=generator)
-    noisy_motion = (1 - s[..., 0]) * motion + s[..., 0] * torch.randn(motion.shape, generator=generator)
+    return noisy, (1 - s[..., 0]) * motion + s[..., 0] * torch.randn(motion.shape, generator=generator), sigma
+
+
+def losses(base: Base, batch: Batch, recipe: Recipe, generator: torch.Generator) -> tuple[dict[str, Tensor], Prediction, Tensor]:
+    """All terms of the objective for one batch, the prediction, and sigma."""
+    clean, motion = 2 * batch.video - 1, batch.motion / motion_std(batch.motion)
+    noisy, noisy_motion, sigma = noised(clean, motion, generator)
     words, still = base["text"](batch.ids), base["image"](batch.video[:, 0], batch.present)
     # The picture's error teaches the motion only at low noise; above, it would pull it off the conditional mean.
     out = predict(base, noisy, noisy_motion, words, still, sigma, taught=sigma <= 0.5)

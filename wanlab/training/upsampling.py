@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wanlab.core.nearest import suggestion
 from wanlab.data.procedural import World
 from wanlab.nn.residual import enlarge
+from wanlab.stages.resize import ResizeConv, Trilinear
 from wanlab.stages.upsample import LEVELS, Upsample
 from wanlab.training import losses
 from wanlab.training.degradation import BASE, Example, Source, clean, crop, degrade, window
@@ -26,7 +27,7 @@ FRAMES = 4  # consecutive frames of a training clip
 class Recipe:
     """How both levels are trained.
 
-    variant     residual, or no_residual: built and trained without the bicubic skips
+    variant     residual; no_residual: built and trained without the bicubic skips; resize_conv, trilinear: other ways to enlarge
     steps, batch, crop, rate    per level; crop in pixels of the small video
     content     weight of L_content beside the pixel loss
     clips, held                 how many clips to train on and to judge by; pool: a folder that keeps them, or none
@@ -54,7 +55,12 @@ class Recipe:
         return shared | {name: getattr(self, name)[level] for name in ("steps", "batch", "crop")}
 
 
-VARIANTS = {"residual": 1.0, "no_residual": 0.0}  # the link of the bicubic skip
+VARIANTS: dict[str, tuple[type[Upsample], float]] = {  # class of a level, and the link of its bicubic skip
+    "residual": (Upsample, 1.0),
+    "no_residual": (Upsample, 0.0),
+    "resize_conv": (ResizeConv, 1.0),
+    "trilinear": (Trilinear, 1.0),
+}
 
 
 def recipe_of(kind: type, config: dict[str, Any]) -> Any:
@@ -106,7 +112,8 @@ def train_upsampling(config: dict[str, Any], out: Path) -> dict[str, float]:
 def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.Module | None) -> Descent:
     """Train one level; `below` makes its inputs from base videos in three of four batches."""
     torch.manual_seed(recipe.seed * len(LEVELS) + level)
-    module = Upsample(replace(LEVELS[level], link=VARIANTS[recipe.variant]))
+    build, link = VARIANTS[recipe.variant]
+    module = build(replace(LEVELS[level], link=link))
     descent = Descent(
         module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"{recipe.variant}.level{level}.pt", recipe=recipe.of(level)
     )
