@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wanlab.core import BudgetError, Identity, SelectionError, UnknownSite, Zero
+from wanlab.core import BudgetError, Identity, SelectionError, UnknownSite, Zero, trace
 from wanlab.pipelines.base import Request
 from wanlab.pipelines.cascade import STAGES, Cascade
 from wanlab.pipelines.load import WeightsError, load
@@ -124,6 +124,32 @@ def test_a_swap_shares_every_other_weight(pipe: Cascade, plain: Tensor, stage: s
     assert other.config["variants"][stage] == variant != pipe.config["variants"][stage]
     assert other.weights_hash != before == pipe.weights_hash
     assert not torch.allclose(other.generate(IMAGE, PROMPT, seed=1).video, plain, atol=1e-4)
+
+
+def test_every_variant_that_a_preset_names_can_be_swapped_in(pipe: Cascade, plain: Tensor) -> None:
+    for stage, entry in pipe.config["stages"].items():
+        for variant in set(entry["variants"]) - {entry["default"], "no_gan"}:      # texture heads start at zero
+            video = pipe.swap(stage, variant, init="random").generate(IMAGE, PROMPT, seed=1, steps=1).video
+            assert video.shape == plain.shape and video.isfinite().all(), (stage, variant)
+
+
+def test_what_a_variant_was_trained_with_comes_along(pipe: Cascade) -> None:
+    other = pipe.swap("generator", "no_align", init="random")
+    assert pipe.companions("generator", "no_align") == {"align": "none"} and other.config["variants"]["align"] == "none"
+    back = other.swap("align", "flow_warp", init="random")
+    assert back.config["variants"]["generator"] == "no_align" and back.config["variants"]["align"] == "flow_warp"
+    assert pipe.companions("align", "none") == {} and pipe.swap("align", "none").config["variants"]["generator"] == "unet"
+
+
+def test_the_discriminator_judges_every_patch_of_a_video(pipe: Cascade, plain: Tensor) -> None:
+    with trace(pipe, capture=["discriminator.realness"]) as t:
+        real = pipe.judge(plain)
+    assert real.shape == (1, 4, 16, 16)
+    assert torch.equal(t.record["discriminator.realness"].tensor[:, :, 0], real)
+    changed = plain.clone()
+    changed[:, 2, :, :8, :8] = 1 - changed[:, 2, :, :8, :8]
+    moved = (pipe.judge(changed) - real).abs()[0]
+    assert moved[2, :4, :4].max() == moved.max() and not moved[:, 12:, 12:].any(), "a patch is judged by what is near it"
 
 
 def test_the_generator_sees_the_frame_it_is_to_start_from(pipe: Cascade) -> None:

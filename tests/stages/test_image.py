@@ -77,7 +77,7 @@ def test_sizes_that_do_not_fit_are_told(encoder: Encoder) -> None:
         encoder(torch.rand(1, 3, 16, 16))
     with pytest.raises(ValueError, match="patch 5 must divide size 16"):
         ImageEncoder(Config(size=16, output=32, patch=5))
-    with pytest.raises(ValueError, match="patch must be 2, 4, 8, ..., not 1"):
+    with pytest.raises(ValueError, match=r"patch must be 2, 4, 8, .* not 1"):
         CLASSES["image"]["conv"][0](Config(size=16, output=32, patch=1))
 
 

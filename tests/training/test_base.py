@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from wanlab.core import trace
 from wanlab.data.procedural import World
+from wanlab.pipelines.load import PRESETS
 from wanlab.stages.text import Tokenizer
 from wanlab.training import base as module
 from wanlab.training import checkpoint
-from wanlab.training.base import train_base
+from wanlab.training.base import take_over, train_base
 from wanlab.training.descent import Descent
 from wanlab.training.diffusion import Base, Recipe, bank, draw, dropped, losses, noise_level, optimiser, schedule
+from wanlab.training.distil import distil_losses
 from wanlab.training.shipping import read
 
 SMALL = Recipe(steps=3, batch=2, clips=4, held=4, warmup=1, grounding_steps=2, grounding_batch=2, validate_every=2, drop_align=0.5,
@@ -108,6 +110,41 @@ def test_a_variant_starts_from_the_base_and_only_what_is_asked_learns(whole: tup
     assert all(same(variant[stage], whole[1][stage]) for stage in ("text", "image", "fusion", "generator"))
     assert not same(variant["align"], Base(recipe)["align"])
     assert not (tmp_path / "grounding.pt").exists() and (tmp_path / "align.temporal_attention.safetensors").exists()
+
+
+SHIPPED = PRESETS / "tiny"
+DISTILLED = {
+    "film": {"fusion": "film", "train": ("fusion", "classify"), "ships": {"fusion": "film"}},
+    "conv": {"image": "conv", "train": ("image", "classify"), "ships": {"image": "conv"}},
+    "deformable": {"align": "deformable", "train": ("align",), "ships": {"align": "deformable"}},
+}
+
+
+@pytest.mark.parametrize("name", DISTILLED)
+def test_a_stage_of_another_kind_first_learns_to_give_what_the_shipped_one_gives(name: str, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(SMALL, start=str(SHIPPED), distil_steps=8, distil_batch=4, steps=1, **DISTILLED[name])
+    trained = train_base(recipe, tmp_path)
+    rows = log(tmp_path / "distil.jsonl")
+    assert rows[-1]["step"] == 7 and rows[-1]["loss"] < rows[0]["loss"]
+    shipped = Base(Recipe())
+    take_over(shipped, SHIPPED)
+    frozen = {"text", "image", "fusion", "generator", "align"} - set(recipe.train)
+    assert all(same(trained[stage], shipped[stage]) for stage in frozen)
+    stage, variant = next(iter(recipe.ships.items()))
+    note = json.loads((tmp_path / f"provenance-{stage}.{variant}.json").read_text())
+    assert note["recipe"]["distil_steps"] == 8 and note["recipe"]["start"] == "tiny"
+
+
+def test_a_distilled_stage_that_gives_the_same_has_nothing_to_learn() -> None:
+    shipped = Base(Recipe())
+    take_over(shipped, SHIPPED)
+    batch = draw(bank(World(size=64), 4, 32, shipped["text"].tokenizer), 4, SMALL, torch.Generator().manual_seed(0))
+    terms = distil_losses(shipped, shipped, batch, Recipe(train=("image", "fusion")), torch.Generator().manual_seed(0))
+    assert {name: value.item() for name, value in terms.items() if name != "named"} == dict.fromkeys(terms.keys() - {"named"}, 0)
+    with pytest.raises(ValueError, match="stage generator has no teacher; image, fusion and deformable"):
+        distil_losses(shipped, shipped, batch, Recipe(train=("generator",)), torch.Generator())
+    with pytest.raises(ValueError, match="without start there is nothing to learn from"):
+        train_base(dataclasses.replace(SMALL, distil_steps=1, grounding_steps=0), Path("never"))
 
 
 def test_another_recipe_does_not_continue_a_checkpoint(whole: tuple[Path, Base]) -> None:

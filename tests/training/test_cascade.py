@@ -9,6 +9,7 @@ import torch
 
 import wanlab
 from wanlab import training
+from wanlab.stages.pooled import FilmFusion
 
 SMALL = {
     "kind": "cascade",
@@ -53,3 +54,14 @@ def test_what_is_finished_is_kept(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.pt")}
     training.run(SMALL, folder)
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*.pt")} == before
+
+
+def test_a_file_of_variants_alone_starts_from_the_shipped_weights_and_hands_over_a_whole_pipeline(tmp_path: Path) -> None:
+    film = {"clips": 4, "held": 4, "steps": 1, "batch": 2, "distil_steps": 1, "distil_batch": 2, "fusion": "film",
+            "train": ["fusion", "classify"], "ships": {"fusion": "film"}}  # fmt: skip
+    training.run({"kind": "cascade", "preset": "tiny", "variants": {"film": film}}, tmp_path)
+    pipe, shipped = wanlab.load(str(tmp_path / "pipeline")), wanlab.load("tiny")
+    assert pipe.weights_hash == shipped.weights_hash
+    swapped = pipe.swap("fusion", "film")
+    assert swapped.hash_of("fusion") != shipped.hash_of("fusion") and swapped.hash_of("generator") == shipped.hash_of("generator")
+    assert isinstance(swapped.fusion, FilmFusion)

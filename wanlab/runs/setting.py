@@ -40,8 +40,9 @@ def prepare(
         if job is not None:
             pipe = _once(pipe, (job.key, str(root), job.finished(root)), lambda p=pipe: equipped(p, job, root))
     init = "random" if study.init == "random" else None
-    brings = getattr(pipe, "companions", lambda *swap: {})
-    for stage, variant in sorted(cell.swap.items(), key=lambda swap: not brings(*swap)):  # what comes along gives way to what is said
+    # What comes along with a swap gives way to what the cell says.
+    brings: Callable[..., Any] = getattr(pipe, "companions", lambda *swap: {})
+    for stage, variant in sorted(cell.swap.items(), key=lambda swap: not brings(*swap)):
         swap = partial(_once, pipe, (stage, variant, init), partial(pipe.swap, stage, variant, init=init))
         pipe = attempt(("swap", stage), swap) or pipe
     for index, component in enumerate(cell.ablate):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -40,7 +42,7 @@ class ConvEncoder(Encoder):
         if config.patch != 2 ** halvings or halvings < 1:
             raise ValueError(f"a convolutional encoder halves the frame: patch must be 2, 4, 8, ..., not {config.patch}")
         widths = [3, *(config.width >> i for i in reversed(range(halvings)))]
-        self.stem = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:]))
+        self.stem = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
         self.place = nn.Parameter(0.02 * torch.randn((config.size // config.patch) ** 2, config.width))
         self.blocks = nn.ModuleList(ConvBlock(config.width) for _ in range(config.depth))
         self.norm, self.project = LayerNorm(config.width), nn.Linear(config.width, config.width)

@@ -5,6 +5,8 @@ Where cross-attention lets each image token and slot choose its words, here all 
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from einops import repeat
 from torch import Tensor, nn
@@ -24,9 +26,9 @@ class PooledFusion(Fusion):
         y = self.combine(x, repeat(self.site("told", told), "b c -> b n c", n=x.shape[1]))
         return self.site("read", y, identity=lambda: torch.zeros_like(x))
 
+    @abstractmethod
     def combine(self, x: Tensor, told: Tensor) -> Tensor:
         """What to add to x (b n c) when all are told the same (b n c)."""
-        raise NotImplementedError
 
 
 class ConcatFusion(PooledFusion):

@@ -4,7 +4,8 @@
 
 The reference is the first frame at the target size, carried into every frame by the layered motion
 (`nn.layers.compose`). The branch works at the small size and says for every large pixel how far the reference is to
-be trusted (`trust`) and what else is to be added. Here a pixel shuffle makes the large pixels; `wanlab.stages.resize` has other ways.
+be trusted (`trust`) and what else is to be added. Here a pixel shuffle makes the large pixels; `wanlab.stages.resize` has
+other ways.
 """
 
 from __future__ import annotations
