@@ -83,11 +83,13 @@ def _is_mistake(error: BaseException) -> bool:
 def generate(
     prompt: Annotated[str, typer.Option(help="What happens in the video.")],
     image: Annotated[Path | None, typer.Option(help="The first frame (without: none).")] = None,
+    last_image: Annotated[Path | None, typer.Option(help="The last frame, where the pipeline takes one.")] = None,
     out: Annotated[Path, typer.Option(help="The video to write.")] = Path("out.mp4"),
     pipeline: PipelineName = "tiny",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     steps: Annotated[int | None, typer.Option(min=1)] = None,
     guidance: Annotated[float | None, typer.Option(min=0)] = None,
+    guidance_2: Annotated[float | None, typer.Option(min=0, help="Of the second of two experts (Wan2.2).")] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
     edit: Annotated[
         list[str] | None,
@@ -113,7 +115,8 @@ def generate(
     for kind, text in generating.expectations(pipe, picture, prompt, negative or ""):
         said = f"{image}: {text}" if kind == "note" else text
         errors.print(f"[yellow]{kind}[/]  {escape(said)}", highlight=False, soft_wrap=True)
-    settings = {"seed": seed, "steps": steps, "guidance": guidance, "negative": negative}
+    settings = {"seed": seed, "steps": steps, "guidance": guidance, "guidance_2": guidance_2, "negative": negative,
+                "last_image": None if last_image is None else load_image(last_image).image}
     generating.generate(pipe, picture, prompt, out, edits, settings, {"fps": fps, "lossless": lossless}, console)
 
 

@@ -12,9 +12,11 @@ from PIL import Image
 
 import wanlab
 from tests.pipelines.wan import made
-from wanlab.core import Bypass, CutFrames, trace
+from wanlab.core import Bypass, CutFrames, SelectionError, trace
 from wanlab.pipelines.wan21 import GeometryError, Wan, check_geometry
+from wanlab.stages.dit import Dit
 from wanlab.stages.dit_keys import to_diffusers
+from wanlab.stages.experts import Experts
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +35,30 @@ def picture() -> Image.Image:
     return Image.fromarray((drawn.numpy() * 255).astype(np.uint8))
 
 
-def theirs(pipe: Wan) -> Any:
-    """diffusers' pipeline around the same encoders and a transformer of its own with the same weights."""
-    size = pipe.dit.config
-    transformer = WanTransformer3DModel(
+def transformer(dit: Dit) -> WanTransformer3DModel:
+    """diffusers' transformer with the weights of ours."""
+    size = dit.config
+    made = WanTransformer3DModel(
         patch_size=size.patch, num_attention_heads=size.heads, attention_head_dim=size.head_width, in_channels=size.inputs,
         out_channels=size.outputs, text_dim=size.text_width, freq_dim=size.frequencies, ffn_dim=size.hidden, num_layers=size.depth,
-        image_dim=size.image_width, added_kv_proj_dim=size.width if size.image_width else None, rope_max_seq_len=32).eval()
-    transformer.load_state_dict(to_diffusers(pipe.dit.state_dict()), strict=True)
-    parts = {"tokenizer": pipe.text.tokenizer, "text_encoder": pipe.text.encoder.inner, "transformer": transformer,
-             "vae": pipe.vae.encoder.net.inner,
-             "scheduler": UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)}
-    if size.image_width:
-        made = WanImageToVideoPipeline(**parts, image_encoder=pipe.clip.tower.inner, image_processor=pipe.clip.processor)
+        image_dim=size.image_width, added_kv_proj_dim=size.width if size.image_width else None, rope_max_seq_len=32,
+        pos_embed_seq_len=size.image_places).eval()
+    made.load_state_dict(to_diffusers(dit.state_dict()), strict=True)
+    return made
+
+
+def theirs(pipe: Wan, image: bool | None = None) -> Any:
+    """diffusers' pipeline around the same encoders and transformers of its own with the same weights."""
+    experts = isinstance(pipe.dit, Experts)
+    parts = {"tokenizer": pipe.text.tokenizer, "text_encoder": pipe.text.encoder.inner, "vae": pipe.vae.encoder.net.inner,
+             "transformer": transformer(pipe.dit.high if experts else pipe.dit),
+             "scheduler": UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+             "expand_timesteps": pipe.config.get("time_per_token", False)}
+    if experts:
+        parts |= {"transformer_2": transformer(pipe.dit.low), "boundary_ratio": pipe.dit.boundary}
+    if pipe.takes_image if image is None else image:
+        eye = {"image_encoder": pipe.clip.tower.inner, "image_processor": pipe.clip.processor} if pipe.dit.img_emb else {}
+        made = WanImageToVideoPipeline(**parts, **eye)
     else:
         made = WanPipeline(**parts)
     made.set_progress_bar_config(disable=True)
@@ -68,6 +81,91 @@ def test_image_to_video_equals_diffusers(i2v: Wan, picture: Image.Image) -> None
                            output_type="pt").frames
     ours = i2v.generate(picture, "a cat moves right", seed=3, steps=4, guidance=3.0).video
     assert (ours - expected).abs().max() <= 1e-4
+
+
+@pytest.fixture(scope="module")
+def last() -> Image.Image:
+    drawn = torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(6))
+    return Image.fromarray((drawn.numpy() * 255).astype(np.uint8))
+
+
+def test_first_and_last_frame_to_video_equals_diffusers(picture: Image.Image, last: Image.Image) -> None:
+    pipe = made("flf2v")
+    expected = theirs(pipe)(image=picture, last_image=last, prompt="a cat moves right", negative_prompt="a dog",
+                            height=32, width=32, num_frames=9, num_inference_steps=4, guidance_scale=3.0,
+                            generator=torch.Generator().manual_seed(3), output_type="pt").frames
+    ours = pipe.generate(picture, "a cat moves right", 3, last_image=last, steps=4, guidance=3.0, negative="a dog")
+    assert (ours.video - expected).abs().max() <= 1e-4
+    condition = ours.nodes["first"]["condition"][0, :, :4, 0, 0]
+    assert condition.tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]]
+    two = pipe.generate([picture, last], "a cat", [3, 4], last_image=[last, picture], steps=1).video
+    assert torch.allclose(two[1:], pipe.generate(last, "a cat", 4, last_image=picture, steps=1).video, atol=1e-5)
+    with pytest.raises(ValueError, match=r"between two images.*give last_image"):
+        pipe.generate(picture, "a dog")
+
+
+@pytest.mark.parametrize("kind", ["a14b", "a14b-t2v"])
+def test_two_experts_equal_diffusers(kind: str, picture: Image.Image, last: Image.Image) -> None:
+    pipe = made(kind)
+    image = {"image": picture, "last_image": last} if kind == "a14b" else {}
+    asked = {"prompt": "a cat moves right", "negative_prompt": "a dog", "height": 32, "width": 32, "num_frames": 9,
+             "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "pt"}
+    settings = {"last_image": image.get("last_image"), "steps": 4, "guidance": 3.0, "negative": "a dog"}
+    for more, ours in (({"guidance_scale_2": 1.5}, {"guidance_2": 1.5}), ({}, {})):
+        expected = theirs(pipe)(**asked, **image, **more, generator=torch.Generator().manual_seed(3)).frames
+        out = pipe.generate(image.get("image"), "a cat moves right", 3, **settings, **ours)
+        assert (out.video - expected).abs().max() <= 1e-4
+    assert {name: len(steps) for name, steps in pipe.dit.steps(pipe.sampler.times(4)).items()} == {"high": 2, "low": 2}
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_a_time_for_each_token_equals_diffusers(image: bool, picture: Image.Image) -> None:
+    pipe = made("5b")
+    given = {"image": picture} if image else {}
+    expected = theirs(pipe, image)(**given, prompt="a cat moves right", negative_prompt="a dog", height=32, width=32, num_frames=9,
+                                   num_inference_steps=4, guidance_scale=3.0, generator=torch.Generator().manual_seed(3),
+                                   output_type="pt").frames
+    ours = pipe.generate(given.get("image"), "a cat moves right", 3, steps=4, guidance=3.0, negative="a dog").video
+    assert ours.shape == expected.shape and (ours - expected).abs().max() <= 1e-4
+
+
+def test_edits_reach_the_experts_in_their_own_steps(picture: Image.Image) -> None:
+    pipe = made("a14b")
+    names = [site.name for site in pipe.sites("dit.**.blocks.1.mlp_out")]
+    assert names == ["dit.high.blocks.1.mlp_out", "dit.low.blocks.1.mlp_out"] and all(site.shape for site in pipe.sites("dit.**"))
+    plain = pipe.generate(picture, "a cat", 3, capture="sampler.video.latent")
+    both = pipe.generate(picture, "a cat", 3, edits=Bypass("dit.**.blocks.1.mlp_out"), capture="dit.*.blocks.1.mlp_out")
+    assert both.ledger.ok and not torch.equal(both.video, plain.video)
+    assert {(key.site, key.step) for key in both.record.firings} == {(f"dit.{name}.blocks.1.mlp_out", step)
+                                                                      for name, steps in (("high", (0, 1)), ("low", (2, 3)))
+                                                                      for step in steps}
+    low = pipe.generate(picture, "a cat", 3, edits=Bypass("dit.low.blocks.1.mlp_out"), capture="sampler.video.latent")
+    before, after = (out.record["sampler.video.latent"].tensor for out in (plain, low))
+    assert torch.equal(before[:2], after[:2]) and not torch.equal(before[2], after[2])
+    some = pipe.generate(picture, "a cat", 3, edits=Bypass("dit.**.blocks.1.mlp_out", steps=0))
+    assert some.ledger.ok and not torch.equal(some.video, plain.video)
+    with pytest.raises(SelectionError, match=r"dit\.low\.blocks\.1\.mlp_out fires only in steps 2 to 3"):
+        pipe.generate(picture, "a cat", 3, edits=Bypass("dit.low.blocks.1.mlp_out", steps="0:2"))
+    with pytest.raises(SelectionError, match="in no step"):
+        pipe.generate(picture, "a cat", 3, edits=Bypass("dit.low.blocks.1.mlp_out"), steps=1)
+
+
+@pytest.mark.parametrize("kind", ["flf2v", "a14b", "5b"])
+def test_every_component_of_the_later_models_changes_the_video(kind: str, picture: Image.Image, last: Image.Image) -> None:
+    pipe = made(kind)
+    asked = {"last_image": last} if kind == "flf2v" else {}
+    plain = pipe.generate(picture, "a red circle", 1, **asked).video
+    for component in pipe.components:
+        removed = pipe.generate(picture, "a red circle", 1, edits=pipe.ablate(component), **asked)
+        assert removed.ledger.ok and not torch.equal(removed.video, plain), component
+
+
+def test_what_only_other_models_take_is_refused(t2v: Wan, i2v: Wan, picture: Image.Image) -> None:
+    with pytest.raises(ValueError, match=r"takes no last frame; wan2.1-flf2v-14b-720p"):
+        i2v.generate(picture, "a dog", last_image=picture)
+    with pytest.raises(ValueError, match="guidance_2 is for the second"):
+        t2v.generate(None, "a dog", guidance_2=3.0)
+    assert torch.equal(made("5b").generate(None, "a dog", steps=1).video, made("5b").generate(None, "a dog", steps=1).video)
 
 
 def test_an_image_where_none_is_taken_and_none_where_one_is(t2v: Wan, i2v: Wan, picture: Image.Image) -> None:

@@ -50,6 +50,19 @@ def test_what_the_rows_depend_on_is_their_content(folder: Path, tmp_path: Path) 
     assert changed.digest([0]) != source.digest([0]) and changed.digest([1]) == source.digest([1])
 
 
+def test_a_list_may_hold_last_frames(folder: Path) -> None:
+    (folder / "ends.csv").write_text("image,prompt,last\na.png,one,deep/b.png\ndeep/b.png,two,a.png\n")
+    source = open_source(Images(kind="images", path=folder / "ends.csv"), 16, 8)
+    clips = source.clips([0, 1])
+    assert torch.equal(clips.last, clips.first.flip(0))
+    (folder / "plain.csv").write_text("image,prompt\na.png,one\ndeep/b.png,two\n")
+    plain = open_source(Images(kind="images", path=folder / "plain.csv"), 16, 8)
+    assert plain.clips([0]).last is None and plain.digest([0]) != source.digest([0])
+    (folder / "some.csv").write_text("image,prompt,last\na.png,one,deep/b.png\ndeep/b.png,two,\n")
+    with pytest.raises(PairsError, match="in some lines and not in others, as 'b-3'"):
+        read_pairs(folder / "some.csv")
+
+
 def test_a_study_runs_on_a_list(folder: Path) -> None:
     text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", f"{{kind: images, path: {folder / 'list.csv'}, n: 2}}")
     work = bench("metrics=[flicker]", text=text)

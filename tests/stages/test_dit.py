@@ -50,16 +50,17 @@ def inputs_of(config: Config, b: int = 2, f: int = 3, h: int = 4, w: int = 6,
     """A latent, a time, and text, with image tokens where there is a branch for them."""
     torch.manual_seed(1)
     n = f * h * w // 4
-    images = b * (2 if config.image_places else 1)
     return {
         "latent": torch.randn(b, f, config.inputs, h, w),
         "time": torch.rand(b, n).mul(1000).round() if per_token else torch.tensor([900.0, 31.0])[:b],
         "text": torch.randn(b, TEXT, config.text_width),
-        "image": torch.randn(images, 17, config.image_width) if config.image_width else None,
+        "image": torch.randn(b, config.image_places or 17, config.image_width) if config.image_width else None,
     }
 
 
 def run_theirs(model: WanTransformer3DModel, latent, time, text, image) -> torch.Tensor:
+    if model.config.pos_embed_seq_len:                      # two images, one after the other in the batch
+        image = image.unflatten(1, (2, -1)).flatten(0, 1)
     with torch.no_grad():
         return model(latent.transpose(1, 2), time, text, image, return_dict=False)[0].transpose(1, 2)
 

@@ -128,18 +128,18 @@ def _looped(pipe: Any, request: Any, cells: Sequence[Cell], read: str, capture: 
 
 def generate(pipe: Any, request: Any, **kwargs: Any) -> Any:
     """`pipe.generate` for a request."""
-    return pipe.generate(request.images, request.prompts, request.seeds, steps=request.steps, guidance=request.guidance,
-                         negative=request.negative, **kwargs)
+    return pipe.generate(request.images, request.prompts, request.seeds, last_image=request.last, steps=request.steps,
+                         guidance=request.guidance, guidance_2=request.guidance_2, negative=request.negative, **kwargs)
 
 
 def _shared(pipe: Any, request: Any, cells: Sequence[Cell], read: str, pack: int, memory: int) -> Iterator[tuple[Cell, Seen]]:
     """The cells in an order in which what they share is kept for the shortest time."""
-    settings = {"steps": request.steps, "guidance": request.guidance, "negative": request.negative is None}
-    rows = {"images": digest(request.images), "prompts": digest(request.prompts), "seeds": digest(request.seeds),
-            **settings, "negative": digest(request.negative)}
-    levels = pipe.levels(request)
+    settings = {"steps": request.steps, "guidance": request.guidance, "guidance_2": request.guidance_2,
+                "negative": request.negative is None}
+    rows = {"images": digest(request.images), "last": digest(request.last), "prompts": digest(request.prompts),
+            "seeds": digest(request.seeds), **settings, "negative": digest(request.negative)}
     recipes: dict[str, Sequence[Recipe]] = {
-        cell.name: _until(read, recipes_of(pipe, edits_by_node(pipe, cell.edits), levels, settings, "")) for cell in cells}
+        cell.name: _until(read, recipes_of(pipe, edits_by_node(pipe, cell.edits), request, settings, "")) for cell in cells}
     pieces = {name: pieces_of(name, mine, rows) for name, mine in forked(recipes, dict.fromkeys(recipes, rows)).items()}
     local = local_nodes(pipe.nodes)
     order, by_name = side_by_side(pieces, local), {cell.name: cell for cell in cells}

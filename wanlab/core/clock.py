@@ -47,12 +47,17 @@ class Plan:
     words: tuple[tuple[str, ...], ...] | None = None                # of each row's prompt, in order
     text_sites: str | None = None                                   # glob of the sites whose tokens are the prompt's
     grid_of: Callable[[str], Grid | None] | None = None             # site -> how its tokens stand, if on a grid
-
+    steps_of: Callable[[str], range | None] | None = None           # site -> the steps in which it fires, None: in all
 
     @property
     def due(self) -> range:
         """The steps that will run, as far as they are announced."""
         return range(self.start, (self.steps or 0) if self.stop is None else self.stop)
+
+    def due_at(self, site: str) -> list[int]:
+        """Of these, the steps in which a site fires."""
+        fires = None if self.steps_of is None else self.steps_of(site)
+        return [step for step in self.due if fires is None or step in fires]
 
 
 T = TypeVar("T", Tick, Plan)
@@ -99,16 +104,19 @@ def at(*, step: int | None = None, sigma: float | None = None, branch: str | Non
 def announce(*, steps: int | None = None, start: int | None = None, stop: int | None = None, branches: Sequence[str] | None = None,
              seeds: Sequence[int] | None = None, tokens_of: Callable[[str, int], Sequence[int]] | None = None,
              words: Sequence[Sequence[str]] | None = None, text_sites: str | None = None,
-             grid_of: Callable[[str], Grid | None] | None = None) -> Iterator[Plan]:
+             grid_of: Callable[[str], Grid | None] | None = None,
+             steps_of: Callable[[str], range | None] | None = None) -> Iterator[Plan]:
     """Tell what the run within the block will do: "last" then means something, and ledgers know what to expect.
 
     `tokens_of(word, row)` gives the tokens of a word in a row's prompt, and raises LookupError with the prompt's words;
     `words` are those of each row's prompt, in order; `text_sites` is a glob of the sites whose axis j (else n) begins with
     those tokens: `words=` is for those. `grid_of(site)` says how the tokens of a site stand (axis n, else j, as of keys), or
-    None: `mask=` is for those with axis n, beside the sites with axes h and w.
+    None: `mask=` is for those with axis n, beside the sites with axes h and w. `steps_of(site)` says in which steps a site
+    inside the loop fires, where that is not in all (of two experts, each has its own): None for all.
     """
     told = {
         "steps": steps, "start": start, "stop": stop, "tokens_of": tokens_of, "text_sites": text_sites, "grid_of": grid_of,
+        "steps_of": steps_of,
         "words": None if words is None else tuple(tuple(row) for row in words),
         "branches": None if branches is None else tuple(branches),
         "seeds": None if seeds is None else tuple(seeds),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wanlab.core.clock import Plan, Tick
-from wanlab.core.select import Select
+from wanlab.core.select import Select, SelectionError
 
 Moment = tuple[int | None, str | None]      # step, branch
 
@@ -53,7 +53,7 @@ class Line:
         seen = {tick.step for tick in self.seen}
         if not self.seen or None in seen or plan.steps is None:
             return list(seen)
-        return list(plan.due)
+        return list(plan.due_at(self.site))
 
     def _branches(self, plan: Plan) -> list[str | None]:
         seen = {tick.branch for tick in self.seen}
@@ -63,6 +63,15 @@ class Line:
         if self.select.sigma is not None and tick.sigma is None:
             return self.select.covers(tick.branch)      # a step that never came: its sigma is not known
         return self.select.acts(tick, plan, self.site)
+
+    def absent(self, plan: Plan) -> bool:
+        """Whether the run has no moment for it, because its site fires in other steps alone."""
+        if plan.steps_of is None or plan.steps is None or plan.steps_of(self.site) is None:
+            return False
+        select, steps = replace(self.select, branch=None, words=None), plan.due_at(self.site)
+        if select.sigma is not None:
+            return not steps or (bool(self.seen) and not self.due(plan))
+        return not any(select.acts(Tick(step), plan, self.site) for step in steps)
 
     def fault(self, plan: Plan, stopped: Tick | None = None) -> str | None:
         """What is wrong, in words; None when nothing is. Of a run that was stopped, only what was due in earlier steps."""
@@ -112,7 +121,20 @@ class Ledger:
         """What is wrong with a line, in words; None when nothing is."""
         if self.stopped is not None and not any(other.seen for other in self.lines if other.what == line.what):
             return f"no site of it fired before the run was stopped ({self.stopped})"
+        if line.absent(self.plan) and any(other.acted for other in self.lines if other.what == line.what):
+            return None                     # a pattern over two experts: in these steps the other was at work
         return line.fault(self.plan, self.stopped)
+
+    def check(self, plan: Plan) -> None:
+        """Raise SelectionError for what no step of the run can be for: its sites fire in others alone."""
+        if plan.steps_of is None or plan.steps is None:
+            return
+        able = {line.what for line in self.lines if not line.absent(plan)}
+        for line in self.lines:
+            if line.what not in able:
+                fires = plan.steps_of(line.site) or range(0)
+                when = f"only in steps {fires.start} to {fires.stop - 1}" if fires else "in no step"
+                raise SelectionError(f"{line.what}: of the {plan.steps} steps of this run, {line.site} fires {when}")
 
     @property
     def ok(self) -> bool:

@@ -61,7 +61,7 @@ class Recorder:
     def _need(self, name: str, group: list[Capture], site: Site, sizes: dict[str, int], each: int,
               parts: Iterable[str], plan: Plan) -> None:
         """Note what the captures of one name will take in all; `parts` are those of the clock that the site fires under."""
-        due = {moment for capture in group for moment in _due(capture.where, parts, plan)}
+        due = {moment for capture in group for moment in _due(capture.where, site, parts, plan)}
         if group[0].streams:
             states = len({_moment(Tick(step, None, branch), group[0].by) for step, branch in due})
             self._needs[False][name] = _empty(group[0], site).forecast(sizes) * states
@@ -210,13 +210,14 @@ def _moment(tick: Tick, by: Sequence[str]) -> tuple[int | None, str | None]:
     return tick.step if "step" in by else None, tick.branch if "branch" in by else None
 
 
-def _due(select: Select, parts: Iterable[str], plan: Plan) -> list[tuple[int | None, str | None]]:
+def _due(select: Select, site: Site, parts: Iterable[str], plan: Plan) -> list[tuple[int | None, str | None]]:
     """Every announced step and branch that a selection covers; what is not announced counts once."""
     steps: list[int | None] = [None]
     branches: list[str | None] = [None]
     if "step" in parts and plan.steps is not None:
         wanted = range(plan.steps) if select.steps is None else positions(select.steps, plan.steps, "steps")
-        steps = [step for step in wanted if step in plan.due]
+        here = plan.due_at(site.name)
+        steps = [step for step in wanted if step in here]
     if "branch" in parts and plan.branches is not None:
         branches = [branch for branch in plan.branches if select.covers(branch)]
     return [(step, branch) for step in steps for branch in branches]

@@ -46,7 +46,7 @@ def moments(select: Select, site: Site, plan: Plan) -> list[Tick] | None:
     steps, branches = ("step" in site.clock, plan.steps), ("branch" in site.clock, plan.branches)
     if any(has and told is None for has, told in (steps, branches)):
         return None
-    ticks = [Tick(step, None, branch) for step in (plan.due if steps[0] else [None])
+    ticks = [Tick(step, None, branch) for step in (plan.due_at(site.name) if steps[0] else [None])
              for branch in (plan.branches or () if branches[0] else [None])]
     return [tick for tick in ticks if select.acts(tick, plan, site.name)]
 

@@ -117,6 +117,7 @@ class Trace(BaseTap):
         self._recorder.expect([(place.site, [capture for capture, _ in (*place.captures, *place.gradients)])
                                for place in self._places.values()], self._plan)
         self.ledger.plan = self._plan
+        self.ledger.check(self._plan)
 
     def _with_told(self, announced: Plan) -> Plan:
         told = {key: value for key, value in vars(self._told).items() if value not in (None, 0)}

@@ -24,6 +24,7 @@ class Clips:
     flow        b f 2 h w   from a pixel of frame t to its place in frame 0, fractions of the width
     flow_pairs  b f-1 2 h w from frame t to frame t + 1
     occlusion   b f-1 h w   bool: not visible in frame t + 1
+    last        b c h w     a last frame that is given beside the first
     """
 
     video: Tensor
@@ -35,6 +36,7 @@ class Clips:
     flow: Tensor | None = None
     flow_pairs: Tensor | None = None
     occlusion: Tensor | None = None
+    last: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.video.ndim != 5:

@@ -43,9 +43,9 @@ class Sampler(Hookable):
         self.SITES = {f"{part}.{name}": a for part, a in axes.items() for name in SITES}
         self.scheduler, self.prediction = scheduler or euler, prediction
 
-    def forward(self, noise: State, predict: Predict, steps: int, guidance: float,
+    def forward(self, noise: State, predict: Predict, steps: int, guidance: float | Sequence[float],
                 on_step: Callable[[int, int], None] | None = None) -> State:
-        """Denoise `noise` in `steps` steps; `on_step(done, steps)` is called after each.
+        """Denoise `noise` in `steps` steps; `on_step(done, steps)` is called after each. guidance: one number, or one a step.
 
         In a segment that goes on from a state, `noise` says only which parts there are. Raises Paused where a segment ends early.
         """
@@ -57,9 +57,11 @@ class Sampler(Hookable):
         first = next(iter(schedulers.values()))
         sigmas, times = (moments[:steps].tolist() for moments in (first.sigmas, first.timesteps))
         levels = sigmas if self.prediction == "x0" else times
+        scales = [guidance] * steps if isinstance(guidance, (int, float)) else list(guidance)
+        run = branches(*scales)
         for step in range(segment.start, steps if segment.until is None else segment.until):
             with clock.at(step=step, sigma=sigmas[step]), stretch.step():
-                velocity = stretch.held(self._guided, dict(state), predict, sigmas[step], levels[step], guidance)
+                velocity = stretch.held(self._guided, dict(state), predict, sigmas[step], levels[step], run, scales[step])
                 for part, solver in schedulers.items():
                     moved = solver.step(velocity[part], solver.timesteps[step], state[part], return_dict=False)[0]
                     state[part] = self.site(f"{part}.latent", moved)
@@ -73,8 +75,12 @@ class Sampler(Hookable):
         """The noise level of each step."""
         return self.scheduler(steps).sigmas[:steps].tolist()
 
-    def _guided(self, state: State, predict: Predict, sigma: float, level: float, guidance: float) -> State:
-        velocity = {branch: self._velocity(state, predict, sigma, level, branch) for branch in branches(guidance)}
+    def times(self, steps: int) -> list[float]:
+        """The timestep of each step, 1000 at the highest noise."""
+        return self.scheduler(steps).timesteps[:steps].tolist()
+
+    def _guided(self, state: State, predict: Predict, sigma: float, level: float, run: Sequence[str], guidance: float) -> State:
+        velocity = {branch: self._velocity(state, predict, sigma, level, branch) for branch in run}
         cond = velocity[COND]
         pushed = cond if UNCOND not in velocity else {
             part: torch.lerp(velocity[UNCOND][part], v, guidance) for part, v in cond.items()}
@@ -103,9 +109,9 @@ class Sampler(Hookable):
             return out
 
 
-def branches(guidance: float) -> tuple[str, ...]:
-    """The forwards of one step: both branches, or `cond` alone where guidance is 1."""
-    return (COND,) if guidance == 1 else (COND, UNCOND)
+def branches(*guidance: float) -> tuple[str, ...]:
+    """The forwards of one step: both branches, or `cond` alone where guidance is 1 (in every step)."""
+    return (COND,) if all(scale == 1 for scale in guidance) else (COND, UNCOND)
 
 
 def euler(steps: int) -> Any:

@@ -12,16 +12,15 @@ from .piece import Recipe
 from .timetable import Timetable
 
 
-def recipes_of(pipe: Any, by_node: Mapping[str, Sequence[Any]], levels: Sequence[float] | None, settings: Mapping[str, Any],
+def recipes_of(pipe: Any, by_node: Mapping[str, Sequence[Any]], request: Any, settings: Mapping[str, Any],
                context: Any) -> list[Recipe]:
     """A recipe for each node of a pipeline, in their order, whatever the rows.
 
-    by_node: the edits (`edits_by_node`); levels: the noise level of each step, None where the loop cannot pause; settings, context:
-    as in `Recipe.of`.
+    by_node: the edits (`edits_by_node`); request: any with their steps; settings, context: as in `Recipe.of`.
     """
-    recipes = []
+    levels, recipes = pipe.levels(request), []
     for node in pipe.nodes:
-        table = Timetable.of(by_node[node.name], pipe.sites, levels if node.steps else None)
+        table = Timetable.of(by_node[node.name], pipe.sites, levels if node.steps else None, pipe.steps_of(request))
         rowwise = all(by_row(edit, pipe.sites(edit.where.at)) for edit in table.edits)
         recipes.append(Recipe.of(node, table, [context, pipe.constants], settings, rowwise))
     return recipes

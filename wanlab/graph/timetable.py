@@ -24,11 +24,13 @@ class Timetable:
     at: tuple[tuple[Edit, ...], ...] = ()
 
     @classmethod
-    def of(cls, edits: Sequence[Edit], sites: Callable[[str], Iterable[Site]], levels: Sequence[float] | None) -> Timetable:
-        """The timetable of `edits`; `sites` finds those of a pattern, with their clocks; `levels`: sigma at each step, or None."""
+    def of(cls, edits: Sequence[Edit], sites: Callable[[str], Iterable[Site]], levels: Sequence[float] | None,
+           steps_of: Callable[[str], range | None] = lambda site: None) -> Timetable:
+        """The timetable of `edits`; `sites` finds those of a pattern, with their clocks; `levels`: sigma at each step, or None;
+        `steps_of`: the steps in which a site fires, None for all."""
         if levels is None:
             return cls(tuple(edits), tuple(edits))
-        steps = [_steps(edit, sites(edit.where.at), levels) for edit in edits]
+        steps = [_steps(edit, sites(edit.where.at), levels, steps_of) for edit in edits]
         always = tuple(edit for edit, when in zip(edits, steps, strict=True) if not when)
         at = tuple(tuple(edit for edit, when in zip(edits, steps, strict=True) if step in when) for step in range(len(levels)))
         return cls(tuple(edits), always, at)
@@ -50,10 +52,11 @@ class Timetable:
         return tuple(edit for edit in self.edits if id(edit) in acting)
 
 
-def _steps(edit: Edit, sites: Iterable[Site], levels: Sequence[float]) -> set[int]:
+def _steps(edit: Edit, sites: Iterable[Site], levels: Sequence[float], steps_of: Callable[[str], range | None]) -> set[int]:
     """The steps in which an edit acts; none where one of its sites lies outside the loop."""
     sites = list(sites)
     if any("step" not in (site.clock or ()) for site in sites):
         return set()
-    plan, select = Plan(steps=len(levels)), replace(edit.where, branch=None)
-    return {step for step, sigma in enumerate(levels) if select.acts(Tick(step, sigma), plan, sites[0].name)}
+    plan, select = Plan(steps=len(levels), steps_of=steps_of), replace(edit.where, branch=None)
+    fire = {step for site in sites for step in plan.due_at(site.name)}
+    return {step for step, sigma in enumerate(levels) if step in fire and select.acts(Tick(step, sigma), plan, sites[0].name)}

@@ -46,7 +46,8 @@ class Node:
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate, one row each. `images` b c h w in [0, 1] at the output's size; None: no image."""
+    """What to generate, one row each. `images`, the first frames, and `last`, the last ones: b c h w in [0, 1] at the output's
+    size; None: no image. guidance_2: of the second of two experts, None: as of the first."""
 
     prompts: list[str]
     seeds: list[int]
@@ -54,10 +55,13 @@ class Request:
     steps: int
     guidance: float
     negative: list[str] | None = None
+    last: Tensor | None = None
+    guidance_2: float | None = None
 
     def __post_init__(self) -> None:
         sizes = {"prompts": len(self.prompts), "seeds": len(self.seeds)}
         sizes |= {} if self.images is None else {"images": len(self.images)}
+        sizes |= {} if self.last is None else {"last": len(self.last)}
         sizes |= {} if self.negative is None else {"negative": len(self.negative)}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"a request needs as many of each: {sizes}")
@@ -71,6 +75,7 @@ class Request:
         """The request of some of the rows."""
         return replace(self, prompts=self.prompts[rows], seeds=self.seeds[rows],
                        images=None if self.images is None else self.images[rows],
+                       last=None if self.last is None else self.last[rows],
                        negative=None if self.negative is None else self.negative[rows])
 
     def join(self, others: Sequence[Request]) -> Request:
@@ -79,6 +84,7 @@ class Request:
         return replace(self, prompts=[one for each in every for one in each.prompts],
                        seeds=[one for each in every for one in each.seeds],
                        images=None if self.images is None else torch.cat([each.images for each in every]),
+                       last=None if self.last is None else torch.cat([each.last for each in every]),
                        negative=None if self.negative is None else [one for each in every for one in each.negative or ()])
 
 
@@ -121,6 +127,11 @@ class Pipeline(nn.Module):
         """Whether it can be given a first frame."""
         return True
 
+    @property
+    def takes_last(self) -> bool:
+        """Whether it can be given a last frame beside the first."""
+        return False
+
     @abstractmethod
     def _run(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
         """Run one node on this device."""
@@ -161,10 +172,12 @@ class Pipeline(nn.Module):
     @property
     def constants(self) -> dict[str, Any]:
         """What outputs depend on beside weights and request: of the configuration what a run reads and no variant changes."""
-        return {key: self.config[key] for key in ("size", "frames", "slots", "scheduler", "negative") if key in self.config}
+        read = ("size", "frames", "slots", "scheduler", "negative", "boundary")
+        return {key: self.config[key] for key in read if key in self.config}
 
     def generate(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
-                 steps: int | None = None, guidance: float | None = None, negative: str | Sequence[str] | None = None,
+                 last_image: Any = None, steps: int | None = None, guidance: float | None = None,
+                 guidance_2: float | None = None, negative: str | Sequence[str] | None = None,
                  edits: Iterable[Edit] | Edit = (), capture: Iterable[Capture | str] | str = (),
                  budget: int | None = 2 * GIB, grad: bool | str = False, checkpoint: bool = False,
                  progress: Progress | None = None) -> Output:
@@ -173,7 +186,8 @@ class Pipeline(nn.Module):
         image       a path, a PIL image, an array (h w c, uint8 or [0, 1]) or a tensor (c h w or b c h w in [0, 1]); None: no image
         prompt      one sentence, or one for each row
         seed        one number, or one for each row
-        steps, guidance: of the sampler; the preset's own where not given
+        last_image  the last frame, as `image`, where the pipeline takes one
+        steps, guidance: of the sampler; the preset's own where not given. guidance_2: of the second of two experts (Wan2.2)
         edits, capture: see wanlab.core; all are checked before anything runs
         budget      bytes that captures may hold in memory; more refuses before the run
         grad        what keeps its autograd graph: True, or nodes and steps, "detail", "denoise@steps=3", "**@steps=4:"; gradients
@@ -183,7 +197,8 @@ class Pipeline(nn.Module):
 
         An edit or capture that did not act as it should raises LedgerError; what was generated is its `result`.
         """
-        request = self.request(image, prompt, seed, steps=steps, guidance=guidance, negative=negative)
+        request = self.request(image, prompt, seed, last_image=last_image, steps=steps, guidance=guidance, guidance_2=guidance_2,
+                               negative=negative)
         nodes_steps = {node.name: node.steps for node in self.nodes}
         part = Stretch.of(grad, nodes_steps, request.steps, checkpoint) if grad else None
         with self._announced(request), trace(self, edits=edits, capture=_of_values(capture), budget=budget, strict=False,
@@ -196,18 +211,24 @@ class Pipeline(nn.Module):
         return out
 
     def request(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
-                steps: int | None = None, guidance: float | None = None, negative: str | Sequence[str] | None = None) -> Request:
+                last_image: Any = None, steps: int | None = None, guidance: float | None = None, guidance_2: float | None = None,
+                negative: str | Sequence[str] | None = None) -> Request:
         """Bring what a caller gives to one row each, with the preset's defaults."""
         from wanlab.pipelines.inputs import as_images, rows
 
-        images = None if image is None else as_images(image, self.config["size"])
-        b = max(len(x) for x in (rows(prompt), rows(seed), range(1) if images is None else images))
+        if last_image is not None and not self.takes_last:
+            raise ValueError(f"{self.config['name']} takes no last frame; wan2.1-flf2v-14b-720p and wan2.2-i2v-a14b do")
         sampler = self.config["sampler"]
+        if guidance_2 is not None and "guidance_2" not in sampler:
+            raise ValueError(f"{self.config['name']} denoises with one network: guidance_2 is for the second of two experts")
+        images, last = (None if one is None else as_images(one, self.config["size"]) for one in (image, last_image))
+        b = max(len(x) for x in (rows(prompt), rows(seed), *(one for one in (images, last) if one is not None)))
+        images, last = (one.expand(b, *one.shape[1:]) if one is not None and len(one) == 1 else one for one in (images, last))
+        second = sampler.get("guidance_2") if guidance_2 is None and guidance is None else guidance_2
         return Request(
-            rows(prompt, b, "prompt"), [int(s) for s in rows(seed, b, "seed")],
-            None if images is None else images.expand(b, *images.shape[1:]) if len(images) == 1 else images,
+            rows(prompt, b, "prompt"), [int(s) for s in rows(seed, b, "seed")], images,
             sampler["steps"] if steps is None else int(steps), float(sampler["guidance"] if guidance is None else guidance),
-            None if negative is None else rows(negative, b, "negative"),
+            None if negative is None else rows(negative, b, "negative"), last, None if second is None else float(second),
         )
 
     def _run_here(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
@@ -222,7 +243,11 @@ class Pipeline(nn.Module):
                               branches=self.branches(request), seeds=request.seeds,
                               tokens_of=lambda word, row: self.tokens_of(request, word, row),
                               words=[self.words_of(request, row) for row in range(len(request))], text_sites=self.text_sites,
-                              grid_of=self.grid_of)
+                              grid_of=self.grid_of, steps_of=self.steps_of(request))
+
+    def steps_of(self, request: Request) -> Callable[[str], range | None]:
+        """Of a site inside the loop, the steps in which it fires under this request; None: in all."""
+        return lambda site: None
 
     def branches(self, request: Request) -> tuple[str, ...]:
         """The guidance branches that this request runs."""
@@ -260,11 +285,17 @@ class Pipeline(nn.Module):
     def _dry_run(self) -> None:
         from wanlab.pipelines.inputs import sides
 
-        request = Request([""], [0], torch.zeros(1, 3, *sides(self.config["size"])), 1, 2.0)
+        frame = torch.zeros(1, 3, *sides(self.config["size"]))
+        request = Request([""], [0], frame, *self._dry, last=frame if self.takes_last else None)
         with self._announced(request):
             nodes: dict[str, Outputs] = {}
             for node in self.nodes:
                 nodes[node.name] = self._run_here(node.name, nodes, request, None)
+
+    @property
+    def _dry(self) -> tuple[int, float]:
+        """Denoising steps and guidance under which every site fires."""
+        return 1, 2.0
 
     def node(self, name: str) -> Node:
         """The node of that name. LookupError names the nearest."""

@@ -4,7 +4,8 @@
     image ─┼─ denoise ── decode ── upsample.0 … detail
     first ─┘
 
-image and first exist where the transformer reads them, upsample and detail where a cascade's were attached.
+image and first exist where the transformer reads them (a last frame too, where it takes one), upsample and detail where a cascade's
+were attached. Of Wan2.2, A14B has two transformers (`dit.high`, `dit.low`), TI2V-5B a time for each token.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 from wanlab.core import Bypass, CutFrames, Edit, Grid, ShuffleFrames, clock
 from wanlab.core.pattern import matches
 from wanlab.diffusion.flow import flow_scheduler
-from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
+from wanlab.diffusion.sampler import COND, Sampler, State, branches, draw_noise
 from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
 from wanlab.pipelines.enlarging import ENLARGING, enlarged, enlarging_components, enlarging_nodes
 from wanlab.pipelines.inputs import sides
+from wanlab.stages.experts import Experts
 
-STRIDES = (4, 8)        # frames of the video to one of the latent, after the first; pixels to one place of it
+STRIDES = (4, 8)        # of Wan2.1's autoencoder: frames of the video to one of the latent, after the first; pixels to one place
 
 
 class GeometryError(ValueError):
@@ -33,12 +35,12 @@ class GeometryError(ValueError):
 class Wan(Pipeline):
     """stages: text, dit, vae and, where the transformer has an image branch, clip. config: name, size, frames, sampler, …"""
 
-    text_sites = "dit.{text,blocks.*.cross_attn.{k,v,pattern}}"
+    text_sites = "dit.**.{text,blocks.*.cross_attn.{k,v,pattern}}"
 
     def __init__(self, stages: Mapping[str, nn.Module], config: dict[str, Any], preset: Any = None) -> None:
         super().__init__()
         self.config, self.preset = config, preset
-        check_geometry(config["size"], config["frames"], stages["dit"].config.patch)
+        check_geometry(config["size"], config["frames"], stages["dit"].config.patch, stages["vae"].strides)
         for name, stage in stages.items():
             self.add_module(name, stage)
         self.sampler = Sampler({"video": "b f c h w"}, flow_scheduler(**config["scheduler"]), prediction="velocity")
@@ -47,20 +49,35 @@ class Wan(Pipeline):
 
     @property
     def takes_image(self) -> bool:
-        """Whether the transformer reads a first frame beside the noise."""
+        """Whether the transformer reads a first frame beside the noise, or within it."""
+        return self._beside or self._within_noise
+
+    @property
+    def takes_last(self) -> bool:
+        """Whether it reads a last frame too: without image tokens, or with places for those of two images."""
+        return self._beside and (self.dit.img_emb is None or self.dit.config.image_places is not None)
+
+    @property
+    def _beside(self) -> bool:
         return bool(self.dit.config.inputs > self.dit.config.outputs)
+
+    @property
+    def _within_noise(self) -> bool:
+        return bool(self.config.get("time_per_token"))
 
     @property
     def nodes(self) -> list[Node]:
         """text, image and first where they are read, denoise, decode."""
         if "_nodes" not in self.__dict__:
-            graph = [Node("text", (), ("text",), ("prompts", "negative", "guidance"))]
+            images = ("images", "last") if self.takes_last else ("images",)
+            scales = ("guidance", "guidance_2") if isinstance(self.dit, Experts) else ("guidance",)
+            graph = [Node("text", (), ("text",), ("prompts", "negative", *scales))]
             if self.dit.img_emb is not None:
-                graph.append(Node("image", (), ("clip",), ("images",)))
+                graph.append(Node("image", (), ("clip",), images))
             if self.takes_image:
-                graph.append(Node("first", (), ("vae.encoder",), ("images",)))
+                graph.append(Node("first", (), ("vae.encoder",), images))
             graph += [
-                Node("denoise", tuple(node.name for node in graph), ("dit", "sampler"), ("seeds", "steps", "guidance")),
+                Node("denoise", tuple(node.name for node in graph), ("dit", "sampler"), ("seeds", "steps", *scales)),
                 Node("decode", ("denoise",), ("vae.decoder",)),
                 *enlarging_nodes(self, "decode"),
             ]
@@ -70,6 +87,27 @@ class Wan(Pipeline):
     def levels(self, request: Request) -> list[float]:
         """The noise levels of the denoising loop, which can pause between any two steps."""
         return self.sampler.sigmas(request.steps)
+
+    def steps_of(self, request: Request) -> Callable[[str], range | None]:
+        """Of a site of one of two experts, the steps in which that one is at work."""
+        if not isinstance(self.dit, Experts):
+            return super().steps_of(request)
+        steps = self.dit.steps(self.sampler.times(request.steps))
+        return lambda site: next((found for name, found in steps.items() if site.startswith(f"dit.{name}.")), None)
+
+    @property
+    def _dry(self) -> tuple[int, float]:
+        """Both experts are at work; `uncond` passes the sites that `cond` does, so one branch is enough."""
+        if not isinstance(self.dit, Experts):
+            return 1, 1.0
+        return next(steps for steps in range(2, 100) if self.dit.at(self.sampler.times(steps)[-1]) == "low"), 1.0
+
+    def branches(self, request: Request) -> tuple[str, ...]:
+        """Both, where the guidance of either expert is not 1."""
+        return branches(*{request.guidance, self._second(request)})
+
+    def _second(self, request: Request) -> float:
+        return request.guidance if request.guidance_2 is None else request.guidance_2
 
     def request(self, image: Any = None, prompt: Any = "", seed: Any = 0, **settings: Any) -> Request:
         """As every pipeline's; an image for a text-to-video checkpoint raises, and so does none for an image-to-video one."""
@@ -102,21 +140,35 @@ class Wan(Pipeline):
         if name == "text":
             return self._text(request)
         if name == "image":
-            return {"tokens": self.clip(self._images(request))}
+            return {"tokens": torch.cat([self.clip(images) for images in self._images(request)], 1)}
         if name == "first":
-            first = 2 * self._images(request).to(self.device) - 1
-            return {"condition": self.vae.encoder(first, self.config["frames"])}
+            return self._first(request)
         if name == "denoise":
             return self._denoise(inputs, request, progress)
         if name == "decode":
             return {"video": self.vae.decoder(inputs["denoise"]["latent"])}
         return {"video": enlarged(self, name, next(iter(inputs.values()))["video"])}
 
-    def _images(self, request: Request) -> Tensor:
+    def _images(self, request: Request) -> list[Tensor]:
+        """The first frames (b c h w in [0, 1]) and, where they are given, the last ones."""
         if request.images is None:
             raise ValueError(f"{self.config['name']} makes a video from an image, and there is none; "
                              "ablate the component 'image' to run without")
-        return request.images
+        if request.last is None and self.dit.config.image_places is not None:
+            raise ValueError(f"{self.config['name']} makes a video between two images, and there is no last one: give last_image")
+        return [request.images] if request.last is None else [request.images, request.last]
+
+    def _first(self, request: Request) -> Outputs:
+        """What the transformer is told of the given frames: beside the noise, or (Wan2.2's small model) within it."""
+        if self._within_noise:
+            none = torch.zeros(len(request), int(self.dit.config.outputs), *self._latent_sides, device=self.device)
+            return self.vae.encoder.within(None if request.images is None else self._signed(request.images), none,
+                                           self._latent_frames)
+        return {"condition": self.vae.encoder(self._signed(self._images(request)[0]), self.config["frames"],
+                                              *(self._signed(last) for last in self._images(request)[1:]))}
+
+    def _signed(self, images: Tensor) -> Tensor:
+        return 2 * images.to(self.device) - 1
 
     def _text(self, request: Request) -> Outputs:
         out: Outputs = {}
@@ -127,32 +179,65 @@ class Wan(Pipeline):
         return out
 
     def _denoise(self, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
-        beside = inputs["first"]["condition"] if "first" in inputs else None
+        first = inputs.get("first", {})
         image = inputs["image"]["tokens"] if "image" in inputs else None
+        at_work = self._at_work(request.steps)
 
         def velocity(state: State, time: Tensor, branch: str) -> State:
-            latent = state["video"] if beside is None else torch.cat([state["video"], beside], 2)
-            return {"video": self.dit(latent, time, inputs["text"][f"{branch}.tokens"], image).float()}
+            latent, step = self._seen(state["video"], first), clock.now().step
+            if "mask" in first:
+                time = self._times(time, first["mask"])
+            return {"video": at_work[step or 0](latent, time, inputs["text"][f"{branch}.tokens"], image).float()}
 
         noise = self.noise(request.seeds)
-        state = self.sampler({"video": noise.to(self.device)}, velocity, request.steps, request.guidance, progress)
-        return {"latent": state["video"]}
+        state = self.sampler({"video": noise.to(self.device)}, velocity, request.steps, self._scales(request), progress)
+        return {"latent": self._seen(state["video"], first) if "mask" in first else state["video"]}
+
+    def _at_work(self, steps: int) -> list[nn.Module]:
+        """The transformer of each step."""
+        if not isinstance(self.dit, Experts):
+            return [self.dit] * steps
+        return [self.dit.get_submodule(self.dit.at(time)) for time in self.sampler.times(steps)]
+
+    def _scales(self, request: Request) -> list[float]:
+        """The guidance of each step."""
+        if not isinstance(self.dit, Experts):
+            return [request.guidance] * request.steps
+        each = {"high": request.guidance, "low": self._second(request)}
+        return [each[self.dit.at(time)] for time in self.sampler.times(request.steps)]
+
+    def _seen(self, latent: Tensor, first: Mapping[str, Tensor]) -> Tensor:
+        """What the transformer sees: the latent with the condition beside it, or with the first frame in its place."""
+        if "mask" in first:
+            return (1 - first["mask"]) * latent + first["mask"] * first["latent"]
+        return torch.cat([latent, first["condition"]], 2) if "condition" in first else latent
+
+    def _times(self, time: Tensor, mask: Tensor) -> Tensor:
+        """The time (b) of each token (b n): 0 where a frame is given."""
+        _, high, wide = self.dit.config.patch
+        return time[:, None] * (1 - mask[:, :, 0, ::high, ::wide]).flatten(1)
 
     def noise(self, seeds: list[int]) -> Tensor:
         """Unit noise b f c h w; drawn as c f h w, so that a seed means what it means to diffusers."""
-        c, (h, w) = int(self.dit.config.outputs), sides(self.config["size"])  # type: ignore[arg-type]
-        f: int = 1 + (self.config["frames"] - 1) // STRIDES[0]
-        drawn = draw_noise(seeds, {"video": (c, f, h // STRIDES[1], w // STRIDES[1])})["video"]
+        c, (h, w) = int(self.dit.config.outputs), self._latent_sides
+        drawn = draw_noise(seeds, {"video": (c, self._latent_frames, h, w)})["video"]
         return drawn.transpose(1, 2).contiguous()
+
+    @property
+    def _latent_frames(self) -> int:
+        return 1 + (int(self.config["frames"]) - 1) // int(self.vae.strides[0])
+
+    @property
+    def _latent_sides(self) -> tuple[int, int]:
+        (h, w), side = sides(self.config["size"]), int(self.vae.strides[1])
+        return h // side, w // side
 
     # -- words and places -------------------------------------------------------------------------------------------------
     def grid_of(self, site: str) -> Grid | None:
         """The keys of self-attention: every token of the video, frame by frame."""
-        if not matches("dit.blocks.*.self_attn.*", site):
+        if not matches("dit.**.blocks.*.self_attn.*", site):
             return None
-        h, w = sides(self.config["size"])
-        frames = 1 + (self.config["frames"] - 1) // STRIDES[0]
-        return Grid(frames, *(side // STRIDES[1] // self.dit.config.patch[1] for side in (h, w)))
+        return Grid(self._latent_frames, *(side // self.dit.config.patch[1] for side in self._latent_sides))
 
     def words_of(self, request: Request, row: int) -> list[str]:
         """The words of a row's prompt."""
@@ -172,13 +257,14 @@ class Wan(Pipeline):
 
 
 def _components(pipe: Wan) -> dict[str, Callable[[], list[Any]]]:
-    """What may be removed, under the names that it has in every pipeline."""
+    """What may be removed, under the names that it has in every pipeline; of two experts, in both."""
+    dit = "dit.*" if isinstance(pipe.dit, Experts) else "dit"
     components: dict[str, Callable[[], list[Any]]] = {
         "text": lambda: [Bypass("text.out")],
-        "fusion": lambda: [Bypass("dit.blocks.*.cross_out")],
-        "temporal": lambda: [CutFrames("dit.blocks.*.self_attn.frames")],
-        "alignment": lambda: [ShuffleFrames("dit.rotary.time")],
-        "residual": lambda: [Bypass("dit.blocks.*.{attn_out,cross_out,mlp_out}")],
+        "fusion": lambda: [Bypass(f"{dit}.blocks.*.cross_out")],
+        "temporal": lambda: [CutFrames(f"{dit}.blocks.*.self_attn.frames")],
+        "alignment": lambda: [ShuffleFrames(f"{dit}.rotary.time")],
+        "residual": lambda: [Bypass(f"{dit}.blocks.*.{{attn_out,cross_out,mlp_out}}")],
         "guidance": lambda: [Bypass("sampler.video.guided")],
     }
     clip = [Bypass("dit.blocks.*.cross_attn.z_img")] if pipe.dit.img_emb is not None else []
@@ -188,13 +274,14 @@ def _components(pipe: Wan) -> dict[str, Callable[[], list[Any]]]:
     return components | {name: lambda edits=edits: list(edits) for name, edits in parts.items() if edits}
 
 
-def check_geometry(size: int | tuple[int, int], frames: int, patch: tuple[int, int, int]) -> None:
+def check_geometry(size: int | tuple[int, int], frames: int, patch: tuple[int, int, int],
+                   strides: tuple[int, int] = STRIDES) -> None:
     """Raise GeometryError, with the nearest that fits, for what the autoencoder and the patches do not divide."""
-    step = STRIDES[1] * patch[1]
+    step = strides[1] * patch[1]
     if any(side < step or side % step for side in sides(size)):
         near = " x ".join(str(max(step, round(side / step) * step)) for side in sides(size))
         got = " x ".join(map(str, sides(size)))
         raise GeometryError(f"height and width must be multiples of {step}, got {got}; nearest: {near}")
-    if frames < 1 or frames % STRIDES[0] != 1:
-        near = max(1, 1 + round((frames - 1) / STRIDES[0]) * STRIDES[0])
+    if frames < 1 or frames % strides[0] != 1:
+        near = max(1, 1 + round((frames - 1) / strides[0]) * strides[0])
         raise GeometryError(f"Wan makes 4n + 1 frames (the first alone, then four to a latent), got {frames}; nearest: {near}")

@@ -11,6 +11,7 @@ from wanlab.pipelines.wan21 import Wan
 from wanlab.pipelines.wan_presets import Preset
 from wanlab.stages.clip import Clip
 from wanlab.stages.dit import Dit
+from wanlab.stages.experts import Experts
 from wanlab.stages.umt5 import Umt5
 from wanlab.stages.vae import Vae
 
@@ -35,7 +36,7 @@ def stages(preset: Preset, tokenizer: Any = None, processor: Any = None) -> dict
     text = UMT5Config(**preset.text, dropout_rate=0.0, feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1)
     made: dict[str, nn.Module] = {
         "text": Umt5(UMT5EncoderModel(text), tokenizer or small_tokenizer(text.vocab_size)),
-        "dit": Dit(preset.dit),
+        "dit": Dit(preset.dit) if preset.boundary is None else Experts(Dit(preset.dit), Dit(preset.dit), preset.boundary),
         "vae": Vae(AutoencoderKLWan(**preset.vae)),
     }
     if preset.clip is not None:

@@ -137,8 +137,8 @@ class Workbench:
         return video
 
     def _open(self, chunk: Chunk, cells: Sequence[str]) -> Videos:
-        first, prompts = self._truth(chunk)[0].first, self.source.prompts(chunk.indices)
-        return Videos(self.plan, chunk, cells, first, prompts, self.cache, self.notify, self._fits)
+        clips, prompts = self._truth(chunk)[0], self.source.prompts(chunk.indices)
+        return Videos(self.plan, chunk, cells, clips, prompts, self.cache, self.notify, self._fits)
 
     def _of_baseline(self, chunk: Chunk) -> torch.Tensor:
         """The baseline's video on a batch, kept for the other cells of the batch."""

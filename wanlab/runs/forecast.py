@@ -6,6 +6,7 @@ Seconds per sample and stage come from what the run folder has measured already,
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from wanlab.graph import GIB
+from wanlab.pipelines.inputs import sides
 
 from .cell import Workbench
 from .plan import StageRuns
@@ -118,7 +120,7 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
     rows = sum(len(chunk.indices) for chunk in plan.chunks)
     metric_rows = sum(len(chunk.indices) for chunk in plan.chunks for name in cells if not finished(name, chunk.number))
     shape = bench.plan.cells[study.baseline].pipe.config
-    clip = 4 * 3 * shape["frames"] * shape["size"] ** 2
+    clip = 4 * 3 * shape["frames"] * math.prod(sides(shape["size"]))
     # intermediate videos of a batch are smaller than the last; the metrics hold a few copies of it
     memory = min(int(study.cache.memory_gib * GIB), 3 * clip * study.batch * len(cells)) + 12 * clip * study.batch + GIB
     disk = folder_bytes(study, bench.source.n, len(bench.measures))

@@ -11,6 +11,8 @@ from rich.markup import escape
 
 from wanlab.core import LedgerError, edit_from_dict
 from wanlab.data.folder import write_video
+from wanlab.pipelines.inputs import sides
+from wanlab.pipelines.wan21 import Wan
 from wanlab.runs.environment import pick_device
 
 
@@ -57,7 +59,7 @@ def generate(
     """Write one video to `out` and, beside it, what the edits did (NAME.ledger.json).
 
     picture     the first frame as `load_image` gives it, or None
-    settings    seed, steps, guidance, negative of `pipe.generate`
+    settings    seed, last_image, steps, guidance, guidance_2, negative of `pipe.generate`
     file        fps and lossless of `write_video`
 
     Raises LedgerError, after the files are written, where the edits did not fire as expected.
@@ -80,7 +82,7 @@ def generate(
 def expectations(pipe: Any, picture: Any, prompt: str, negative: str) -> Iterator[tuple[str, str]]:
     """What to expect, as (note | warning, text): what was decided about the first frame, and words that mean nothing here."""
     if picture is not None:
-        yield from (("note", text) for text in _about(picture, pipe.config["size"]))
+        yield from (("note", text) for text in _about(picture, pipe))
     if not prompt.strip():
         yield "warning", "the prompt is empty: the video follows the image alone"
     unknown = list(dict.fromkeys([*pipe.unknown_words(prompt), *pipe.unknown_words(negative)]))
@@ -88,10 +90,12 @@ def expectations(pipe: Any, picture: Any, prompt: str, negative: str) -> Iterato
         yield "warning", f"the text stage does not know: {', '.join(unknown)}"
 
 
-def _about(picture: Any, size: Any) -> list[str]:
+def _about(picture: Any, pipe: Any) -> list[str]:
     """What was decided about a first frame, and what to expect of one that is no rendered frame."""
-    h, w = picture.image.shape[-2:]
-    if (h, w) == (size, size):
+    (h, w), (high, wide) = picture.image.shape[-2:], sides(pipe.config["size"])
+    if (h, w) == (high, wide):
         return list(picture.notes)
-    expect = "the shipped model knows rendered shapes alone and moves parts of a photograph as if they were such"
-    return [*picture.notes, f"of its {w} x {h} pixels the centre square is used, at {size} x {size}; {expect}"]
+    part = "the centre square" if high == wide else "the largest centred part of the video's shape"
+    expect = "; the shipped model knows rendered shapes alone and moves parts of a photograph as if they were such"
+    told = f"of its {w} x {h} pixels {part} is used, at {wide} x {high}"
+    return [*picture.notes, told if isinstance(pipe, Wan) else told + expect]

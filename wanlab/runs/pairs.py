@@ -11,7 +11,7 @@ from typing import Any
 
 from .document import did_you_mean
 
-COLUMNS = ("image", "prompt", "name")
+COLUMNS = ("image", "prompt", "name", "last")
 SHOWN = 12  # mistakes that one message lists
 
 
@@ -21,18 +21,20 @@ class PairsError(ValueError):
 
 @dataclass(frozen=True)
 class Pair:
-    """One line: a file that is there, the prompt (may be empty), and what the pair is called in tables."""
+    """One line: a file that is there, the prompt (may be empty), what the pair is called in tables, and maybe a last frame."""
 
     image: Path
     prompt: str
     name: str
+    last: Path | None = None
 
 
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a .csv (with a header) or .jsonl file.
 
-    Columns: image (relative to the list's folder unless absolute), prompt, and name, which may be left out. Raises PairsError
-    with every line that is wrong: a missing file (and the nearest name), an unknown column, no image, a name that stands twice.
+    Columns: image and last (relative to the list's folder unless absolute), prompt, name; last and name may be left out. Raises
+    PairsError with every line that is wrong: a missing file (and the nearest name), an unknown column, no image, a name that stands
+    twice, a last frame in some lines alone.
     """
     path = Path(path)
     try:
@@ -54,6 +56,9 @@ def read_pairs(path: Path) -> list[Pair]:
             wrong.append(f"{number}: the name {pair.name!r} stands in line {seen[pair.name]} too")
         seen[pair.name] = number
         pairs.append(pair)
+    lacking = [pair.name for pair in pairs if pair.last is None]
+    if pairs and 0 < len(lacking) < len(pairs):
+        wrong.append(f"1: a last frame stands in some lines and not in others, as {lacking[0]!r}")
     if not rows and not wrong:
         wrong.append("1: no pair of image and prompt")
     if wrong:
@@ -103,13 +108,20 @@ def _heads(heads: list[str]) -> str | None:
 
 
 def _pair(row: Mapping[str, Any], number: int, path: Path, wrong: list[str]) -> Pair | None:
-    given = str(row["image"] or "").strip()
+    given, ends = (str(row.get(column) or "").strip() for column in ("image", "last"))
     if not given:
         wrong.append(f"{number}: no image")
         return None
-    file = path.parent / given
-    if not file.is_file():
-        known = [str(near.relative_to(path.parent)) for near in file.parent.glob("*")] if file.parent.is_dir() else []
-        wrong.append(f"{number}: no file {given!r} in {path.parent}{did_you_mean(given, known)}")
+    file, last = _file(given, number, path, wrong), _file(ends, number, path, wrong) if ends else None
+    if file is None or (ends and last is None):
         return None
-    return Pair(file, str(row["prompt"] or "").strip(), str(row.get("name") or f"{file.stem}-{number}").strip())
+    return Pair(file, str(row["prompt"] or "").strip(), str(row.get("name") or f"{file.stem}-{number}").strip(), last)
+
+
+def _file(given: str, number: int, path: Path, wrong: list[str]) -> Path | None:
+    file = path.parent / given
+    if file.is_file():
+        return file
+    known = [str(near.relative_to(path.parent)) for near in file.parent.glob("*")] if file.parent.is_dir() else []
+    wrong.append(f"{number}: no file {given!r} in {path.parent}{did_you_mean(given, known)}")
+    return None

@@ -193,13 +193,14 @@ def make_plan(
 def _draft(name: str, study: Study, pipe: Any, edits: Sequence[Any], by_node: Mapping[str, Any], context: str) -> CellPlan:
     """A cell with what it asks of each node, whatever the batch."""
     sampler = settled(study.sampler_of(name), pipe)
-    levels = pipe.levels(pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance))
+    request = pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance)
     settings = sampler.model_dump() | {"negative": sampler.negative is None}
-    recipes = recipes_of(pipe, by_node, levels, settings, context)
+    recipes = recipes_of(pipe, by_node, request, settings, context)
     return CellPlan(name, "", pipe, pipe.nodes, edits, sampler, recipes, [])
 
 
-SOME = {"prompts": "", "images": "", "seeds": ""}   # a batch that stands for all: what cells share is the same in every one
+# a batch that stands for all: what cells share is the same in every one
+SOME = {"prompts": "", "images": "", "last": "", "seeds": ""}
 
 
 def _forked(drafts: Mapping[str, CellPlan]) -> dict[str, CellPlan]:
@@ -237,5 +238,6 @@ def _keyed(plan: Plan, measures: Sequence[str]) -> Plan:
 
 
 def _rows(chunk: Chunk, source: Source) -> dict[str, str]:
-    return {"prompts": digest(source.prompts(chunk.indices)), "images": source.digest(chunk.indices),
+    given = source.digest(chunk.indices)
+    return {"prompts": digest(source.prompts(chunk.indices)), "images": given, "last": given,
             "seeds": digest(chunk.noise_seeds)}

@@ -55,7 +55,8 @@ def prepare(
         edit = attempt(("edits", index), lambda d=data: edit_from_dict(d))
         edits += [edit] if edit is not None else []
     sampler = settled(study.sampler_of(name), pipe)
-    request = attempt((), lambda: pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance))
+    second = {} if sampler.guidance_2 is None else {"guidance_2": sampler.guidance_2}
+    request = attempt((), lambda: pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance, **second))
     if request is not None and edits and len(problems) == before:
         attempt((), lambda: pipe.check(edits, request))
     if len(problems) > before:
@@ -107,7 +108,9 @@ def settled(sampler: Sampler, pipe: Any) -> Sampler:
     """The sampler with the pipeline's own settings where the study says nothing."""
     own = pipe.config["sampler"]
     given = sampler.model_dump(exclude_none=True)
-    return Sampler(**{"steps": own["steps"], "guidance": own["guidance"], **given})
+    second = {"guidance_2": given["guidance"]} if "guidance" in given and "guidance_2" in own else {}
+    known = {key: own[key] for key in ("steps", "guidance", "guidance_2") if key in own}
+    return Sampler(**{**known, **second, **given})
 
 
 def message_of(error: BaseException) -> str:

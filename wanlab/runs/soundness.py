@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wanlab.core import Identity, Replace, Site
 from wanlab.core.record import Key
+from wanlab.pipelines.inputs import sides
 
 from .finite import find_nonfinite
 from .witness import Witness, differences, state_of
@@ -53,8 +54,7 @@ class Soundness:
         self.pipe, self.before = pipe, state_of(pipe)
         stages = tuple(f"{stage}." for node in pipe.nodes for stage in node.stages)
         self.sites = {site.name: site for site in pipe.sites() if site.shape is not None and site.name.startswith(stages)}
-        size = pipe.config["size"]
-        self.image = torch.rand(3, size, size, generator=torch.Generator().manual_seed(0))
+        self.image = torch.rand(3, *sides(pipe.config["size"]), generator=torch.Generator().manual_seed(0))
 
     def run(self, edits: Sequence[Any] = (), capture: Sequence[str] = ()) -> Run:
         """Two rows, two steps, from one picture and one prompt."""

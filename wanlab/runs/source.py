@@ -16,6 +16,7 @@ import torch
 
 from wanlab.data.clip import Clips
 from wanlab.graph import digest, file_digest, source_digest
+from wanlab.pipelines.inputs import sides
 
 from .document import did_you_mean
 from .pairs import Pair, PairsError, read_pairs
@@ -55,7 +56,7 @@ class Source(Protocol):
         with `truth` also flow_pairs and occlusion, where they are known."""
 
 
-def open_source(data: Procedural | Folder | Image | Images, size: int, frames: int) -> Source:
+def open_source(data: Procedural | Folder | Image | Images, size: int | tuple[int, int], frames: int) -> Source:
     """The source that a study names, at the pipeline's size and length. Raises SourceError or MediaError."""
     if isinstance(data, Procedural):
         return ProceduralSource(data, size, frames)
@@ -72,14 +73,17 @@ class ProceduralSource:
     truth = True
     fields = frozenset({"image", "factors", "masks", "tracks", "flow_pairs", "occlusion"})
 
-    def __init__(self, data: Procedural, size: int, frames: int):
+    def __init__(self, data: Procedural, size: int | tuple[int, int], frames: int):
         import wanlab.data
         from wanlab.data.procedural import World
 
+        high, wide = sides(size)
+        if high != wide:
+            raise SourceError(f"procedural videos are square, this pipeline makes {high} x {wide}: give images or a folder")
         self.n, self._data = data.n, data
         self.notes: list[str] = []
         self._world = World(
-            size=size, frames=frames, seed=data.seed, split=data.split, max_objects=data.max_objects
+            size=high, frames=frames, seed=data.seed, split=data.split, max_objects=data.max_objects
         )
         self._code = source_digest([Path(wanlab.data.__file__).parent])
 
@@ -106,7 +110,7 @@ class FolderSource:
     truth = True
     fields = frozenset({"image"})
 
-    def __init__(self, data: Folder, size: int, frames: int):
+    def __init__(self, data: Folder, size: int | tuple[int, int], frames: int):
         from wanlab.data.folder import VideoFolder
 
         self._folder = VideoFolder(data.path, frames=frames, size=size, fps=data.fps)
@@ -149,7 +153,7 @@ class ImageSource:
     truth = False
     fields = frozenset({"image"})
 
-    def __init__(self, data: Image, size: int):
+    def __init__(self, data: Image, size: int | tuple[int, int]):
         from wanlab.data.folder import load_image
 
         self.n, self._prompts, self._path = len(data.prompts), data.prompts, data.path
@@ -180,7 +184,7 @@ class ImagesSource:
     truth = False
     fields = frozenset({"image"})
 
-    def __init__(self, data: Images, size: int):
+    def __init__(self, data: Images, size: int | tuple[int, int]):
         try:
             pairs = read_pairs(data.path)
         except PairsError as error:
@@ -201,19 +205,26 @@ class ImagesSource:
 
     def digest(self, indices: Sequence[int]) -> str:
         """See Source. Of the pictures by what they hold, wherever they lie."""
-        files = [self._pairs[index].image for index in indices]
+        pairs = [self._pairs[index] for index in indices]
+        files = [file for pair in pairs for file in (pair.image, pair.last) if file is not None]
         self._digests |= {file: file_digest(file) for file in files if file not in self._digests}
         return digest(["images", [self._digests[file] for file in files], self._size, self.prompts(indices)])
 
     def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
-        """See Source: the video is the picture alone, b 1 c h w. Raises MediaError, naming the file."""
+        """See Source: the video is the picture alone, b 1 c h w; beside it the last frame, where the list has it. Raises
+        MediaError, naming the file."""
         from wanlab.data.folder import load_image
 
-        frames = [load_image(self._pairs[index].image, size=self._size)[0] for index in indices]
-        return Clips(video=torch.stack(frames)[:, None], captions=self.prompts(indices))
+        def read(files: Sequence[Path]) -> torch.Tensor:
+            return torch.stack([load_image(file, size=self._size)[0] for file in files])
+
+        pairs = [self._pairs[index] for index in indices]
+        ends = [pair.last for pair in pairs if pair.last is not None]
+        return Clips(video=read([pair.image for pair in pairs])[:, None], captions=self.prompts(indices),
+                     last=read(ends) if ends else None)
 
 
-def _notes_on(pairs: Sequence[Pair], size: int) -> list[str]:
+def _notes_on(pairs: Sequence[Pair], size: int | tuple[int, int]) -> list[str]:
     """What was decided about the first pictures, each kind of note once with how many it concerns."""
     from wanlab.data.folder import load_image
 

@@ -124,10 +124,11 @@ class Images(Part):
     image   a file, relative to the list's own folder unless absolute
     prompt  the text; empty: the video follows the image alone
     name    how the pair is called in tables (optional; without: the file's name and the line)
+    last    the last frame, a file too, for pipelines that take one (optional: in all lines or in none)
     """
 
     kind: Literal["images"]
-    path: Path = Field(description="list of pairs: .csv or .jsonl with the columns image, prompt and, if wanted, name")
+    path: Path = Field(description="list of pairs: .csv or .jsonl with the columns image, prompt and, if wanted, name and last")
     n: int | None = Field(None, ge=1, description="the first n pairs; without: all")
 
 
@@ -136,6 +137,7 @@ class Sampler(Part):
 
     steps: int | None = Field(None, ge=1)
     guidance: float | None = Field(None, ge=0)
+    guidance_2: float | None = Field(None, ge=0, description="of the second of two experts; without: as guidance")
     negative: str | None = Field(None, description="negative prompt; without: the null condition")
 
 

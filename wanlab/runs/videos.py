@@ -7,24 +7,25 @@ from typing import Any
 
 from torch import Tensor
 
+from wanlab.data.clip import Clips
 from wanlab.graph import PackError, StageCache, Walk
 
-from .plan import Chunk, Plan
+from .plan import CellPlan, Chunk, Plan
 from .spec import Sampler
 
 Notify = Callable[[str, str, int, int], None]
 
 
 class Videos:
-    """Of `cells`, each made when asked for. first, prompts: of the batch's rows; notify: told cell, stage, steps done, steps;
+    """Of `cells`, each made when asked for. clips, prompts: of the batch's rows; notify: told cell, stage, steps done, steps;
     fits: by stage, the rows that the device has memory for, as far as that is known."""
 
-    def __init__(self, plan: Plan, chunk: Chunk, cells: Sequence[str], first: Tensor | None, prompts: list[str], cache: StageCache,
+    def __init__(self, plan: Plan, chunk: Chunk, cells: Sequence[str], clips: Clips, prompts: list[str], cache: StageCache,
                  notify: Notify, fits: dict[str, int]) -> None:
         self.chunk, self.cells = chunk, tuple(cells)
-        self._plan, self._first, self._prompts, self._cache = plan, first, prompts, cache
+        self._plan, self._clips, self._prompts, self._cache = plan, clips, prompts, cache
         self._notify, self._fits = notify, fits
-        self._requests: dict[tuple[Sampler, bool], Any] = {}     # one for all cells that ask the same: each holds the images
+        self._requests: dict[tuple[Sampler, bool, bool], Any] = {}     # one for all cells that ask the same: each holds the images
         self._walks: dict[bool, Walk] = {}
 
     def of(self, cell: str) -> Tensor:
@@ -49,12 +50,19 @@ class Videos:
     def _setting(self, name: str) -> tuple[Any, Any]:
         """The pipeline of a cell and its request for these rows."""
         cell = self._plan.cells[name]
-        asked = cell.sampler, cell.pipe.takes_image
+        asked = cell.sampler, cell.pipe.takes_image, cell.pipe.takes_last
         if asked not in self._requests:
             self._requests[asked] = cell.pipe.request(
-                self._first if cell.pipe.takes_image else None, self._prompts, self.chunk.noise_seeds, steps=cell.sampler.steps,
-                guidance=cell.sampler.guidance, negative=negatives(cell.sampler, len(self._prompts)))
+                self._clips.first if cell.pipe.takes_image else None, self._prompts, self.chunk.noise_seeds,
+                steps=cell.sampler.steps, guidance=cell.sampler.guidance, negative=negatives(cell.sampler, len(self._prompts)),
+                **further(cell, self._clips))
         return cell.pipe, self._requests[asked]
+
+
+def further(cell: CellPlan, clips: Clips) -> dict[str, Any]:
+    """What only some pipelines are asked: a last frame, where the data have it, and the guidance of a second expert."""
+    last = {"last_image": clips.last} if cell.pipe.takes_last and clips.last is not None else {}
+    return last | ({} if cell.sampler.guidance_2 is None else {"guidance_2": cell.sampler.guidance_2})
 
 
 def negatives(sampler: Sampler, rows: int) -> list[str] | None:

@@ -44,7 +44,7 @@ class Config:
 
 
 class ImageEmbedding(Hookable):
-    """Image tokens (b j c) to the width of the stream; with `places`, those of a first and a last frame (2b j c) in one row."""
+    """Image tokens (b j c) to the width of the stream; with `places`, those of a first frame and then of a last one, in one row."""
 
     SITES = {"out": "b j c"}
 
@@ -55,7 +55,7 @@ class ImageEmbedding(Hookable):
 
     def forward(self, tokens: Tensor) -> Tensor:
         if self.emb_pos is not None:
-            tokens = rearrange(tokens, "(b i) j c -> b (i j) c", i=2) + self.emb_pos
+            tokens = tokens + self.emb_pos
         norm1, up, gelu, down, norm2 = self.proj
         tokens = norm1(tokens.float()).to(up.weight.dtype)
         return self.site("out", norm2(down(gelu(up(tokens))).float()).to(up.weight.dtype))
@@ -106,7 +106,7 @@ class Dit(OnGrid):
 
         latent  b f c h w, with what is laid beside the noise in its channels
         time    b, or b n for a time of each token; 0 to 1000
-        text    b j c, all tokens, padding too;  image  b j c (2b j c for a first and a last frame), or None
+        text    b j c, all tokens, padding too;  image  b j c (those of a first and of a last frame in one row), or None
         """
         grid = self.grid(latent)
         dtype = self.patch_embedding.weight.dtype

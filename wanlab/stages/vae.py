@@ -58,6 +58,15 @@ class VaeEncoder(Hookable):
             self.site("latent", latent, identity=self._grey(video)),
         ], 2)
 
+    def within(self, first: Tensor | None, none: Tensor, frames: int) -> dict[str, Tensor]:
+        """What Wan2.2's small model lays into the noise: `mask` (b f 1 h w, 1 at the frame that is given) and the `latent`
+        (b 1 c h w) of the first frame (b c h w in [-1, 1]). Without one, no frame is given, and `none` (b c h w) is its latent."""
+        mask = none.new_zeros(len(none), frames, 1, *none.shape[-2:])
+        given, latent = mask.clone(), none[:, None]
+        if first is not None:
+            given[:, 0], latent = 1, self.encode(first[:, None])
+        return {"mask": self.site("mask", given, identity=mask), "latent": self.site("latent", latent, identity=none[:, None])}
+
     def encode(self, video: Tensor) -> Tensor:
         """b f c h w in [-1, 1] to the standardised mean of its latent, b f c h w."""
         vae: Any = self.net.inner
@@ -99,6 +108,12 @@ class Vae(nn.Module):
         super().__init__()
         self.encoder, self.decoder = VaeEncoder(vae), VaeDecoder(vae)
         vae.clear_cache()           # the first clip finds it as every clip leaves it
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Frames of the video to one of the latent, after the first; pixels to one place of it."""
+        size: Any = self.encoder.net.inner.config
+        return int(size.scale_factor_temporal), int(size.scale_factor_spatial)
 
 
 @contextmanager
