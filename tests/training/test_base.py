@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from wanlab.core import trace
 from wanlab.data.procedural import World
+from wanlab.diffusion.targets import target_of
 from wanlab.pipelines.load import PRESETS
 from wanlab.stages.text import Tokenizer
 from wanlab.training import base as module
 from wanlab.training import checkpoint
 from wanlab.training.base import take_over, train_base
 from wanlab.training.descent import Descent
-from wanlab.training.diffusion import Base, Recipe, bank, draw, dropped, losses, noise_level, optimiser, schedule
+from wanlab.training.diffusion import Base, Recipe, bank, draw, dropped, importance, losses, noise_level, optimiser, schedule
 from wanlab.training.distil import distil_losses
 from wanlab.training.shipping import read
 
@@ -182,6 +183,44 @@ def test_modules_are_dropped_by_the_edits_that_remove_them() -> None:
     with trace(base, edits=edits) as t:
         losses(base, draw(data, 2, SMALL, generator), SMALL, generator)
     assert t.ledger.ok and len(t.ledger) > 5
+
+
+def test_the_pictures_error_weighs_as_the_recipe_says() -> None:
+    sigma = torch.tensor([0.05, 0.2, 0.5, 0.8, 1.0])
+    snr = ((1 - sigma) / sigma) ** 2
+    assert torch.equal(importance(Recipe(), sigma), 1 / sigma.clamp(min=0.3) ** 2)
+    assert torch.allclose(importance(Recipe(weighting="plain"), sigma), 1 / sigma**2)
+    assert torch.allclose(importance(Recipe(target="epsilon", weighting="plain"), sigma), snr)
+    for target in ("epsilon", "v", "flow"):
+        recipe = Recipe(target=target, weighting="min_snr", gamma=4.0)
+        assert torch.allclose(importance(recipe, sigma), snr.clamp(max=4))
+    with pytest.raises(ValueError, match="no weighting 'minsnr'; nearest: min_snr"):
+        Recipe(weighting="minsnr")
+    with pytest.raises(ValueError, match="no diffusion target 'velocity'"):
+        Recipe(predicts="velocity")
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "v", "flow"])
+def test_a_unet_may_predict_something_else_of_the_video(predicts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told the truth as that, the prediction's paint is the clean video; untold, it learns."""
+    base = Base(dataclasses.replace(SMALL, predicts=predicts))
+    batch = draw(bank(World(size=64), 2, 32, base["text"].tokenizer), 2, SMALL, torch.Generator().manual_seed(0))
+    terms, _, sigma = losses(base, batch, SMALL, torch.Generator().manual_seed(1))
+    (terms["video"] + terms["paint"]).backward()
+    learned = base["generator"].to_pixels.weight.grad
+    assert learned.isfinite().all() and learned.abs().sum() > 0
+
+    clean, forward = 2 * batch.video - 1, base["generator"].forward
+    level = sigma[:, None, None, None, None]
+
+    def told(noisy: Tensor, *more: Any) -> Any:
+        noise = (noisy - (1 - level) * clean) / level
+        return forward(noisy, *more)._replace(paint=target_of(predicts, clean, noise, 1 - level, level))
+
+    monkeypatch.setattr(base["generator"], "forward", told)
+    _, out, _ = losses(base, batch, SMALL, torch.Generator().manual_seed(1))
+    told_by_it = sigma < 0.99                             # noise alone says nothing of what is under it
+    assert told_by_it.any() and torch.allclose(out.draft.paint[told_by_it], clean[told_by_it], atol=1e-3)
 
 
 def test_noise_is_high_more_often_than_low_and_the_rate_warms_up_and_falls() -> None:

@@ -33,6 +33,9 @@ def compose(frame: Tensor, masks: Tensor, motion: Tensor) -> Composite:
     Raises ValueError where the three do not fit together.
     """
     _check(frame, masks, motion)
+    if not frame.is_meta and torch.is_autocast_enabled(frame.device.type):      # eight bits are too few for a position
+        with torch.autocast(frame.device.type, enabled=False):
+            return compose(frame.float(), masks.float(), motion.float())
     source = _sources(masks, motion)                                    # b f m h w 2
     hole = _dilate(masks[:, 1:].sum(1, keepdim=True))                   # b 1 h w
     ground = fill(frame, 1 - hole)

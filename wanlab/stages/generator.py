@@ -16,6 +16,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from wanlab.core import Hookable
+from wanlab.diffusion.targets import demand
+from wanlab.graph.configs import later
 from wanlab.nn.embed import sinusoid
 from wanlab.nn.layers import MOTION
 from wanlab.nn.norm import GroupNorm, LayerNorm
@@ -25,7 +27,7 @@ from wanlab.stages.fusion import Condition
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of the UNet."""
+    """Sizes of the UNet, and what its `paint` predicts of the video (`wanlab.diffusion.targets`)."""
 
     size: int = 32
     patch: int = 4            # the UNet's finest grid is size / patch
@@ -33,12 +35,16 @@ class Config:
     heads: int = 4
     context: int = 64         # width of the fused tokens
     temporal: bool = True     # False: trained without temporal attention
+    predicts: str = later("x0")     # x0, epsilon, v or flow; the motion is always predicted clean
+
+    def __post_init__(self) -> None:
+        demand(self.predicts)
 
 
 class Draft(NamedTuple):
     """What the UNet gives before alignment."""
 
-    paint: Tensor      # b f 3 h w     the video as the UNet would paint it
+    paint: Tensor      # b f 3 h w     the video as the UNet would paint it, or what else it predicts of it
     hint: Tensor       # b f 1 h w     logit: paint here rather than carry the first frame over
     motion: Tensor     # b f m 5       clean motion, in units of its standard deviation
     features: Tensor   # b f c h w     last features on the UNet's finest grid

@@ -189,7 +189,7 @@ def _recipe_in(given: Mapping[str, Any], stage: str, variant: str) -> dict[str, 
     if f"{stage}.{variant}" not in trained:
         near = suggestion(f"{stage}.{variant}", trained)
         raise LookupError(f"the training file makes no {stage}.{variant}{near}; it makes {', '.join(trained) or 'nothing'}")
-    return trained[f"{stage}.{variant}"]
+    return {"preset": given.get("preset", "tiny"), **trained[f"{stage}.{variant}"]}
 
 
 def _starts(manifest: Mapping[str, Any], folder: Path, wanted: Mapping[str, str]) -> dict[str, str]:

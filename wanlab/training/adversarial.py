@@ -20,10 +20,10 @@ from wanlab.core.nearest import suggestion
 from wanlab.data.procedural import World
 from wanlab.nn.vgg import content_network
 from wanlab.stages import detail, discriminator
-from wanlab.stages.upsample import LEVELS, Upsample
-from wanlab.training import losses, watch
-from wanlab.training.degradation import Source, degrade, window
+from wanlab.training import losses, machine, watch
+from wanlab.training.degradation import Source, degrade, enlarged, window
 from wanlab.training.descent import Descent
+from wanlab.training.presets import fresh, preset_of
 from wanlab.training.shipping import read, ship
 from wanlab.training.upsampling import psnr, recipe_of, sharpness
 
@@ -36,9 +36,12 @@ class Recipe:
 
     variant     gan, or no_gan (lambda 0)
     upsample    weights of the levels below, as `train_upsampling` writes them
-    lam         lambda of L_GAN;  gan: log (the article's), hinge or relativistic;  r1: weight of the gradient penalty
+    lam         lambda of L_GAN;  gan: log (the article's), hinge, relativistic or relativistic_average
+    r1          gamma of the gradient penalty gamma / 2 * |d logits / d inputs|^2 (Mescheder et al. 2018), asked for every
+                r1_every-th step and then that many times as heavy (Karras et al. 2020, "lazy regularization")
     pixel       weight of the pixel loss beside L_content
     crop        side in pixels;  pool: a folder that keeps the clips, or none
+    size, frames    of the clips;  preset: whose stages these are
     """
 
     variant: str = "gan"
@@ -55,14 +58,20 @@ class Recipe:
     lam: float = 0.05
     gan: str = "log"
     r1: float = 0.0
+    r1_every: int = 1
     pixel: float = 1.0
     taps: int = 3
     pool: str | None = None
+    size: int = 128
+    preset: str = "tiny"
+    frames: int = 8
 
     def __post_init__(self) -> None:
         if self.variant not in ("gan", "no_gan"):
             raise ValueError(f"detail has no variant {self.variant!r}{suggestion(self.variant, ('gan', 'no_gan'))}")
         losses.gan(self.gan)
+        if self.r1_every < 1:
+            raise ValueError(f"r1_every counts steps, from 1 on, not {self.r1_every}")
 
     @property
     def weight(self) -> float:
@@ -86,16 +95,17 @@ def train_detail(config: dict[str, Any], out: Path, network: nn.Module | None = 
     figures.
     """
     recipe: Recipe = recipe_of(Recipe, config)
-    network = network or content_network()
+    here = machine.present()
+    network = (network or content_network()).to(here.device)
     levels = _levels(recipe)
-    data = bank(World(size=128).pool(recipe.clips, recipe.pool), levels, recipe.seed)
+    data = bank(World(size=recipe.size, frames=recipe.frames).pool(recipe.clips, recipe.pool), levels, recipe.seed)
     first = train_content(recipe, data, network, out)
     module: detail.Detail = first.average.module  # type: ignore[assignment]
-    opponent = discriminator.Discriminator(discriminator.Config(taps=_widths(network)[: recipe.taps]))
+    opponent = fresh(preset_of(recipe.preset), "discriminator", taps=_widths(network)[: recipe.taps])
     second = train_texture(recipe, data, network, module, opponent, out)
-    trained: detail.Detail = second.average.module  # type: ignore[assignment]
-    held = bank(World(size=128, split="val").pool(recipe.held, recipe.pool), levels, recipe.seed + 1)
-    figures = judge(trained, held, network)
+    trained: detail.Detail = second.average.module.cpu()  # type: ignore[assignment]
+    held = bank(World(size=recipe.size, frames=recipe.frames, split="val").pool(recipe.held, recipe.pool), levels, recipe.seed + 1)
+    figures = judge(trained, held, network.cpu())
     known = {
         "seed": recipe.seed,
         "seconds": first.seconds + second.seconds,
@@ -117,16 +127,17 @@ def train_detail(config: dict[str, Any], out: Path, network: nn.Module | None = 
 
 
 def _levels(recipe: Recipe) -> nn.ModuleList:
-    levels = nn.ModuleList(Upsample(config) for config in LEVELS)
+    levels = fresh(preset_of(recipe.preset), "upsample")
     if recipe.upsample:
         levels.load_state_dict(read(Path(recipe.upsample)))
-    return levels.eval().requires_grad_(False)
+    return levels.eval().requires_grad_(False).to(machine.present().device)
 
 
 def _widths(network: nn.Module) -> tuple[int, ...]:
     """Channels of the content network's taps."""
     with torch.no_grad():
-        return tuple(tap.shape[1] for tap in losses.taps(network, torch.zeros(1, 1, 3, 64, 64)))
+        device = machine.present().device
+        return tuple(tap.shape[1] for tap in losses.taps(network, torch.zeros(1, 1, 3, 64, 64, device=device)))
 
 
 @torch.no_grad()
@@ -137,9 +148,9 @@ def bank(source: Source, levels: Sequence[nn.Module] | nn.ModuleList, seed: int,
         watch.present().busy("making the detail stage's clips", start, len(source))
         generator = torch.Generator().manual_seed(seed * 2**32 + start)
         clips = source.batch(list(range(start, min(start + batch, len(source)))))
-        truth = window(clips, 0, clips.video.shape[1])
+        truth = window(clips, 0, clips.video.shape[1], clips.video.shape[-1] >> len(levels))
         example = degrade(truth, truth.video.shape[-1], generator, levels[0])
-        made = levels[1](example.video, example.reference, example.valid)
+        made = enlarged(levels[1], example)
         parts.append(
             Bank(_bytes(made), _bytes(example.reference), _bytes(2 * example.valid - 1), _bytes(example.target))
         )
@@ -171,22 +182,25 @@ def unpack(data: Bank) -> Bank:
 def train_content(recipe: Recipe, data: Bank, network: nn.Module, out: Path) -> Descent:
     """The content branch, from L_content and the pixel loss; the texture head stays zero."""
     torch.manual_seed(recipe.seed)
-    module = detail.Detail(detail.Config())
+    module = fresh(preset_of(recipe.preset), "detail")
     module.texture.requires_grad_(False)
     descent = Descent(
         module, steps=recipe.content_steps, rate=recipe.rate, path=out / "content.pt", recipe=_shared(recipe)
     )
+    here = machine.present()
     for step in descent:
         batch, rows = draw(data, recipe, 0, step)
-        fake = batch.video + module.sharpen(batch.video, batch.reference, batch.valid)
-        content, pixel, _ = faithfulness(network, fake, batch.target)
+        batch = here.share(batch)
+        with here.autocast():
+            fake = batch.video + module.sharpen(batch.video, batch.reference, batch.valid)
+            content, pixel, _ = faithfulness(network, fake, batch.target)
         descent.down(content + recipe.pixel * pixel, rows, content=content.item(), pixel=pixel.item())
     return descent
 
 
 def _shared(recipe: Recipe) -> dict[str, Any]:
     """The settings that the content branch depends on: both variants start from the same one."""
-    names = ("seed", "clips", "content_steps", "batch", "crop", "rate", "pixel", "upsample")
+    names = ("seed", "clips", "content_steps", "batch", "crop", "rate", "pixel", "upsample", "size", "preset", "frames")
     return {name: getattr(recipe, name) for name in names}
 
 
@@ -207,8 +221,10 @@ def train_texture(
     out: Path,
 ) -> Descent:
     """The texture head on top of the frozen content branch of `module`, against `opponent` where lambda > 0."""
+    here = machine.present()
     module.requires_grad_(False)
     module.texture.requires_grad_(True)
+    opponent.to(here.device)
     optim = torch.optim.Adam(opponent.parameters(), lr=recipe.judge_rate, betas=(0.5, 0.99))
     descent = Descent(
         module,
@@ -220,20 +236,25 @@ def train_texture(
         save_every=50,
     )
     generator_loss, _ = losses.gan(recipe.gan)
+    figures: dict[str, float] = {}
     for step in descent:
         batch, rows = draw(data, recipe, 1, step)
-        fake = module(batch.video, batch.reference, batch.valid)
-        content, pixel, given = faithfulness(network, fake, batch.target)
-        loss, terms = content + recipe.pixel * pixel, {"content": content.item(), "pixel": pixel.item()}
+        batch = here.share(batch)
+        with here.autocast():
+            fake = module(batch.video, batch.reference, batch.valid)
+            content, pixel, given = faithfulness(network, fake, batch.target)
+        loss = content + recipe.pixel * pixel
+        figures |= {"content": content.item(), "pixel": pixel.item()}
         if recipe.weight:
-            terms |= _challenge(recipe, network, opponent, optim, fake.detach(), batch.target, descent, rows)
+            figures |= _challenge(recipe, network, opponent, optim, fake.detach(), batch.target, descent, rows)
             opponent.requires_grad_(False)
-            with torch.no_grad():
-                real_logits = opponent(batch.target, losses.taps(network, batch.target))
-            against = generator_loss(opponent(fake, given), real_logits)
+            with here.autocast():
+                with torch.no_grad():
+                    real_logits = opponent(batch.target, losses.taps(network, batch.target))
+                against = generator_loss(opponent(fake, given), real_logits)
             opponent.requires_grad_(True)
-            loss, terms["gan"] = loss + recipe.weight * against, against.item()
-        descent.down(loss, rows, **terms)
+            loss, figures["gan"] = loss + recipe.weight * against, against.item()
+        descent.down(loss, rows, **figures)
     return descent
 
 
@@ -247,24 +268,28 @@ def _challenge(
     descent: Descent,
     rows: Sequence[int],
 ) -> dict[str, float]:
-    """One step of the discriminator. Its figures: loss, and how often it is right on real and on made patches."""
-    with torch.no_grad():
-        taps_real, taps_fake = losses.taps(network, real), losses.taps(network, fake)
-    inputs = [x.detach().requires_grad_(recipe.r1 > 0) for x in (real, *taps_real)]
-    on_real, on_fake = opponent(inputs[0], inputs[1:]), opponent(fake, taps_fake)
-    loss = losses.gan(recipe.gan)[1](on_fake, on_real)
-    if recipe.r1:
-        loss = loss + recipe.r1 / 2 * losses.r1(on_real, [inputs[0], *inputs[1 : 1 + recipe.taps]])
+    """One step of the discriminator. Its figures: loss, mean logits, how often it is right on made and on real patches, norm of
+    its gradient, and the penalty of the steps that ask for it.
+    """
+    here, penalised = machine.present(), recipe.r1 > 0 and descent.step % recipe.r1_every == 0
+    with here.autocast():
+        with torch.no_grad():
+            taps_real, taps_fake = losses.taps(network, real), losses.taps(network, fake)
+        inputs = [x.detach().requires_grad_(penalised) for x in (real, *taps_real)]
+        on_real, on_fake = opponent(inputs[0], inputs[1:]), opponent(fake, taps_fake)
+        loss = losses.gan(recipe.gan)[1](on_fake, on_real)
+    figures = {"judge": loss.item(), "logit_real": on_real.mean().item(), "logit_fake": on_fake.mean().item()}
+    figures["right_fake"], figures["right_real"] = losses.right(recipe.gan, on_fake, on_real)
+    if penalised:
+        penalty = losses.r1(on_real, [inputs[0], *inputs[1 : 1 + recipe.taps]])
+        loss, figures["r1"] = loss + recipe.r1_every * recipe.r1 / 2 * penalty, penalty.item()
     descent.demand_finite(loss, rows, "discriminator's loss")
     optim.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(opponent.parameters(), 1.0)
+    here.agree(opponent.parameters())
+    figures["judge_grad"] = nn.utils.clip_grad_norm_(opponent.parameters(), 1.0).item()
     optim.step()
-    return {
-        "judge": loss.item(),
-        "right_real": (on_real > 0).float().mean().item(),
-        "right_fake": (on_fake < 0).float().mean().item(),
-    }
+    return figures
 
 
 @torch.no_grad()

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from wanlab.core import trace
-from wanlab.data.procedural import VOCABULARY, World
+from wanlab.data.procedural import World
 from wanlab.pipelines.load import read_manifest
 from wanlab.stages import text
-from wanlab.training import checkpoint
+from wanlab.training import checkpoint, machine
 from wanlab.training.descent import Descent
 from wanlab.training.diffusion import (
     Bank,
@@ -28,6 +28,7 @@ from wanlab.training.diffusion import (
     optimiser,
 )
 from wanlab.training.distil import distil_losses
+from wanlab.training.presets import preset_of, settings_of
 from wanlab.training.shipping import read, ship
 
 QUIET = Recipe(drop_text=0.0, drop_image=0.0)
@@ -37,7 +38,7 @@ def train_base(recipe: Recipe, out: Path) -> Base:
     """Train what `recipe` asks for into `out`; checkpoints there are continued. Returns the averaged stages."""
     torch.manual_seed(recipe.seed)
     base = Base(recipe)
-    data, held = drawn("train", recipe.clips), drawn("val", recipe.held)
+    data, held = (drawn(split, clips, recipe.preset) for split, clips in (("train", recipe.clips), ("val", recipe.held)))
     if recipe.start:
         take_over(base, Path(recipe.start))
     else:
@@ -48,10 +49,11 @@ def train_base(recipe: Recipe, out: Path) -> Base:
     descent = _descent(base, recipe, out / "diffusion.pt", recipe.steps)
     for step in descent:
         generator = _generator(recipe, 1, step)
-        with trace(base, edits=dropped(base, recipe, generator)):
-            terms, _, _ = losses(base, draw(data, recipe.batch, recipe, generator), recipe, generator)
+        with trace(base, edits=dropped(base, recipe, generator)), machine.present().autocast():
+            batch = draw(data, recipe.batch, recipe, generator)
+            terms, _, _ = losses(base, batch, recipe, generator)
         loss = sum((recipe.weights.get(name, 1.0) * term for name, term in terms.items()), torch.zeros(()))
-        descent.down(loss, **{k: v.item() for k, v in terms.items()})
+        descent.down(loss, batch.rows.tolist(), **{k: v.item() for k, v in terms.items()})
         if descent.step % recipe.validate_every == 0:
             descent.log(**validate(descent.average.module, held, recipe))  # type: ignore[arg-type]
     average: Base = descent.average.module  # type: ignore[assignment]
@@ -60,17 +62,22 @@ def train_base(recipe: Recipe, out: Path) -> Base:
 
 
 @lru_cache(2)
-def drawn(split: str, clips: int) -> Bank:
-    """The first clips of a split, once for all parts that a file trains one after the other."""
-    config = text.Config(tuple(VOCABULARY))
-    return bank(World(size=64, split=split), clips, 32, text.Tokenizer(config.vocabulary, config.length))
+def drawn(split: str, clips: int, preset: str) -> Bank:
+    """The first clips of a split at the preset's sizes, once for all parts that a file trains one after the other."""
+    sizes = preset_of(preset)
+    size, words = settings_of(sizes, "generator")["size"], settings_of(sizes, "text")
+    tokenizer = text.Tokenizer(words["vocabulary"], words["length"])
+    return bank(World(size=2 * size, frames=sizes["frames"], split=split), clips, size, tokenizer)
 
 
 def _ground(base: Base, data: Bank, recipe: Recipe, out: Path) -> Descent:
     descent = _descent(base, recipe, out / "grounding.pt", recipe.grounding_steps)
     for step in descent:
         generator = _generator(recipe, 0, step)
-        descent.down(ground_step(base, draw(data, recipe.grounding_batch, QUIET, generator), generator))
+        batch = draw(data, recipe.grounding_batch, QUIET, generator)
+        with machine.present().autocast():
+            loss = ground_step(base, batch, generator)
+        descent.down(loss, batch.rows.tolist())
     return descent
 
 
@@ -80,20 +87,23 @@ def _distil(base: Base, data: Bank, recipe: Recipe, out: Path) -> float:
         return 0.0
     if not recipe.start:
         raise ValueError(f"distil_steps {recipe.distil_steps}: without start there is nothing to learn from")
-    teacher = Base(Recipe())
+    teacher = Base(Recipe(preset=recipe.preset))
     take_over(teacher, Path(recipe.start))
+    teacher.to(machine.present().device)
     descent = _descent(base, recipe, out / "distil.pt", recipe.distil_steps)
     for step in descent:
         generator = _generator(recipe, 0, step)
-        terms = distil_losses(base, teacher, draw(data, recipe.distil_batch, recipe, generator), recipe, generator)
-        descent.down(sum(terms.values(), torch.zeros(())), **{k: v.item() for k, v in terms.items()})
+        batch = draw(data, recipe.distil_batch, recipe, generator)
+        with machine.present().autocast():
+            terms = distil_losses(base, teacher, batch, recipe, generator)
+        descent.down(sum(terms.values(), torch.zeros(())), batch.rows.tolist(), **{k: v.item() for k, v in terms.items()})
     base.load_state_dict(descent.average.module.state_dict())
     return descent.seconds
 
 
 def _descent(base: Base, recipe: Recipe, path: Path, steps: int) -> Descent:
     return Descent(base, steps=steps, rate=recipe.rate, path=path, recipe=asdict(recipe), warmup=recipe.warmup,
-                   save_every=250, optim=optimiser(base, recipe.rate))
+                   save_every=250, optim=optimiser(base, recipe.rate), decay=recipe.decay, clip=recipe.clip)
 
 
 def _generator(recipe: Recipe, phase: int, step: int) -> torch.Generator:
@@ -108,8 +118,9 @@ def validate(base: Base, held: Bank, recipe: Recipe) -> dict[str, float]:
     for name, mute in (("", False), ("_no_text", True)):
         batch = draw(held, min(64, len(held.video)), QUIET, torch.Generator().manual_seed(1))
         batch = batch._replace(ids=torch.zeros_like(batch.ids)) if mute else batch
-        terms, prediction, sigma = losses(base, batch, recipe, torch.Generator().manual_seed(2))
-        error = (prediction.video - (2 * batch.video - 1)).square().mean((1, 2, 3, 4))
+        with machine.on(machine.present().whole()), machine.present().autocast():
+            terms, prediction, sigma = losses(base, batch, recipe, torch.Generator().manual_seed(2))
+        error, sigma = (prediction.video.cpu() - (2 * batch.video - 1)).square().mean((1, 2, 3, 4)), sigma.cpu()
         out |= {"high" + name: error[sigma > 0.75].mean().item(), "low" + name: error[sigma <= 0.75].mean().item(),
                 "motion" + name: terms["motion"].item()}
         if not mute:
@@ -119,15 +130,17 @@ def validate(base: Base, held: Bank, recipe: Recipe) -> dict[str, float]:
 
 def _slot_accuracy(base: Base, slots: Tensor, labels: Tensor) -> float:
     """How often the motion's name can be read from a slot."""
-    motions = labels[..., 2]
+    motions = labels[..., 2].to(slots.device)
     named = base["classify"](slots)[..., -9:].argmax(-1)
     return (named == motions)[motions >= 0].float().mean().item()
 
 
 def take_over(base: Base, path: Path) -> None:
     """Start from another training's averaged weights (a checkpoint of ours, or a pipeline's folder: the default variants), for
-    every parameter that fits."""
+    every parameter that fits. Raises ValueError for a folder without weights."""
     own, given = base.state_dict(), _shipped(base, path) if path.is_dir() else checkpoint.load(path)["average"]
+    if not given:
+        raise ValueError(f"a training was to start from {path}, which has no weights: train its base first")
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     base.load_state_dict(own | fitting)
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from wanlab.data.clip import Clips
 from wanlab.nn.layers import compose
+from wanlab.training import machine
 
-BASE = 32  # the side of the base video and of the masks that the align stage finds
+BASE = 32  # the side of the tiny preset's base video, and of the masks that its align stage finds
 SHAKE = (0.003, 0.003, 0.008, 0.01, 0.0)  # standard deviation of errors in dx, dy, log_scale, angle, depth
 
 
@@ -51,6 +52,7 @@ class Truth:
     """A window of frames of true clips: video b f 3 H W, first b 3 H W (frame 0) and its masks b m H W, motion b f m 5.
 
     opening     whether the window starts at frame 0
+    base        the side of the base video
     """
 
     video: Tensor
@@ -58,14 +60,15 @@ class Truth:
     masks: Tensor
     motion: Tensor
     opening: bool
+    base: int = BASE
 
 
-def window(clips: Clips, start: int, frames: int) -> Truth:
+def window(clips: Clips, start: int, frames: int, base: int = BASE) -> Truth:
     """`frames` consecutive frames from `start` on. Raises ValueError where the clips carry no truth."""
     if clips.motion is None:
         raise ValueError("super-resolution is trained on clips with known motion")
     inside = slice(start, start + frames)
-    return Truth(clips.video[:, inside], clips.first, clips.first_masks, clips.motion[:, inside], start == 0)
+    return Truth(clips.video[:, inside], clips.first, clips.first_masks, clips.motion[:, inside], start == 0, base)
 
 
 def reduce(video: Tensor, size: int) -> Tensor:
@@ -77,11 +80,11 @@ def reduce(video: Tensor, size: int) -> Tensor:
     return F.avg_pool2d(video.reshape(-1, *video.shape[-3:]), factor).reshape(*lead, video.shape[-3], size, size)
 
 
-def through_base(masks: Tensor, size: int, power: float = 1.0) -> Tensor:
-    """Masks b m H W as they come out of the align stage: averaged to BASE, sharpened or softened, enlarged to `size`
+def through_base(masks: Tensor, size: int, power: float = 1.0, base: int = BASE) -> Tensor:
+    """Masks b m H W as they come out of the align stage: averaged to `base`, sharpened or softened, enlarged to `size`
     bilinearly.
     """
-    small = reduce(masks, BASE).clamp(min=1e-4) ** power
+    small = reduce(masks, base).clamp(min=1e-4) ** power
     large = F.interpolate(small / small.sum(1, keepdim=True), (size, size), mode="bilinear", align_corners=False)
     return large / large.sum(1, keepdim=True)
 
@@ -100,21 +103,27 @@ def carried(truth: Truth, masks: Tensor, motion: Tensor, size: int) -> tuple[Ten
 
 def clean(truth: Truth, size: int, rough_masks: bool = True) -> Example:
     """The undegraded example whose target is size x size: only the masks may have gone through the base."""
-    masks = through_base(truth.masks, size) if rough_masks else reduce(truth.masks, size)
+    masks = through_base(truth.masks, size, base=truth.base) if rough_masks else reduce(truth.masks, size)
     reference, valid = carried(truth, masks, truth.motion, size)
     return _ranged(Example(reduce(truth.video, size // 2), reference, valid, reduce(truth.video, size)))
 
 
 def degrade(truth: Truth, size: int, generator: torch.Generator, below: nn.Module | None = None) -> Example:
-    """A degraded example whose target is size x size. `below`: the trained level that makes its input from a BASE
+    """A degraded example whose target is size x size. `below`: the trained level that makes its input from a base
     video, if any.
     """
-    if size == BASE * 2 or below is None:
+    if size == truth.base * 2 or below is None:
         return _input(truth, size, generator)
     lower = _input(truth, size // 2, generator)
     upper = _input(truth, size, generator, like=lower)
-    with torch.no_grad():
-        return replace(upper, video=below(lower.video, lower.reference, lower.valid))
+    return replace(upper, video=enlarged(below, lower))
+
+
+@torch.no_grad()
+def enlarged(level: nn.Module, example: Example) -> Tensor:
+    """What a trained level makes of an example, on the present machine; on the CPU: b f 3 2h 2w."""
+    device = machine.present().device
+    return level(*(x.to(device) for x in (example.video, example.reference, example.valid))).cpu()
 
 
 def _input(truth: Truth, size: int, generator: torch.Generator, like: Example | None = None) -> Example:
@@ -123,12 +132,12 @@ def _input(truth: Truth, size: int, generator: torch.Generator, like: Example | 
     """
     chance = torch.rand(8, generator=generator).tolist()
     power = 1.0 if chance[0] < 0.4 else 0.6 + 1.6 * chance[1]
-    masks = reduce(truth.masks, size) if chance[2] < 0.2 else through_base(truth.masks, size, power)
+    masks = reduce(truth.masks, size) if chance[2] < 0.2 else through_base(truth.masks, size, power, truth.base)
     reference, valid = carried(truth, masks, shake(truth.motion, truth.opening, generator), size)
     small = size // 2
     video = reduce(truth.video, small)
     if chance[3] < 0.5 and like is None:  # what the base itself can do: the first frame, warped at its own size
-        warped, _ = carried(truth, through_base(truth.masks, small, power), truth.motion, small)
+        warped, _ = carried(truth, through_base(truth.masks, small, power, truth.base), truth.motion, small)
         video = video + chance[4] * (warped - video)
     video = soften(video, generator)
     noise = 0.06 * chance[5] * repeat(torch.rand(len(video), generator=generator), "b -> b 1 1 1 1")

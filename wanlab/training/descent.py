@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanlab.training import checkpoint, watch
+from wanlab.training import checkpoint, machine, watch
 from wanlab.training.diffusion import schedule, set_rate
 
 
@@ -34,6 +34,10 @@ class Descent:
     beside      what else the checkpoint carries (an opponent, its optimiser): anything with state_dict and
                 load_state_dict
     optim       an optimiser over those parameters, where the usual one will not do
+    decay       of the averaged weights; clip: the greatest norm of the gradient
+
+    It runs on the present machine (`wanlab.training.machine`): the module is moved there, gradients of several processes are
+    averaged, and one of them writes.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Descent:
         recipe: dict[str, Any] | None = None,
         beside: Mapping[str, Any] | None = None,
         decay: float = 0.998,
+        clip: float = 1.0,
         warmup: int = 30,
         save_every: int = 100,
         optim: torch.optim.Optimizer | None = None,
@@ -58,6 +63,8 @@ class Descent:
             warmup,
             save_every,
         )
+        self.here, self.clip = machine.present(), clip
+        module.to(self.here.device)
         self.beside = dict(beside or {})
         self.recipe = json.loads(json.dumps(recipe or {}))
         wanted = [p for p in module.parameters() if p.requires_grad]
@@ -84,7 +91,7 @@ class Descent:
             if self.step == step:
                 raise RuntimeError(f"step {step} of {self.path.name} ended without `down`")
             self.seconds += time.process_time() - began
-            stopping = watcher.stopping
+            stopping = self.here.any(watcher.stopping)
             if self.step % self.save_every == 0 or self.step == self.steps or stopping:
                 self.save()
             watcher.step(self.step, self.loss)
@@ -98,12 +105,13 @@ class Descent:
         set_rate(self.optim, self.rate * schedule(self.step, self.steps, self.warmup))
         self.optim.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.wanted, 1.0)
+        self.here.agree(self.wanted)
+        norm = nn.utils.clip_grad_norm_(self.wanted, self.clip)
         self.optim.step()
         self.average.update(self.module)
         self.loss = loss.item()
         if self.step % 25 == 0 or self.step == self.steps - 1:
-            self.log(loss=self.loss, **terms)
+            self.log(loss=self.loss, grad=norm.item(), **terms)
         self.step += 1
 
     def demand_finite(self, loss: Tensor, ids: Sequence[int] = (), name: str = "loss") -> None:
@@ -116,7 +124,12 @@ class Descent:
             raise Diverged(f"the {name} of {self.path.stem} is {loss.item()} {where}; {good}")
 
     def log(self, **row: float) -> None:
-        """One line in the log beside the checkpoint."""
+        """One line in the log beside the checkpoint, and on the board."""
+        if not self.here.main:
+            return
+        if self.here.board is not None:
+            for name, value in row.items():
+                self.here.board.add_scalar(f"{self.path.parent.name}/{self.path.stem}/{name}", value, self.step)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = {"step": self.step, "seconds": round(self.seconds, 1), **{k: round(v, 5) for k, v in row.items()}}
         with self.path.with_suffix(".jsonl").open("a") as file:
@@ -124,17 +137,19 @@ class Descent:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        checkpoint.save(
-            self.path,
-            model=self.module.state_dict(),
-            average=self.average.module.state_dict(),
-            average_step=self.average.step,
-            optim=self.optim.state_dict(),
-            step=self.step,
-            seconds=self.seconds,
-            recipe=self.recipe,
-            beside={name: thing.state_dict() for name, thing in self.beside.items()},
-        )
+        if self.here.main:
+            checkpoint.save(
+                self.path,
+                model=self.module.state_dict(),
+                average=self.average.module.state_dict(),
+                average_step=self.average.step,
+                optim=self.optim.state_dict(),
+                step=self.step,
+                seconds=self.seconds,
+                recipe=self.recipe,
+                beside={name: thing.state_dict() for name, thing in self.beside.items()},
+            )
+        self.here.wait()
         self.saved = self.step
 
     def _resume(self, state: dict[str, Any]) -> None:

@@ -12,14 +12,18 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from wanlab.core import Bypass, Edit
+from wanlab.core.nearest import suggestion
 from wanlab.data.clip import Clips
-from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, VOCABULARY, World
+from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, World
+from wanlab.diffusion import targets
 from wanlab.pipelines.denoise import Prediction, motion_std, predict
-from wanlab.pipelines.load import CLASSES
-from wanlab.stages import align, fusion, generator, image, text
-from wanlab.training import watch
+from wanlab.stages import fusion, image, text
+from wanlab.training import machine, watch
+from wanlab.training.presets import fresh, preset_of, settings_of
 
 SLOTS = 3
+WEIGHTINGS = ("clamped", "plain", "min_snr")
+CLAMP = 0.3                              # of sigma, in the weight of the picture's error
 
 
 class Bank(NamedTuple):
@@ -60,21 +64,37 @@ class Recipe:
     held: int = 256
     validate_every: int = 250
     weights: dict[str, float] = field(default_factory=lambda: {"motion": 0.15, "paint": 0.3, "masks": 0.1, "slots": 0.02})
+    preset: str = "tiny"                 # whose sizes the stages have
+    predicts: str = "x0"                 # what the UNet predicts of the video: x0, epsilon, v or flow
+    target: str = "flow"                 # of which of them the picture's squared error is
+    weighting: str = "clamped"           # of that error by noise level: clamped, plain or min_snr
+    gamma: float = 5.0                   # of min_snr
+    decay: float = 0.998                 # of the averaged weights
+    clip: float = 1.0                    # the gradient's greatest norm
+
+    def __post_init__(self) -> None:
+        for target in (self.predicts, self.target):
+            targets.demand(target)
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(f"no weighting {self.weighting!r}{suggestion(self.weighting, WEIGHTINGS)}")
 
 
 class Base(nn.ModuleDict):
     """The stages that are trained together, and the slot classifier that only training uses."""
 
     def __init__(self, recipe: Recipe) -> None:
+        preset = preset_of(recipe.preset)
+        size = settings_of(preset, "generator")["size"]
         stages: dict[str, nn.Module] = {
-            "text": text.TextEncoder(text.Config(tuple(VOCABULARY))),
-            "image": CLASSES["image"][recipe.image][0](image.Config(output=32)),
-            "fusion": CLASSES["fusion"][recipe.fusion][0](fusion.Config()),
-            "generator": generator.Generator(generator.Config(temporal=recipe.temporal)),
-            "align": CLASSES["align"][recipe.align][0](align.Config()),
-            "classify": nn.Linear(fusion.Config().width, len(COLOURS) + len(SHAPES) + len(MOTIONS)),
+            "text": fresh(preset, "text"),
+            "image": fresh(preset, "image", recipe.image, output=size),     # the larger reference is for later stages
+            "fusion": fresh(preset, "fusion", recipe.fusion),
+            "generator": fresh(preset, "generator", temporal=recipe.temporal, predicts=recipe.predicts),
+            "align": fresh(preset, "align", recipe.align),
         }
+        stages["classify"] = nn.Linear(stages["fusion"].config.width, len(COLOURS) + len(SHAPES) + len(MOTIONS))
         super().__init__(stages)
+        self.size, self.frames = size, preset["frames"]
 
 
 def bank(world: World, n: int, size: int, tokenizer: text.Tokenizer) -> Bank:
@@ -115,7 +135,7 @@ def mask_loss(base: Base, still: image.Image, condition: fusion.Condition, masks
 
 
 class Batch(NamedTuple):
-    """Rows of a `Bank` as numbers in [0, 1]; `ids` of a row without text are 0, `present` (b) is 0 without image."""
+    """Rows of a `Bank` as numbers in [0, 1], and which (`rows` b); `ids` without text are 0, `present` (b) is 0 without image."""
 
     video: Tensor
     masks: Tensor
@@ -123,6 +143,7 @@ class Batch(NamedTuple):
     ids: Tensor
     labels: Tensor
     present: Tensor
+    rows: Tensor
 
 
 def draw(data: Bank, size: int, recipe: Recipe, generator: torch.Generator) -> Batch:
@@ -131,13 +152,19 @@ def draw(data: Bank, size: int, recipe: Recipe, generator: torch.Generator) -> B
     chance = torch.rand(2, size, generator=generator)
     ids = torch.where((chance[0] < recipe.drop_text)[:, None], 0, data.ids[rows])
     present = (chance[1] >= recipe.drop_image).float()
-    return Batch(data.video[rows].float() / 255, data.masks[rows].float() / 255, data.motion[rows], ids, data.labels[rows], present)
+    video, masks = data.video[rows].float() / 255, data.masks[rows].float() / 255
+    return Batch(video, masks, data.motion[rows], ids, data.labels[rows], present, rows)
 
 
 def noise_level(b: int, generator: torch.Generator) -> Tensor:
     """sigma (b): logit-normal leaning to high noise (Esser et al. 2024), where the layout of the clip is decided."""
     high = torch.sigmoid(1.1 + 1.3 * torch.randn(b, generator=generator))
     return high.clamp(0.02, 1)
+
+
+def scaled(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The batch as the generator diffuses it: video in [-1, 1], motion in standard deviations."""
+    return 2 * batch.video - 1, batch.motion / motion_std(batch.motion)
 
 
 def noised(clean: Tensor, motion: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,15 +176,31 @@ def noised(clean: Tensor, motion: Tensor, generator: torch.Generator) -> tuple[T
     return noisy, (1 - s[..., 0]) * motion + s[..., 0] * torch.randn(motion.shape, generator=generator), sigma
 
 
+def importance(recipe: Recipe, sigma: Tensor) -> Tensor:
+    """What the squared error of the clean picture weighs at noise level sigma (b), on the straight path alpha = 1 - sigma.
+
+    clamped   the squared error of the recipe's target, sigma taken as at least CLAMP in the weight: what is nearly clean would
+              outweigh all else
+    plain     the squared error of the target
+    min_snr   min(SNR, gamma), whatever the target (Hang et al. 2023): 0 where there is nothing but noise
+    """
+    if recipe.weighting == "min_snr":
+        return targets.min_snr(1 - sigma, sigma, recipe.gamma)
+    level = sigma.clamp(min=CLAMP) if recipe.weighting == "clamped" else sigma
+    return targets.weight(recipe.target, 1 - level, level)
+
+
 def losses(base: Base, batch: Batch, recipe: Recipe, generator: torch.Generator) -> tuple[dict[str, Tensor], Prediction, Tensor]:
     """All terms of the objective for one batch, the prediction, and sigma."""
-    clean, motion = 2 * batch.video - 1, batch.motion / motion_std(batch.motion)
-    noisy, noisy_motion, sigma = noised(clean, motion, generator)
+    here = machine.present()
+    noisy, noisy_motion, sigma = here.share(noised(*scaled(batch), generator))
+    batch = here.share(batch)
+    clean, motion = scaled(batch)
     words, still = base["text"](batch.ids), base["image"](batch.video[:, 0], batch.present)
     # The picture's error teaches the motion only at low noise; above, it would pull it off the conditional mean.
     out = predict(base, noisy, noisy_motion, words, still, sigma, taught=sigma <= 0.5)
 
-    weight = 1 / sigma.clamp(min=0.3) ** 2
+    weight = importance(recipe, sigma)
     given = (batch.labels[..., 0] >= 0).float()
     given[:, 0] = 1
     slot_weight = repeat(0.1 + 0.9 * given, "b m -> b 1 m 1")
@@ -179,8 +222,10 @@ def _rows(values: Any, keep: Tensor) -> Any:
 
 def ground_step(base: Base, batch: Batch, generator: torch.Generator) -> Tensor:
     """Loss of the first phase: text, image and fusion learn which slot is where, and what it does, without any diffusion."""
+    here = machine.present()
+    sigma, batch = here.share(noise_level(len(batch.ids), generator)), here.share(batch)
     words, still = base["text"](batch.ids), base["image"](batch.video[:, 0], batch.present)
-    condition = base["fusion"](words, still, noise_level(len(batch.ids), generator))
+    condition = base["fusion"](words, still, sigma)
     return slot_loss(base, condition.slots, batch.labels) + mask_loss(base, still, condition, batch.masks)
 
 

@@ -12,7 +12,8 @@ from wanlab.pipelines.denoise import motion_std, predict
 from wanlab.stages.align import Aligned
 from wanlab.stages.deformable import TAPS, DeformableAlign, Sampling
 from wanlab.stages.fusion import Condition
-from wanlab.training.diffusion import Base, Batch, Recipe, noised, slot_loss
+from wanlab.training import machine
+from wanlab.training.diffusion import Base, Batch, Recipe, noised, scaled, slot_loss
 
 SLOTS_WEIGHT = 0.05  # of the classifier that reads the slots, beside the error to the teacher
 
@@ -22,8 +23,9 @@ def distil_losses(base: Base, teacher: Base, batch: Batch, recipe: Recipe, gener
 
     Raises ValueError for stages that have no teacher.
     """
-    clean, motion = 2 * batch.video - 1, batch.motion / motion_std(batch.motion)
-    noisy, noisy_motion, sigma = noised(clean, motion, generator)
+    here = machine.present()
+    noisy, noisy_motion, sigma = here.share(noised(*scaled(batch), generator))
+    batch = here.share(batch)
     with torch.no_grad():
         words, still = teacher["text"](batch.ids), teacher["image"](batch.video[:, 0], batch.present)
     terms: dict[str, Tensor] = {}

@@ -55,8 +55,13 @@ def gan_hinge(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def gan_relativistic(fake: Tensor, real: Tensor) -> Tensor:
-    """-E[log sigmoid(fake - real)] (Jolicoeur-Martineau 2019)."""
+    """-E[log sigmoid(fake - real)], patch against patch (Jolicoeur-Martineau 2019, RSGAN)."""
     return F.softplus(real - fake).mean()
+
+
+def gan_average(fake: Tensor, real: Tensor) -> Tensor:
+    """-E[log sigmoid(fake - E real)] - E[log(1 - sigmoid(real - E fake))] (Jolicoeur-Martineau 2019, RaSGAN)."""
+    return F.softplus(real.mean() - fake).mean() + F.softplus(real - fake.mean()).mean()
 
 
 def judge_log(fake: Tensor, real: Tensor) -> Tensor:
@@ -74,11 +79,17 @@ def judge_relativistic(fake: Tensor, real: Tensor) -> Tensor:
     return F.softplus(fake - real).mean()
 
 
+def judge_average(fake: Tensor, real: Tensor) -> Tensor:
+    """-E[log sigmoid(real - E fake)] - E[log(1 - sigmoid(fake - E real))]."""
+    return gan_average(real, fake)
+
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 GAN: dict[str, tuple[Loss, Loss]] = {  # of the generator, of the discriminator; each takes (fake, real) logits
     "log": (gan_log, judge_log),
     "hinge": (gan_hinge, judge_hinge),
     "relativistic": (gan_relativistic, judge_relativistic),
+    "relativistic_average": (gan_average, judge_average),
 }
 
 
@@ -89,9 +100,19 @@ def gan(name: str) -> tuple[Loss, Loss]:
     return GAN[name]
 
 
+def right(name: str, fake: Tensor, real: Tensor) -> tuple[float, float]:
+    """Shares of the made and of the real patches that the discriminator takes for what they are.
+
+    A relativistic one says nothing of a patch by itself: its logit is compared with the mean of the other side's.
+    """
+    if name.startswith("relativistic"):
+        fake, real = fake - real.mean(), real - fake.mean()
+    return (fake < 0).float().mean().item(), (real > 0).float().mean().item()
+
+
 def r1(logits: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """Gradient penalty on real data (Mescheder et al. 2018): mean over samples of |d logits / d inputs|^2, per
-    logit.
+    """Gradient penalty on real data (Mescheder et al. 2018, equation 9): mean over samples of |d logits / d inputs|^2, per
+    logit: one over their number in a sample. The inputs count as independent of each other.
     """
     gradients = torch.autograd.grad(logits.mean(), list(inputs), create_graph=True)
     return torch.stack([g.square().sum() for g in gradients]).sum() * logits.numel()

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from wanlab.pipelines.load import save_stage
+from wanlab.training import machine
 from wanlab.training.checkpoint import unwritten
 
 
@@ -29,9 +30,11 @@ def ship(
     config: Any,
 ) -> Path:
     """Write <stage>.<variant>.safetensors (float16) and provenance-<stage>.<variant>.json into `out`, each whole or
-    not at all. Raises OSError where they cannot be written.
+    not at all; of several processes one does. Raises OSError where they cannot be written.
     """
     path = out / f"{stage}.{variant}.safetensors"
+    if not machine.present().main:
+        return path
     try:
         sha256 = save_stage(module, path)
     except (OSError, SafetensorError) as error:
@@ -42,7 +45,7 @@ def ship(
         "seed": seed,
         "steps": steps,
         "minutes": round(seconds / 60, 1),
-        "device": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
+        "device": _where(),
         "metrics": metrics,
         "recipe": {key: told(value) for key, value in recipe.items() if key != "pool"},
         "config": config,
@@ -53,6 +56,17 @@ def ship(
     part.write_text(json.dumps(provenance, indent=1) + "\n")
     part.replace(note)
     return path
+
+
+def _where() -> str:
+    """What the training ran on, in words."""
+    here = machine.present()
+    if here.device.type == "cuda":
+        name = torch.cuda.get_device_name(here.device)
+    else:
+        name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread"
+    many = f", {here.processes} processes" if here.processes > 1 else ""
+    return name + many + ("" if here.precision == "float32" else f", {here.precision}")
 
 
 def told(value: Any) -> Any:

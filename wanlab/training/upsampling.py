@@ -14,10 +14,11 @@ from wanlab.core.nearest import suggestion
 from wanlab.data.procedural import World
 from wanlab.nn.residual import enlarge
 from wanlab.stages.resize import ResizeConv, Trilinear
-from wanlab.stages.upsample import LEVELS, Upsample
-from wanlab.training import losses
+from wanlab.stages.upsample import Config, Upsample
+from wanlab.training import losses, machine
 from wanlab.training.degradation import BASE, Example, Source, clean, crop, degrade, window
 from wanlab.training.descent import Descent
+from wanlab.training.presets import preset_of, settings_of
 from wanlab.training.shipping import ship
 
 FRAMES = 4  # consecutive frames of a training clip
@@ -31,6 +32,7 @@ class Recipe:
     steps, batch, crop, rate    per level; crop in pixels of the small video
     content     weight of L_content beside the pixel loss
     clips, held                 how many clips to train on and to judge by; pool: a folder that keeps them, or none
+    size, frames                of those clips; preset: whose levels these are
     """
 
     variant: str = "residual"
@@ -44,14 +46,26 @@ class Recipe:
     content: float = 0.0
     size: int = 4 * BASE
     pool: str | None = None
+    preset: str = "tiny"
+    frames: int = 8
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(f"upsample has no variant {self.variant!r}{suggestion(self.variant, VARIANTS)}")
 
+    @property
+    def levels(self) -> tuple[Config, ...]:
+        """The configuration of each level, smallest first."""
+        return tuple(Config(**level) for level in settings_of(preset_of(self.preset), "upsample")["levels"])
+
+    @property
+    def base(self) -> int:
+        """The side of the video that the first level enlarges."""
+        return self.size >> len(self.levels)
+
     def of(self, level: int) -> dict[str, Any]:
         """The settings that one level's training depends on."""
-        shared = {name: getattr(self, name) for name in ("variant", "seed", "clips", "rate", "content", "size")}
+        shared = {name: getattr(self, name) for name in ("variant", "seed", "clips", "rate", "content", "size", "preset", "frames")}
         return shared | {name: getattr(self, name)[level] for name in ("steps", "batch", "crop")}
 
 
@@ -83,17 +97,17 @@ def train_upsampling(config: dict[str, Any], out: Path) -> dict[str, float]:
     """
     recipe: Recipe = recipe_of(Recipe, config)
     data, held = (
-        World(size=recipe.size).pool(recipe.clips, recipe.pool),
-        World(size=recipe.size, split="val").pool(recipe.held, recipe.pool),
+        World(size=recipe.size, frames=recipe.frames).pool(recipe.clips, recipe.pool),
+        World(size=recipe.size, frames=recipe.frames, split="val").pool(recipe.held, recipe.pool),
     )
     levels = nn.ModuleList()
     seconds = 0.0
-    for level in range(len(LEVELS)):
+    for level in range(len(recipe.levels)):
         below = levels[-1] if level else None
         descent = train_level(level, recipe, data, out, below)
         levels.append(descent.average.module)
         seconds += descent.seconds
-    figures = judge(levels, held)
+    figures = judge(levels.cpu(), held)
     ship(
         levels,
         "upsample",
@@ -111,16 +125,19 @@ def train_upsampling(config: dict[str, Any], out: Path) -> dict[str, float]:
 
 def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.Module | None) -> Descent:
     """Train one level; `below` makes its inputs from base videos in three of four batches."""
-    torch.manual_seed(recipe.seed * len(LEVELS) + level)
+    torch.manual_seed(recipe.seed * len(recipe.levels) + level)
     build, link = VARIANTS[recipe.variant]
-    module = build(replace(LEVELS[level], link=link))
+    module = build(replace(recipe.levels[level], link=link))
     descent = Descent(
         module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"{recipe.variant}.level{level}.pt", recipe=recipe.of(level)
     )
+    here = machine.present()
     criterion = objective(recipe.content)
     for step in descent:
         example, rows = draw(level, recipe, data, step, below)
-        loss = criterion(module(example.video, example.reference, example.valid), example.target)
+        example = here.share(example)
+        with here.autocast():
+            loss = criterion(module(example.video, example.reference, example.valid), example.target)
         descent.down(loss, rows)
     return descent
 
@@ -131,7 +148,7 @@ def objective(content: float) -> Callable[[Tensor, Tensor], Tensor]:
         return losses.pixel
     from wanlab.nn.vgg import content_network
 
-    network = content_network()
+    network = content_network().to(machine.present().device)
 
     def both(fake: Tensor, real: Tensor) -> Tensor:
         with torch.no_grad():
@@ -149,7 +166,7 @@ def draw(level: int, recipe: Recipe, data: Source, step: int, below: nn.Module |
     last = clips.video.shape[1] - FRAMES
     start = int(torch.randint(0, last + 1, (), generator=generator))
     below = below if float(torch.rand((), generator=generator)) < 0.75 else None
-    example = degrade(window(clips, start, FRAMES), BASE * 2 ** (level + 1), generator, below)
+    example = degrade(window(clips, start, FRAMES, recipe.base), recipe.base * 2 ** (level + 1), generator, below)
     return crop(example, recipe.crop[level], generator), rows
 
 
@@ -162,10 +179,11 @@ def judge(levels: Sequence[nn.Module] | nn.ModuleList, held: Source, batch: int 
     for start in range(0, len(held), batch):
         rows = list(range(start, min(start + batch, len(held))))
         clips = held.batch(rows)
-        truth = window(clips, 0, clips.video.shape[1])
+        base = clips.video.shape[-1] >> len(levels)
+        truth = window(clips, 0, clips.video.shape[1], base)
         video = None
         for level, module in enumerate(levels):
-            example = clean(truth, BASE * 2 ** (level + 1))
+            example = clean(truth, base * 2 ** (level + 1))
             video = example.video if video is None else video
             result = module(video, example.reference, example.valid)
             blind = module(video, torch.zeros_like(example.reference), torch.zeros_like(example.valid))
