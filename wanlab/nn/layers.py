@@ -27,30 +27,65 @@ class Composite(NamedTuple):
     owner: Tensor    # b f m h w   which layer is seen, sums to 1 over m
 
 
+class Scene(NamedTuple):
+    """What `view` needs of a whole frame and its motion, however small the part that it shows."""
+
+    frame: Tensor    # b c h w
+    masks: Tensor    # b m h w
+    ground: Tensor   # b c h w       the background, filled in where objects hide it
+    known: Tensor    # b 2 h w       of the background: seen, inside the frame
+    affine: Tensor   # b f m 2 3     from a place in a frame to the place in frame 0 that it came from
+    depth: Tensor    # b f m
+
+
+class Window(NamedTuple):
+    """A part of a video: frames, rows and columns from a start up to, and without, a stop; all of it where nothing is said."""
+
+    frames: slice = slice(None)
+    rows: slice = slice(None)
+    columns: slice = slice(None)
+
+
+WHOLE = Window()
+
+
 def compose(frame: Tensor, masks: Tensor, motion: Tensor) -> Composite:
     """Carry `frame` (b c h w) into every frame of `motion` (b f m 5); `masks` (b m h w) sum to 1 over the slots.
 
     Raises ValueError where the three do not fit together.
     """
-    _check(frame, masks, motion)
     if not frame.is_meta and torch.is_autocast_enabled(frame.device.type):      # eight bits are too few for a position
         with torch.autocast(frame.device.type, enabled=False):
             return compose(frame.float(), masks.float(), motion.float())
-    source = _sources(masks, motion)                                    # b f m h w 2
+    return view(scene(frame, masks, motion), WHOLE)
+
+
+def scene(frame: Tensor, masks: Tensor, motion: Tensor) -> Scene:
+    """What `compose` works out of the whole frame. Raises ValueError where the three do not fit together."""
+    _check(frame, masks, motion)
+    affine = _affine(masks, motion)
     hole = _dilate(masks[:, 1:].sum(1, keepdim=True))                   # b 1 h w
     ground = fill(frame, 1 - hole)
-
     known = torch.cat([1 - hole, torch.ones_like(hole)], 1)             # b 2 h w: seen, inside
-    behind, known = _ground(ground, known, source[:, :, 0])             # b f c h w, b f 2 h w
-    colour, alpha = _objects(frame, masks[:, 1:], source[:, :, 1:])     # b f m c h w, b f m h w
-    owner = _visible(alpha, motion[:, :, 1:, 4])                        # b f m h w, background first
+    return Scene(frame, masks, ground, known, affine, motion[..., 4])
+
+
+def view(of: Scene, window: Window) -> Composite:
+    """The part of a composite that lies in `window`; the same values, at the cost of that part."""
+    frames, rows, columns = window
+    h, w = of.frame.shape[-2:]
+    here = positions(h, w, of.frame.device, of.frame.dtype)[rows, columns]
+    source = _sources(of.affine[:, frames], here)                       # b f m h w 2
+    behind, known = _ground(of.ground, of.known, source[:, :, 0])       # b f c h w, b f 2 h w
+    colour, alpha = _objects(of.frame, of.masks[:, 1:], source[:, :, 1:])   # b f m c h w, b f m h w
+    owner = _visible(alpha, of.depth[:, frames, 1:])                    # b f m h w, background first
 
     aligned = owner[:, :, :1] * behind + (owner[:, :, 1:, None] * colour).sum(2)
     known = owner[:, :, :1] * known + owner[:, :, 1:].sum(2, keepdim=True)
-    here = positions(frame.shape[-2], frame.shape[-1], frame.device, frame.dtype)
     flow = torch.einsum("bfmhw,bfmhwt->bfhwt", owner, source) - here
-    aligned = torch.cat([frame[:, None], aligned[:, 1:]], 1)             # frame 0 is given, and wholly seen
-    known = torch.cat([torch.ones_like(known[:, :1]), known[:, 1:]], 1)
+    if not frames.start:                                                # frame 0 is given, and wholly seen
+        aligned = torch.cat([of.frame[:, None, :, rows, columns], aligned[:, 1:]], 1)
+        known = torch.cat([torch.ones_like(known[:, :1]), known[:, 1:]], 1)
     valid, inside = known.split(1, 2)
     return Composite(aligned, valid, inside, rearrange(flow, "b f h w two -> b f two h w"), owner)
 
@@ -83,34 +118,32 @@ def fill(image: Tensor, known: Tensor) -> Tensor:
     return known * image + (1 - known) * F.interpolate(coarse, (h, w), mode="bilinear", align_corners=False)
 
 
-def _sources(masks: Tensor, motion: Tensor) -> Tensor:
-    """Where each pixel of each frame came from in frame 0, per layer: b f m h w 2. One matrix product, as the map is affine."""
-    h, w = masks.shape[-2:]
+def _affine(masks: Tensor, motion: Tensor) -> Tensor:
     centre = rearrange(centres(masks), "b m t -> b 1 m t")
     shift, log_scale, angle = motion[..., :2], motion[..., 2], motion[..., 3]
     cos, sin = torch.exp(-log_scale) * torch.cos(angle), torch.exp(-log_scale) * torch.sin(angle)
     turn = torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))         # the inverse rotation and scale
     offset = centre - torch.einsum("bfmij,bfmj->bfmi", turn, centre + shift)
-    here = positions(h, w, masks.device, masks.dtype).flatten(0, 1)
-    affine = torch.cat([turn, offset[..., None]], -1).flatten(0, 2)             # (b f m) 2 3
-    source = torch.cat([here, torch.ones_like(here[:, :1])], -1) @ affine.mT
-    return source.unflatten(0, motion.shape[:3]).unflatten(3, (h, w))
+    return torch.cat([turn, offset[..., None]], -1)
+
+
+def _sources(affine: Tensor, here: Tensor) -> Tensor:
+    """Where each place (h w 2) of each frame came from in frame 0, per layer: b f m h w 2. One matrix product."""
+    places = here.flatten(0, 1)
+    source = torch.cat([places, torch.ones_like(places[:, :1])], -1) @ affine.flatten(0, 2).mT
+    return source.unflatten(0, affine.shape[:3]).unflatten(3, here.shape[:2])
 
 
 def _ground(ground: Tensor, known: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    frames = source.shape[1]
-    source = rearrange(source, "b f h w t -> (b f) h w t")
-    colour = _sample(repeat(ground, "b c h w -> (b f) c h w", f=frames), source, "border")
-    seen = _sample(repeat(known, "b c h w -> (b f) c h w", f=frames), source, "zeros")
-    return rearrange(colour, "(b f) c h w -> b f c h w", f=frames), rearrange(seen, "(b f) c h w -> b f c h w", f=frames)
+    colour, seen = _sample(ground, source, "border"), _sample(known, source, "zeros")
+    return rearrange(colour, "b c f h w -> b f c h w"), rearrange(seen, "b c f h w -> b f c h w")
 
 
 def _objects(frame: Tensor, masks: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    b, f, m = source.shape[:3]
+    m = masks.shape[1]
     layers = torch.cat([repeat(frame, "b c h w -> b m c h w", m=m), masks[:, :, None]], 2)
-    layers = repeat(layers, "b m c h w -> (b f m) c h w", f=f)
-    moved = _sample(layers, rearrange(source, "b f m h w t -> (b f m) h w t"), "zeros")
-    moved = rearrange(moved, "(b f m) c h w -> b f m c h w", b=b, f=f, m=m)
+    moved = _sample(rearrange(layers, "b m c h w -> (b m) c h w"), rearrange(source, "b f m h w t -> (b m) f h w t"), "zeros")
+    moved = rearrange(moved, "(b m) c f h w -> b f m c h w", b=len(frame), m=m)
     return moved[:, :, :, :-1], moved[:, :, :, -1]
 
 
@@ -125,11 +158,12 @@ def _visible(alpha: Tensor, depth: Tensor) -> Tensor:
 
 
 def _sample(image: Tensor, source: Tensor, padding: str) -> Tensor:
-    """Bilinear look-up at positions in frame widths."""
+    """Bilinear look-up in b c h w at positions (b f h w 2) in frame widths: b c f h w. The frames lie one below the other."""
     h, w = image.shape[-2:]
     scale = torch.tensor([2.0, 2.0 * w / h], device=image.device, dtype=image.dtype)
     grid = torch.addcmul(-torch.ones_like(scale), source, scale)        # -1 to 1 over the frame
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    found = F.grid_sample(image, grid.flatten(1, 2), mode="bilinear", padding_mode=padding, align_corners=False)
+    return found.unflatten(2, source.shape[1:3])
 
 
 def _dilate(mask: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ Videos and features are b f c h w throughout.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,6 +15,13 @@ from torch import Tensor, nn
 from wanlab.core import Hookable
 
 VIDEO = "b f c h w"
+
+
+class Reach(NamedTuple):
+    """How far a network looks around a pixel of its input, to each side: what lies farther changes nothing."""
+
+    pixels: int
+    frames: int
 
 
 class Residual(Hookable):

@@ -155,6 +155,7 @@ class Pipeline(nn.Module):
                 trace(self, edits=edits, capture=_of_values(capture), sites=self._sites(),
                       within=lambda site: self._owner(site) == name):
             try:
+                self._admit()
                 out = self._run_here(name, inputs, request, progress)
             except Paused as paused:
                 return {key: value.cpu() for key, value in paused.state.items()}
@@ -172,7 +173,7 @@ class Pipeline(nn.Module):
     @property
     def constants(self) -> dict[str, Any]:
         """What outputs depend on beside weights and request: of the configuration what a run reads and no variant changes."""
-        read = ("size", "frames", "slots", "scheduler", "negative", "boundary")
+        read = ("size", "frames", "slots", "scheduler", "negative", "boundary", "tiling")
         return {key: self.config[key] for key in read if key in self.config}
 
     def generate(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
@@ -203,6 +204,7 @@ class Pipeline(nn.Module):
         part = Stretch.of(grad, nodes_steps, request.steps, checkpoint) if grad else None
         with self._announced(request), trace(self, edits=edits, capture=_of_values(capture), budget=budget, strict=False,
                                              sites=self._sites(), within=self._runs) as t, stretch.differentiating(part):
+            self._admit()
             nodes: dict[str, Outputs] = {}
             for node in self.nodes:
                 nodes[node.name] = self._run_here(node.name, nodes, request, progress)
@@ -329,8 +331,11 @@ class Pipeline(nn.Module):
 
     def check(self, edits: Sequence[Edit], request: Request) -> None:
         """Raise, before anything runs, for whatever `edits` could not do on this pipeline under this request."""
-        with self._announced(request):
-            trace(self, edits=edits, sites=self._sites(), within=self._runs)
+        with self._announced(request), trace(self, edits=edits, sites=self._sites(), within=self._runs, strict=False):
+            self._admit()
+
+    def _admit(self) -> None:
+        """Raise for what the open traces ask of this pipeline and cannot have, before anything runs."""
 
     # -- being ------------------------------------------------------------------------------------------------------------
     @property

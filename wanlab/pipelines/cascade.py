@@ -5,21 +5,24 @@ by the first frame at full size moved by that motion.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from wanlab.core import Bypass, Grid, Zero, clock
+from wanlab.core import Bypass, Grid, Sites, Zero, clock
 from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import matches
 from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
-from wanlab.nn.layers import MOTION, compose
+from wanlab.nn.layers import MOTION, Window
 from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
 from wanlab.pipelines.denoise import motion_std, predict
+from wanlab.pipelines.guide import Guide
+from wanlab.pipelines.tiles import Tiling, TilingError, tiled
 from wanlab.stages.align import Aligned
 from wanlab.stages.image import Image
 from wanlab.stages.text import Text
@@ -28,7 +31,8 @@ STAGES = ("text", "image", "fusion", "generator", "align", "upsample", "detail",
 
 
 class Cascade(Pipeline):
-    """`stages` maps each of STAGES to its module; `config` is the preset's: name, size, frames, slots, sampler, variants."""
+    """`stages` maps each of STAGES to its module; `config` is the preset's: name, size, frames, slots, sampler, variants, and
+    how super-resolution is tiled, if it is."""
 
     text_sites = ("{text.**,fusion.{attn.{k,v,pattern,received,bias},norm_text.scale,context},"
                   "generator.**.cross.attn.{k,v,pattern,received,bias}}")
@@ -41,6 +45,7 @@ class Cascade(Pipeline):
         self.config, self.folder = config, folder
         for name in STAGES:
             self.add_module(name, stages[name])
+        self.tiling = Tiling(**config["tiling"]) if config.get("tiling") else None
         self.sampler = Sampler({"video": "b f c h w", "motion": "b f m d"})
         self.components = {
             "text": lambda: [Bypass("text.{out,mask}")],
@@ -78,19 +83,13 @@ class Cascade(Pipeline):
             return self._image(request)
         if name == "denoise":
             return self._denoise(inputs, request, progress)
-        reference, valid = self._reference(inputs["denoise"], inputs["image"], name)
-        if name == "detail":
-            last = inputs[f"upsample.{len(self.upsample) - 1}"]["video"]
-            return {"video": ((self.detail(last, reference, valid) + 1) / 2).clamp(0, 1).float()}
-        level = int(name.split(".")[1])
-        low = inputs[f"upsample.{level - 1}" if level else "denoise"]["video"]
-        return {"video": self.upsample[level](low, reference, valid)}
+        return {"video": self._enlarge(name, inputs)}
 
     def _text(self, request: Request) -> Outputs:
         out: Outputs = {}
         for branch in self.branches(request):
             prompts = request.prompts if branch == COND else request.negative
-            ids = self.text.tokenizer(prompts) if prompts else torch.zeros(len(request), self.text.config.length, dtype=torch.long)
+            ids = self.text.ids(prompts) if prompts else torch.zeros(len(request), self.text.length, dtype=torch.long)
             with clock.at(branch=branch):
                 said = self.text(ids.to(self.device))
             out |= {f"{branch}.tokens": said.tokens, f"{branch}.mask": said.mask}
@@ -123,24 +122,62 @@ class Cascade(Pipeline):
         aligned = last[COND]
         return {"video": state["video"], "motion": torch.cat([motion, depth], -1), "masks": aligned.masks, "scope": aligned.scope}
 
-    def _reference(self, denoised: Outputs, image: Outputs, node: str) -> tuple[Tensor, Tensor]:
-        """The first frame, moved, at the size that `node` makes: (b f 3 h w, b f 1 h w where seen). Nothing without an image.
+    def _enlarge(self, name: str, inputs: Mapping[str, Outputs]) -> Tensor:
+        """One level of super-resolution, or the detail stage: whole, or in tiles where the pipeline has them."""
+        level, detail = self._level(name), name == "detail"
+        stage: Any = self.detail if detail else self.upsample[level]
+        scale = 1 if detail else 2
+        low = next(inputs[key]["video"] for key in self.node(name).inputs)
+        guide = Guide(inputs["denoise"], inputs["image"], scale * low.shape[-1])
+        if self._in_tiles(name):
+            self._demand_unwatched(name)
 
-        Removing alignment (scope 0) leaves the frame where it stood; a variant that has no layers to move gives frame 0 alone.
-        """
-        level = len(self.upsample) - 1 if node == "detail" else int(node.split(".")[1])
-        side = denoised["video"].shape[-1] * 2 ** (level + 1)
-        first = F.interpolate(image["reference"], (side, side), mode="area")
-        scope = denoised["scope"][..., None, None, None]
-        present = image["present"][:, None, None, None, None]
-        if not denoised["masks"].shape[1]:
-            known = (scope > 0).to(first.dtype) * present
-            return first[:, None] * known, torch.ones_like(first[:, None, :1]) * known
-        masks = F.interpolate(denoised["masks"], (side, side), mode="bilinear", align_corners=False)
-        moved = compose(first, masks, denoised["motion"])
-        reference = torch.where(scope > 0, moved.aligned, first[:, None])
-        valid = torch.where(scope > 0, moved.valid, torch.ones_like(moved.valid))
-        return reference * present, valid * present
+            def part(video: Tensor, small: Window, large: Window) -> Tensor:
+                origin = {"origin": (large.rows.start, large.columns.start)} if detail else {}
+                return stage(video, *guide.part(large), **origin)
+
+            video = tiled(part, low, scale, stage.reach, self.tiling)  # type: ignore[arg-type]
+        else:
+            video = stage(low, *guide.part())
+        return ((video + 1) / 2).clamp(0, 1).float() if detail else video
+
+    def _level(self, name: str) -> int:
+        return len(self.upsample) - 1 if name == "detail" else int(name.split(".")[1])  # type: ignore[arg-type]
+
+    def _in_tiles(self, name: str) -> bool:
+        """Whether a node of super-resolution runs in tiles."""
+        if self.tiling is None or self.device.type == "meta" or not name.startswith(("upsample", "detail")):
+            return False
+        side = self.generator.config.size * 2 ** (self._level(name) + 1)  # type: ignore[union-attr, operator]
+        return not self.tiling.covers(self.config["frames"], side, side)
+
+    def _demand_unwatched(self, name: str) -> None:
+        """Raise TilingError where an edit or a capture is to act within a stage that runs in tiles."""
+        for path, module in self.get_submodule(name).named_modules():
+            watched = [site for site in getattr(module, "SITES", ()) if module.listening(site)]  # type: ignore[operator]
+            if watched:
+                full, side = ".".join(part for part in (name, path, watched[0]) if part), self.config["tiling"]["side"]
+                raise TilingError(f"{full} lies in a stage that runs in tiles of {side} pixels, where no tensor is whole: run it "
+                                  "untiled with pipe.tiled(None), which needs memory in proportion to the video")
+
+    def _admit(self) -> None:
+        for node in self.nodes:
+            if self._in_tiles(node.name):
+                self._demand_unwatched(node.name)
+
+    def tiled(self, tiling: Tiling | None) -> Cascade:
+        """A pipeline that shares every weight and runs super-resolution in other tiles; None: in one piece."""
+        stages = {name: self.get_submodule(name) for name in STAGES}
+        told = {key: value for key, value in self.config.items() if key != "tiling"}
+        return Cascade(stages, told if tiling is None else told | {"tiling": asdict(tiling)}, self.folder)
+
+    def _probed(self) -> Sites:
+        """Sites from a twin without values: at sizes that ask for tiles, a run for the sake of shapes would take minutes."""
+        if self.tiling is None or self.device.type == "meta":
+            return super()._probed()
+        values = [*self.parameters(), *self.buffers()]
+        twin: Cascade = copy.deepcopy(self, {id(value): value.to("meta") for value in values})
+        return twin._probed()
 
     def _dry_run(self) -> None:
         """A run of one step, and of the discriminator too, which generating leaves out."""
@@ -153,37 +190,38 @@ class Cascade(Pipeline):
     def grid_of(self, site: str) -> Grid | None:
         """The patches of the first frame (image, fusion), or of every frame at each level of the UNet; keys of cross-attention
         are words first, those of temporal attention are frames."""
-        side = int(self.generator.config.size // self.generator.config.patch)  # type: ignore[union-attr]
-        frames, picture = self.config["frames"], Grid(1, side, side, of="image")
+        config: Any = self.generator.config
+        side, levels, frames = config.size // config.patch, len(config.widths), self.config["frames"]
+        grid = self.image.config.grid
         if matches("{fusion.context,generator.**.cross.attn.{k,v,received}}", site):
-            return Grid(1, side, side, start=self.text.config.length, of="image")
+            return Grid(1, grid, grid, start=self.text.length, of="image")
         if matches("generator.**.temporal.attn.{k,v,received}", site):
             return Grid(frames, 1, 1)
         if matches("fusion.attn.{k,v,received}", site):
             return None
-        if matches("{image.**,fusion.**,align.attn.{k,v,received}}", site):
-            return picture
-        if matches("align.attn.**", site):
+        if matches("align.attn.**", site) and not matches("align.attn.{k,v,received}", site):
             return Grid(frames, side, side)
-        if matches("generator.{down.0,up.1}.**", site):
-            return Grid(1, side, side)
-        return Grid(1, side // 2, side // 2) if matches("generator.{down.1,mid,up.0}.**", site) else None
+        if matches("{image.**,fusion.**}", site):
+            return Grid(1, grid, grid, of="image")
+        if matches("align.attn.**", site):
+            return Grid(1, side, side, of="image")
+        for level in range(levels):
+            blocks = f"down.{level},up.{levels - 1 - level}" + (",mid" if level == levels - 1 else "")
+            if matches(f"generator.{{{blocks}}}.**", site):
+                return Grid(1, side >> level, side >> level)
+        return None
 
     def words_of(self, request: Request, row: int) -> list[str]:
-        """The words of a row's prompt; one token each, as many as the text stage takes in."""
-        return self.text.tokenizer.split(request.prompts[row])[: self.text.config.length - 1]
+        """The words of a row's prompt, as far as the text stage takes them in."""
+        return self.text.words(request.prompts[row])
 
     def tokens_of(self, request: Request, word: str, row: int) -> list[int]:
         """Positions of `word` among the text tokens of a row."""
-        words = self.text.tokenizer.split(request.prompts[row])
-        found = [i for i, w in enumerate(self.words_of(request, row)) if w == word.lower()]
-        if not found:
-            raise LookupError(f"the prompt has no word {word!r}{suggestion(word, words)}; it has: {' '.join(words)}")
-        return found
+        return self.text.tokens_of(request.prompts[row], word)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of a prompt that the text stage's vocabulary does not hold."""
-        return self.text.tokenizer.unknown(prompt)
+        return self.text.unknown(prompt)
 
     def swap(self, stage: str, variant: str, init: str | None = None) -> Cascade:
         """A pipeline with another variant of `stage` that shares every other weight; `init="random"` allows an untrained one.

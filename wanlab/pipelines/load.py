@@ -25,8 +25,10 @@ from wanlab.stages import (
     fusion,
     generator,
     image,
+    latent,
     pooled,
     resize,
+    t5,
     text,
     upsample,
 )
@@ -62,11 +64,15 @@ class TrilinearLevels(Levels):
 
 PRESETS = Path(__file__).parent.parent / "weights"
 FIELDS = ("name", "size", "frames", "slots", "sampler", "stages")      # of pipeline.json, that a pipeline is built from
+OPTIONAL = ("tiling", "note")
 
 # stage -> class name in pipeline.json -> (module class, configuration class)
 CLASSES: dict[str, dict[str, tuple[type[nn.Module], type]]] = {
-    "text": {"t5": (text.TextEncoder, text.Config)},
-    "image": {"dit": (image.ImageEncoder, image.Config), "conv": (conv.ConvEncoder, image.Config)},
+    "text": {"t5": (text.TextEncoder, text.Config), "t5_base": (t5.T5Encoder, t5.Config)},
+    "image": {
+        "dit": (image.ImageEncoder, image.Config), "conv": (conv.ConvEncoder, image.Config),
+        "latent_dit": (latent.LatentEncoder, latent.Config),
+    },
     "fusion": {
         "cross_attention": (fusion.CrossAttentionFusion, fusion.Config), "concat": (pooled.ConcatFusion, fusion.Config),
         "film": (pooled.FilmFusion, fusion.Config), "gated": (pooled.GatedFusion, fusion.Config),
@@ -105,17 +111,15 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
         return pipe if init == "meta" else pipe.to(device)
     if wan:
         raise TypeError(f"{name} takes no {', '.join(wan)}: these are settings of Wan models")
-    if init == "meta":
-        return load(name, "random", "meta", variants)
     folder = _folder(name)
     manifest = read_manifest(folder)
     chosen = {stage: entry["default"] for stage, entry in manifest["stages"].items()} | (variants or {})
     for stage in chosen:
         if stage not in STAGES:
             raise LookupError(f"{manifest['name']} has no stage {stage!r}{suggestion(stage, STAGES)}")
-    config = {key: manifest[key] for key in FIELDS} | {"variants": chosen}
+    config = {key: manifest[key] for key in (*FIELDS, *OPTIONAL) if key in manifest} | {"variants": chosen}
     stages = {stage: build_stage(config, folder, stage, chosen[stage], init) for stage in STAGES}
-    return Cascade(stages, config, folder).to(device)
+    return Cascade(stages, config, folder).to("meta" if init == "meta" else device)
 
 
 def adopt(pipe: Cascade, stage: str, variant: str, entry: dict[str, Any], init: str | None = None) -> Cascade:
@@ -152,10 +156,12 @@ def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, 
         raise WeightsError(f"stage {stage}, variant {variant!r}: there is no class {entry['class']!r}"
                            f"{suggestion(entry['class'], CLASSES[stage])}")
     cls, config_class = CLASSES[stage][entry["class"]]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if init == "meta" else "cpu"):
         torch.manual_seed(0)
         module = cls(_config(config_class, entry.get("config", {})))
     path = folder / entry["file"] if entry.get("file") else None
+    if init == "meta":
+        return module.eval()
     if path is not None and path.exists():
         _fill(module, path, entry.get("sha256"))
     elif init != "random" and any(True for _ in module.parameters()):

@@ -7,6 +7,7 @@ lets the patches of each frame look up patches of the first frame; `none` leaves
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -94,12 +95,12 @@ class FlowWarp(Align):
         self.ground = nn.Linear(config.context, width)
         self.mix = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
         self.query = nn.Linear(config.context, width)
-        self.side, self.scale = config.size // config.patch, width ** -0.5
+        self.scale = width ** -0.5
 
     def segment(self, image: Image, condition: Condition) -> Tensor:
         """Logits (b m h w) of which slot owns each pixel of the first frame."""
         pixels = self.site("pixels", self.pixels(image.frame))
-        ground = rearrange(self.ground(condition.grounded), "b (h w) c -> b c h w", h=self.side)
+        ground = rearrange(self.ground(condition.grounded), "b (h w) c -> b c h w", h=math.isqrt(condition.grounded.shape[1]))
         ground = F.interpolate(ground, pixels.shape[-2:], mode="bilinear", align_corners=False)
         pixels = pixels + self.site("ground", ground, identity=lambda: torch.zeros_like(ground))
         mixed = self.mix(pixels)

@@ -17,7 +17,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from wanlab.core import Hookable
-from wanlab.nn.residual import VIDEO, ResBlock, framewise, shuffle, unshuffle
+from wanlab.nn.residual import VIDEO, Reach, ResBlock, framewise, shuffle, unshuffle
 from wanlab.stages.upsample import check
 
 TILE = 64  # pixels
@@ -81,23 +81,31 @@ class Detail(Hookable):
         """What `from_config` takes."""
         return asdict(self.config)
 
-    def forward(self, x: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
+    @property
+    def reach(self) -> Reach:
+        """What a pixel of the output can depend on; both branches work at half the size, a convolution there sees two pixels on."""
+        blocks = max(self.config.blocks, self.config.gan_blocks)
+        return Reach(2 * (2 * blocks + 2), blocks)
+
+    def forward(self, x: Tensor, reference: Tensor, valid: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
         """x and reference b f 3 h w in [-1, 1], valid b f 1 h w in [0, 1] (all 0 where there is no image) -> b f 3 h w.
 
-        Raises ValueError where the sizes do not fit or are odd.
+        origin: row and column of the frame where x, a part of it, begins; even. Raises ValueError where the sizes do not fit or are
+        odd.
         """
         check(x, reference, valid, 1)
         reference, valid = self.site("reference", reference), self.site("valid", valid)
         content = self.sharpen(x, reference, valid)
         content = self.site("content", content, identity=lambda: torch.zeros_like(x))
-        noise = self._noise(x)
+        noise = self._noise(x, origin)
         noise = self.site("noise", noise, identity=lambda: torch.zeros_like(noise))
         gan = self.texture(x, reference, valid, noise)
         gan = self.site("gan", gan, identity=lambda: torch.zeros_like(x))
         return self.site("out", x + content + gan, identity=x)
 
-    def _noise(self, x: Tensor) -> Tensor:
+    def _noise(self, x: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
         """The tile, laid out over the frame: b f 1 h w."""
         b, f, _, h, w = x.shape
-        tiles = self.grain.repeat(-(-h // TILE), -(-w // TILE))[:h, :w]
+        grain = self.grain.roll((-origin[0], -origin[1]), (0, 1))
+        tiles = grain.repeat(-(-h // TILE), -(-w // TILE))[:h, :w]
         return repeat(tiles.to(x.dtype), "h w -> b f 1 h w", b=b, f=f)

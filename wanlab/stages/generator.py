@@ -7,7 +7,9 @@ register token beside the grid, so the same spatial, cross and temporal attentio
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -31,7 +33,7 @@ class Config:
 
     size: int = 32
     patch: int = 4            # the UNet's finest grid is size / patch
-    widths: tuple[int, int] = (48, 96)
+    widths: tuple[int, ...] = (48, 96)      # one level each, the next at half the size
     heads: int = 4
     context: int = 64         # width of the fused tokens
     temporal: bool = True     # False: trained without temporal attention
@@ -39,6 +41,13 @@ class Config:
 
     def __post_init__(self) -> None:
         demand(self.predicts)
+        object.__setattr__(self, "widths", tuple(self.widths))
+        step = self.patch * 2 ** (len(self.widths) - 1)
+        if not self.widths or self.size % step:
+            raise ValueError(f"generator.Config: {len(self.widths)} levels on patches of {self.patch} need a size that {step} "
+                             f"divides, got {self.size}")
+        if odd := [width for width in self.widths if width % self.heads or width % 8]:
+            raise ValueError(f"generator.Config: widths must be multiples of 8 and of the {self.heads} heads, got {odd[0]}")
 
 
 class Draft(NamedTuple):
@@ -51,19 +60,22 @@ class Draft(NamedTuple):
 
 
 class Generator(Hookable):
-    """UNet with two levels: `down.0`, `down.1`, `mid`, `up.0`, `up.1`, each a `Block`, and skips between them.
+    """UNet of as many levels as `widths`: `down.0`, `down.1`, ..., `mid`, `up.0`, `up.1`, ..., each a `Block`, and skips between.
 
-    Sites: what it is given, the `input` of its first block, the skips (those of the grid by level, and that of the slots;
-    bypass: cut), the last `features`, and what it predicts.
+    Sites: what it is given, the `input` of its first block, the skips (those of the grid by level, finest first, and those of
+    the slots, `skip.slots`, `skip.slots.1`, ...; bypass: cut), the last `features`, and what it predicts.
     """
-
-    SITES = {"noisy": "b f c h w", "noisy_motion": "b f m d", "input": "b f c h w",
-             "skip.0": "b f c h w", "skip.1": "b f c h w", "skip.slots": "b f m c",
-             "features": "b f c h w", "paint": "b f c h w", "hint": "b f c h w", "motion": "b f m d"}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        (c0, c1), context, p = config.widths, config.context, config.patch
+        widths, context, p = config.widths, config.context, config.patch
+        c0, deepest = widths[0], len(widths) - 1
+        self.SITES = {
+            "noisy": "b f c h w", "noisy_motion": "b f m d", "input": "b f c h w",
+            **{f"skip.{i}": "b f c h w" for i in range(len(widths))},
+            **{_numbered("skip.slots", i, "."): "b f m c" for i in range(deepest)},
+            "features": "b f c h w", "paint": "b f c h w", "hint": "b f c h w", "motion": "b f m d",
+        }
         self.config = config
         self.patchify = nn.Conv2d(6, c0, p, p)
         self.ground = nn.Linear(context, c0)
@@ -73,11 +85,14 @@ class Generator(Hookable):
         def block(width: int, inputs: int | None = None) -> Block:
             return Block(width, config.heads, context, context, inputs, temporal=config.temporal)
 
-        self.down = nn.ModuleList([block(c0), block(c1)])
-        self.mid = block(c1)
-        self.up = nn.ModuleList([block(c1, 2 * c1), block(c0, 2 * c0)])
-        self.shrink, self.grow = nn.Conv2d(c0, c1, 3, 2, 1), nn.Conv2d(c1, c0, 3, padding=1)
-        self.slots_down, self.slots_up = nn.Linear(c0, c1), nn.Linear(c1, c0)
+        self.down = nn.ModuleList(block(width) for width in widths)
+        self.mid = block(widths[-1])
+        self.up = nn.ModuleList(block(width, 2 * width) for width in reversed(widths))
+        for i, (fine, coarse) in enumerate(pairwise(widths)):        # between level i and the next
+            self.add_module(_numbered("shrink", i), nn.Conv2d(fine, coarse, 3, 2, 1))
+            self.add_module(_numbered("grow", i), nn.Conv2d(coarse, fine, 3, padding=1))
+            self.add_module(_numbered("slots_down", i), nn.Linear(fine, coarse))
+            self.add_module(_numbered("slots_up", i), nn.Linear(coarse, fine))
         self.norm_grid, self.norm_slots = GroupNorm(8, c0), LayerNorm(c0, "b f m c")
         self.to_pixels = nn.Conv2d(c0, 4 * p * p, 3, padding=1)
         self.to_motion = nn.Linear(c0, len(MOTION))
@@ -89,14 +104,20 @@ class Generator(Hookable):
         grid, slots = self._enter(noisy, noisy_motion, frame, condition)
         args = (condition.pooled, condition.context, condition.bias)
 
-        grid, slots = self.down[0](grid, slots, *args)                                     # b f c0 8 8
-        skip0, slots0 = self._skip("0", grid), self._skip("slots", slots)
-        grid, slots = self.down[1](_per_frame(self.shrink, grid), self.slots_down(slots), *args)
-        skip1 = self._skip("1", grid)                                                      # b f c1 4 4
+        kept: list[tuple[Tensor, Tensor]] = []
+        for i, block in enumerate(self.down):                                              # b f c h w, finest first
+            if i:
+                grid, slots = _per_frame(self._between("shrink", i - 1), grid), self._between("slots_down", i - 1)(slots)
+            grid, slots = block(grid, slots, *args)
+            last = i == len(self.down) - 1
+            kept.append((self._skip(str(i), grid), slots if last else self._skip(_numbered("slots", i, "."), slots)))
         grid, slots = self.mid(grid, slots, *args)
-        grid, slots = self.up[0](torch.cat([grid, skip1], 2), slots, *args)
-        grid = _per_frame(lambda x: self.grow(F.interpolate(x, scale_factor=2.0)), grid)
-        grid, slots = self.up[1](torch.cat([grid, skip0], 2), slots0 + self.slots_up(slots), *args)
+        for i, block in zip(reversed(range(len(self.up))), self.up):
+            skip, kept_slots = kept[i]
+            if i < len(self.up) - 1:
+                grid = _per_frame(lambda x, i=i: self._between("grow", i)(F.interpolate(x, scale_factor=2.0)), grid)
+                slots = kept_slots + self._between("slots_up", i)(slots)
+            grid, slots = block(torch.cat([grid, skip], 2), slots, *args)
 
         features = self.site("features", grid)
         normed = self.norm_grid(features)
@@ -105,6 +126,9 @@ class Generator(Hookable):
         motion = self.to_motion(self.norm_slots(slots))
         return Draft(self.site("paint", paint), self.site("hint", hint), self.site("motion", motion), features)
 
+    def _between(self, name: str, level: int) -> nn.Module:
+        return self.get_submodule(_numbered(name, level))
+
     def _skip(self, name: str, x: Tensor) -> Tensor:
         return self.site(f"skip.{name}", x, identity=lambda: torch.zeros_like(x))
 
@@ -112,9 +136,8 @@ class Generator(Hookable):
         f = noisy.shape[1]
         first = repeat(frame, "b c h w -> b f c h w", f=f)
         grid = _per_frame(self.patchify, torch.cat([noisy, first], 2))
-        h = grid.shape[-2]
         time = sinusoid(torch.arange(f, device=grid.device), grid.shape[2], 100.0).to(grid.dtype)      # f c
-        ground = rearrange(self.ground(condition.grounded), "b (h w) c -> b 1 c h w", h=h)
+        ground = _spread(self.ground(condition.grounded), grid.shape[-1])
         grid = self.site("input", grid + ground + time[:, :, None, None])
         slots = self.embed_motion(motion) + self.embed_slot(condition.slots)[:, None] + time[:, None]
         return grid, slots
@@ -138,6 +161,19 @@ class Blend(Hookable):
         x = torch.cat([aligned, valid, draft.paint, noisy, draft.hint], 2)
         gate = self.site("gate", (1 - valid) * torch.sigmoid(_per_frame(self.net, x) + draft.hint))
         return self.site("out", aligned + gate * (draft.paint - aligned))
+
+
+def _spread(tokens: Tensor, side: int) -> Tensor:
+    """Tokens of a square (b n c) as b 1 c h w on a grid of `side`, between their centres where that is finer."""
+    grid = rearrange(tokens, "b (h w) c -> b c h w", h=math.isqrt(tokens.shape[1]))
+    if grid.shape[-1] != side:
+        grid = F.interpolate(grid, (side, side), mode="bilinear", align_corners=False)
+    return rearrange(grid, "b c h w -> b 1 c h w")
+
+
+def _numbered(name: str, i: int, mark: str = "_") -> str:
+    """The name of the i-th of several: that of a UNet with two levels, which has one of each, has no number."""
+    return f"{name}{mark}{i}" if i else name
 
 
 def _per_frame(net: object, x: Tensor) -> Tensor:

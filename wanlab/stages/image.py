@@ -29,6 +29,15 @@ class Config:
     heads: int = 4
     depth: int = 2
 
+    def __post_init__(self) -> None:
+        if self.size % self.patch or self.output % self.size:
+            raise ValueError(f"patch {self.patch} must divide size {self.size}, and size must divide output {self.output}")
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of the frame."""
+        return self.size // self.patch
+
 
 class Image(NamedTuple):
     """What the image stage gives; all in [-1, 1] where it is colour."""
@@ -81,10 +90,8 @@ class Encoder(Hookable):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        if config.size % config.patch or config.output % config.size:
-            raise ValueError(f"patch {config.patch} must divide size {config.size}, and size must divide output {config.output}")
         self.config = config
-        n = (config.size // config.patch) ** 2
+        n = config.grid ** 2
         self._build(config)
         self.null_tokens = nn.Parameter(0.02 * torch.randn(n, config.width))
         self.null_frame = nn.Parameter(torch.zeros(3, config.size, config.size))
@@ -105,14 +112,14 @@ class Encoder(Hookable):
         present = image.new_ones(len(image)) if present is None else present
         reference = 2 * image - 1
         frame = F.avg_pool2d(reference, side // self.config.size)
-        tokens = self._encode(frame)
+        tokens = self._encode(self._seen(frame, reference))
         null = self.null_image(len(image))
         given = present > 0
         tokens = torch.where(rearrange(given, "b -> b 1 1"), tokens, null.tokens)
         tokens = self.site("tokens", tokens, identity=null.tokens)
         return Image(
             tokens,
-            self.site("pooled", tokens.mean(1), identity=null.pooled),
+            self.site("pooled", torch.where(given[:, None], self._pool(tokens), null.pooled), identity=null.pooled),
             self._keep("frame", given, frame, null.frame),
             self._keep("reference", given, reference, null.reference),
             self.site("present", present, identity=null.present),
@@ -124,6 +131,14 @@ class Encoder(Hookable):
         frame = repeat(self.null_frame, "c h w -> b c h w", b=b)
         side = self.config.output
         return Image(tokens, tokens.mean(1), frame, tokens.new_zeros(b, 3, side, side), tokens.new_zeros(b))
+
+    def _seen(self, frame: Tensor, reference: Tensor) -> Tensor:
+        """What is encoded: the first frame at the generator's size, or what a variant makes of it at the output's."""
+        return frame
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """Tokens (b n c) to one vector (b c)."""
+        return tokens.mean(1)
 
     def _keep(self, name: str, given: Tensor, value: Tensor, null: Tensor) -> Tensor:
         return self.site(name, torch.where(rearrange(given, "b -> b 1 1 1"), value, null), identity=null)

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wanlab.core import Hookable
+from wanlab.core.nearest import suggestion
 from wanlab.nn.attention import Attention
 from wanlab.nn.norm import RMSNorm
 
@@ -115,6 +116,31 @@ class TextEncoder(Hookable):
         self.null = nn.Parameter(torch.zeros(config.width))
         self._init_distance()
 
+    @property
+    def length(self) -> int:
+        """Tokens of a prompt, the end's included."""
+        return self.config.length
+
+    def ids(self, prompts: list[str]) -> Tensor:
+        """Token numbers (b j) of prompts, ended and padded."""
+        return self.tokenizer(prompts)
+
+    def words(self, prompt: str) -> list[str]:
+        """The words of a prompt; one token each, as many as are taken in."""
+        return self.tokenizer.split(prompt)[: self.length - 1]
+
+    def tokens_of(self, prompt: str, word: str) -> list[int]:
+        """Places of the tokens of `word`. LookupError lists the prompt's words."""
+        found = [i for i, w in enumerate(self.words(prompt)) if w == word.lower()]
+        if not found:
+            words = self.tokenizer.split(prompt)
+            raise LookupError(f"the prompt has no word {word!r}{suggestion(word, words)}; it has: {' '.join(words)}")
+        return found
+
+    def unknown(self, prompt: str) -> list[str]:
+        """Words of a prompt that the vocabulary does not hold."""
+        return self.tokenizer.unknown(prompt)
+
     def forward(self, ids: Tensor) -> Text:
         """Token numbers (b j) to `Text`; a row of padding alone is the null condition."""
         mask = (ids != 0).float()
@@ -156,7 +182,7 @@ class TextEncoder(Hookable):
     def _init_distance(self) -> None:
         """Start from a decay with distance, a slope per head (ALiBi, Press et al. 2022): words bind to their neighbours."""
         with torch.no_grad():
-            offset = torch.arange(-self.config.length, self.config.length + 1)
+            offset = torch.arange(-self.config.length, self.config.length + 1, device="cpu")
             bucket = relative_bucket(offset, self.config.buckets, self.config.reach)
             slope = torch.linspace(0.3, 1.5, self.config.heads)
             for d, row in zip(offset.tolist(), bucket.tolist(), strict=True):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.core import Hookable
-from wanlab.nn.residual import VIDEO, ResBlock, Residual, enlarge, framewise, shuffle, unshuffle
+from wanlab.nn.residual import VIDEO, Reach, ResBlock, Residual, enlarge, framewise, shuffle, unshuffle
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,14 @@ class Upsample(Hookable):
     def grow(self, x: Tensor) -> Tensor:
         """Features b f c h w to what the branch says of every large pixel: b f 4 2h 2w, colour and gate."""
         return shuffle(framewise(self.outlet, x))
+
+    @property
+    def reach(self) -> Reach:
+        """What a pixel of the output can depend on: as many pixels of the small video, and frames, to each side.
+
+        One pixel for each convolution, one for what enlarges after the last; nothing looks at the whole frame.
+        """
+        return Reach(2 * self.config.blocks + 3, self.config.blocks)
 
     def forward(self, video: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
         """video b f 3 h w and reference b f 3 2h 2w in [-1, 1]; valid b f 1 2h 2w in [0, 1], 0 where there is no image.
