@@ -8,12 +8,17 @@ import torch.nn.functional as F
 
 from wanlab.core import Bypass, Zero, trace
 from wanlab.pipelines.load import CLASSES
+from wanlab.stages import latent
 from wanlab.stages.image import Config, Encoder, Image, ImageEncoder
+
+PIXELS = Config(size=16, output=32, width=16, heads=2)
+LATENT = latent.Config(size=16, output=32, picture=32, vae_widths=(8, 8), vae_blocks=1, vae_groups=4, patch=4, dit_width=16,
+                       heads=2, depth=2, layer="blocks.0", width=16)
 
 
 @pytest.fixture(params=CLASSES["image"])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
-    module = CLASSES["image"][request.param][0](Config(size=16, output=32, width=16, heads=2))
+    module = CLASSES["image"][request.param][0](LATENT if request.param == "latent_dit" else PIXELS)
     torch.nn.init.normal_(module.null_frame)
     return module.eval()
 
@@ -36,6 +41,8 @@ def test_tokens_lie_in_raster_order(encoder: Encoder) -> None:
     image = torch.rand(1, 3, 32, 32)
     other = image.clone()
     other[..., 8:16, 24:32] = 0                         # row 1, column 3 of 4 x 4 patches
+    if isinstance(encoder, latent.LatentEncoder):
+        pytest.skip("an autoencoder spreads a change over the frame; patches of the latent are tested with the DiT")
     with trace(encoder, capture=["embed"]) as t:
         encoder(torch.cat([image, other]))
     a, b = t.record["embed"].tensor

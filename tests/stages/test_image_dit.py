@@ -58,6 +58,16 @@ def test_no_class_is_the_last_label_and_time_is_a_site() -> None:
     assert t.ledger.ok and not torch.equal(without, dit(latent, time).prediction)
 
 
+def test_patches_lie_in_raster_order() -> None:
+    dit, latent = ours(theirs()), torch.randn(1, 4, 8, 8)
+    other = latent.clone()
+    other[..., 2:4, 6:8] = 0                                # row 1, column 3 of 4 x 4 patches
+    with trace(dit, capture=["patches"]) as t:
+        dit(torch.cat([latent, other]), torch.tensor([50, 50]))
+    a, b = t.record["patches"].tensor
+    assert (a != b).any(-1).nonzero().flatten().tolist() == [7]
+
+
 def test_names_map_both_ways_and_completely() -> None:
     model = theirs()
     state = model.state_dict()

@@ -29,4 +29,26 @@ class TimeEmbedding(Hookable):
         self.net = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, sigma: Tensor) -> Tensor:
-        return self.site("out", self.net(sinusoid(1000 * sigma, self.width)))
+        return self.site("out", self.net(self.waves(sigma)))
+
+    def waves(self, sigma: Tensor) -> Tensor:
+        """Sines and cosines of the level, (b c)."""
+        return sinusoid(1000 * sigma, self.width)
+
+
+class FourierTime(TimeEmbedding):
+    """The same of random frequencies, kept with the weights (Tancik et al. 2020; their scale as in Song et al. 2021)."""
+
+    frequency: Tensor
+
+    def __init__(self, width: int, scale: float = 16.0) -> None:
+        super().__init__(width)
+        drawn = torch.randn(width // 2, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        self.register_buffer("frequency", scale * drawn)
+
+    def waves(self, sigma: Tensor) -> Tensor:
+        phase = 2 * math.pi * sigma[:, None].float() * self.frequency
+        return torch.cat([torch.sin(phase), torch.cos(phase)], -1)
+
+
+TIMES = {"sinusoid": TimeEmbedding, "fourier": FourierTime}

@@ -243,13 +243,14 @@ class Cascade(Pipeline):
         return dict(known.get(variant, {}).get("with", {}))
 
     @torch.no_grad()
-    def judge(self, video: Tensor) -> Tensor:
+    def judge(self, video: Tensor, network: nn.Module | None = None) -> Tensor:
         """How real the discriminator takes a video (b f c h w in [0, 1]) to be: logits b f h w, one for each patch of 4x4 pixels.
 
-        The discriminator's sites act: `with trace(pipe, capture="discriminator.realness"): pipe.judge(out.video)`.
+        network: whose activations it looks at, a `nn.vgg.Vgg`; without, the shipped one. The discriminator's sites act:
+        `with trace(pipe, capture="discriminator.realness"): pipe.judge(out.video)`.
         """
         from wanlab.nn.vgg import content_network
 
         frames = rearrange(video.to(self.device), "b f c h w -> (b f) c h w")
-        taps = content_network().to(self.device)(frames)
+        taps = (network or content_network()).to(self.device)(frames)
         return rearrange(self.discriminator(2 * video.to(self.device) - 1, taps), "b f 1 h w -> b f h w")

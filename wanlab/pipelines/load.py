@@ -91,7 +91,7 @@ CLASSES: dict[str, dict[str, tuple[type[nn.Module], type]]] = {
 
 
 def load(name: str | Path = "tiny", init: str | None = None, device: str | torch.device = "cpu",
-         variants: dict[str, str] | None = None, **wan: Any) -> Pipeline:
+         variants: dict[str, str] | None = None, published: dict[str, str | Path] | None = None, **wan: Any) -> Pipeline:
     """A pipeline ready to run.
 
     name      a preset that ships with the package ("tiny"), a folder with a pipeline.json, or a Wan model ("wan2.1-t2v-1.3b";
@@ -99,12 +99,16 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     init      "random": stages without weights start from a fixed seed; otherwise they raise. "meta": sizes without values, to
               list sites
     variants  stage -> variant, where not the default
+    published stage -> folder or hub id of what others published of it: {"text": "google-t5/t5-base", "image":
+              "facebook/DiT-XL-2-256"} of the preset article (`wanlab.pipelines.published`)
     wan       of a Wan model: see `wanlab.pipelines.wan_load.load_wan`
     Raises LookupError for an unknown preset or variant, WeightsError for missing or damaged weights.
     """
     if init not in (None, "random", "meta"):
         raise ValueError(f"init must be None, 'random' or 'meta', got {init!r}")
     if name in WAN:
+        if published:
+            raise TypeError(f"{name} takes no published=: its weights are one folder, path=")
         from wanlab.pipelines.wan_load import load_wan
 
         pipe = load_wan(str(name), init=init, **wan)
@@ -114,10 +118,11 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     folder = _folder(name)
     manifest = read_manifest(folder)
     chosen = {stage: entry["default"] for stage, entry in manifest["stages"].items()} | (variants or {})
-    for stage in chosen:
+    for stage in (*chosen, *(published or {})):
         if stage not in STAGES:
             raise LookupError(f"{manifest['name']} has no stage {stage!r}{suggestion(stage, STAGES)}")
     config = {key: manifest[key] for key in (*FIELDS, *OPTIONAL) if key in manifest} | {"variants": chosen}
+    config |= {"published": {stage: str(source) for stage, source in published.items()}} if published else {}
     stages = {stage: build_stage(config, folder, stage, chosen[stage], init) for stage in STAGES}
     return Cascade(stages, config, folder).to("meta" if init == "meta" else device)
 
@@ -166,6 +171,10 @@ def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, 
         _fill(module, path, entry.get("sha256"))
     elif init != "random" and any(True for _ in module.parameters()):
         raise WeightsError(f"stage {stage}, variant {variant!r} has no weights in {folder}: train it, or say init='random'")
+    if source := config.get("published", {}).get(stage):
+        from wanlab.pipelines.published import fill_published
+
+        fill_published(stage, module, source)
     return module.eval()
 
 

@@ -33,8 +33,8 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if self.side < 32 or self.side % 4 or self.frames < 1 or not 0 <= self.blend <= self.side // 4:
-            raise TilingError("tiles need a side of at least 32 that 4 divides, at least one frame, and a blend of at most a quarter of "
-                              f"it; got side {self.side}, frames {self.frames}, blend {self.blend}")
+            raise TilingError("tiles need a side of at least 32 that 4 divides, at least one frame, and a blend of at most a "
+                              f"quarter of it; got side {self.side}, frames {self.frames}, blend {self.blend}")
 
     def covers(self, frames: int, high: int, wide: int) -> bool:
         """Whether a video of that size is one tile."""

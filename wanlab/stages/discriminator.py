@@ -85,6 +85,8 @@ class Discriminator(Hookable):
             raise ValueError(
                 f"needs {len(self.reads)} taps and sides divisible by 4, got {len(taps)} taps of a {h}x{w} video"
             )
+        if (given := tuple(tap.shape[1] for tap in taps[: len(self.reads)])) != self.config.taps:
+            raise ValueError(f"the discriminator looks at activations of {self.config.taps} channels, got {given} of another")
         spatial = self._spatial(taps, f, (h // 4, w // 4))
         steps = video[:, 1:] - video[:, :-1] if f > 1 else torch.zeros_like(video)
         steps = torch.cat([steps[:, :1], steps], 1) if f > 1 else steps  # as many differences as frames

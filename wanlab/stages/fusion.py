@@ -13,8 +13,10 @@ from einops import repeat
 from torch import Tensor, nn
 
 from wanlab.core import Hookable
+from wanlab.core.nearest import suggestion
+from wanlab.graph.configs import later
 from wanlab.nn.attention import Attention
-from wanlab.nn.embed import TimeEmbedding
+from wanlab.nn.embed import TIMES
 from wanlab.nn.norm import LayerNorm
 from wanlab.nn.spacetime import MLP
 from wanlab.stages.image import Image
@@ -23,11 +25,17 @@ from wanlab.stages.text import Text
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of the fusion stage: width of its tokens (as in the text and image stages), heads, motion layers."""
+    """Sizes of the fusion stage: width of its tokens (as in the text and image stages), heads, motion layers; and how it is told
+    the noise level."""
 
     width: int = 64
     heads: int = 4
     slots: int = 3            # motion layers: background and up to two objects
+    time: str = later("sinusoid")               # or "fourier" (`nn.embed`)
+
+    def __post_init__(self) -> None:
+        if self.time not in TIMES:
+            raise ValueError(f"fusion.Config: no time embedding {self.time!r}{suggestion(self.time, TIMES)}")
 
 
 class Condition(NamedTuple):
@@ -56,7 +64,7 @@ class Fusion(Hookable):
         super().__init__()
         width = config.width
         self.config = config
-        self.time = TimeEmbedding(width)
+        self.time = TIMES[config.time](width)
         self.slots = nn.Parameter(torch.randn(config.slots, width))
         streams = ("b n c", "b j c", "b n c", "b n c")
         self.norm_attn, self.norm_text, self.norm_mix, self.norm_out = (LayerNorm(width, axes) for axes in streams)
