@@ -69,6 +69,8 @@ _HOME = {
     "trajectory_error": "trajectory",
     "flow_error": "trajectory",
     "ghosting": "ghost",
+    "content_loss": "adversarial",
+    "gan_loss": "adversarial",
     "MotionNet": "motionnet",
     "ShapeNet": "shape",
 }
