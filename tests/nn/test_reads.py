@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wanlab.nn.reads import Call, run_alike
+from wanlab.nn.reads import Call, products, run_alike
 
 SHAPES = 50
 EXACT = 1e-6        # of a value of about 1; of larger ones relative
@@ -134,6 +134,16 @@ def test_blocks_of_any_size_give_the_same() -> None:
     for block in (1, 7, 64, 129, 130):
         out, part = blockwise(q, k, v, None, 0.2, block=block)
         assert torch.allclose(out, whole, atol=1e-6) and torch.allclose(part, lse, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(3, 23), (23, 3)])
+@pytest.mark.parametrize("part", [1, 5, 23])
+def test_half_precision_is_widened_in_parts_of_any_size(
+    part: int, rows: int, keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wanlab.nn.reads.PART", part)
+    q, k = torch.randn(2, 3, rows, 16).bfloat16(), torch.randn(2, 3, keys, 16).bfloat16()
+    assert close(products(q, k), q.double() @ k.double().transpose(-1, -2))
 
 
 def test_entropy_is_never_negative_and_knows_the_bias() -> None:

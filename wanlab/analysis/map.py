@@ -29,24 +29,20 @@ class Side:
     own: dict[str, int]
     grids: dict[str, Grid]
 
-    def find(self, place: Place) -> tuple[int, int] | None:
-        """Number of the call and of the token in it at a place (frame, h, w); None where no token stands there."""
-        at = dict(zip("fhw", place, strict=True))
+    def find(self, f: np.ndarray, h: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the call, and of the token in it, at each place; -1 where no token stands."""
+        at, stands = {"f": f, "h": h, "w": w}, np.ones(np.shape(f), bool)
         for axis, grid in self.grids.items():
-            frame = 0 if "f" in self.lead or "f" in self.own or grid.frames == 1 else at["f"]
-            h, w = (0, 0) if frames_alone(grid) else (at["h"], at["w"])
-            if frame >= grid.frames or h >= grid.height or w >= grid.width:
-                return None
-            at[axis] = grid.start + (frame * grid.height + h) * grid.width + w
-        return _number(self.lead, at), _number(self.own, at)
+            frame = 0 if "f" in self.lead or "f" in self.own or grid.frames == 1 else f
+            row, column = (0, 0) if frames_alone(grid) else (h, w)
+            stands &= (frame < grid.frames) & (row < grid.height) & (column < grid.width)
+            at[axis] = grid.start + (frame * grid.height + row) * grid.width + column
+        call, token = _number(self.lead, at, stands), _number(self.own, at, stands)
+        return np.where(stands, call, -1), np.where(stands, token, -1)
 
     def index(self, sides: Place) -> tuple[np.ndarray, np.ndarray]:
         """Calls and tokens of all places (frames h w); -1 where no token stands."""
-        found = np.full((2, *sides), -1)
-        for place in np.ndindex(*sides):
-            at = self.find(place)       # type: ignore[arg-type]
-            found[(slice(None), *place)] = (-1, -1) if at is None else at
-        return found[0], found[1]
+        return self.find(*np.indices(sides))
 
 
 def frames_alone(grid: Grid) -> bool:
@@ -54,12 +50,15 @@ def frames_alone(grid: Grid) -> bool:
     return grid.height == grid.width == 1 < grid.frames
 
 
-def _number(sizes: dict[str, int], at: dict[str, int]) -> int:
-    number = 0
+def _number(sizes: dict[str, int], at: dict[str, np.ndarray], stands: np.ndarray) -> np.ndarray:
+    number = np.zeros_like(stands, int)
     for axis, size in sizes.items():
-        if not 0 <= at.get(axis, 0) < size:
-            raise AttentionError(f"{axis}={at[axis]} is outside: there are {size} (0 to {size - 1})")
-        number = number * size + at.get(axis, 0)
+        place = np.asarray(at.get(axis, 0))
+        outside = stands & ((place < 0) | (place >= size))
+        if outside.any():
+            raise AttentionError(f"{axis}={np.broadcast_to(place, stands.shape)[outside][0]} is outside: there are {size} "
+                                 f"(0 to {size - 1})")
+        number = number * size + place
     return number
 
 
@@ -141,7 +140,7 @@ class AttentionMap:
         if any(not 0 <= at < side for at, side in zip(place, self.sides, strict=True)):
             raise AttentionError(f"{self.layer} has {'x'.join(map(str, self.sides))} queries (frames, height, width); "
                                  f"{place} is outside")
-        batch, row = (int(index[place]) for index in self.query_index)
+        batch, row = (int(index) for index in self._queries.find(*map(np.asarray, place)))
         if row < 0:
             raise AttentionError(f"no query of {self.layer} stands at {place}")
         line = self.call.entries(rows=[row], batch=[batch])[0, :, 0].numpy()                   # k j

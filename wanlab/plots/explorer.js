@@ -13,16 +13,21 @@ function element(tag, name, text) {
 const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 const told = (value) => (value === 0 ? "0" : value >= 0.01 ? value.toFixed(3) : value.toExponential(1));
 
-// Pixels of one frame of a map, as wanlab.plots.views.rgba computes them.
-function paint(answer, frame, scale, colours) {
-  const [, height, width] = answer.sides, values = bytes(answer.values), pixels = new ImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
-    const value = values[frame * width * height + i];
-    if (value === HIDDEN) continue;
-    const share = Math.min(1, (value / TOP) * (scale ? answer.high / scale : 0));
-    pixels.data.set(colours.subarray(3 * Math.floor(share * 255 + 0.5), 3 * Math.floor(share * 255 + 0.5) + 3), 4 * i);
-    pixels.data[4 * i + 3] = Math.floor(255 * (0.2 + 0.65 * share) + 0.5);
+// The pixel of each of the 256 bytes of a map, as wanlab.plots.views.rgba computes it.
+function palette(answer, scale, colours) {
+  const table = new Uint8Array(4 * 256);
+  for (let value = 0; value < HIDDEN; value++) {
+    const share = Math.min(1, (value / TOP) * (scale ? answer.high / scale : 0)), colour = 3 * Math.floor(share * 255 + 0.5);
+    table.set([...colours.subarray(colour, colour + 3), Math.floor(255 * (0.2 + 0.65 * share) + 0.5)], 4 * value);
   }
+  return new Uint32Array(table.buffer);
+}
+
+// Pixels of one frame of a map.
+function paint(answer, frame, table) {
+  const [, height, width] = answer.sides, values = bytes(answer.values), pixels = new ImageData(width, height);
+  const seen = new Uint32Array(pixels.data.buffer), start = frame * width * height;
+  for (let i = 0; i < seen.length; i++) seen[i] = table[values[start + i]];
   return pixels;
 }
 
@@ -52,10 +57,25 @@ function slider(parent, label, keys, change) {
   } };
 }
 
+// Buttons of which one is pressed. They are made anew only where others are offered: the one that has the keyboard keeps it.
+function offer(parent, kind, items, pressed, act) {
+  const told = JSON.stringify(items);
+  if (parent.dataset.items !== told) {
+    parent.dataset.items = told;
+    parent.replaceChildren(...items.map((item) => {
+      const made = element("button", kind, item ?? "both");
+      made.addEventListener("click", () => act(item));
+      return made;
+    }));
+  }
+  items.forEach((item, i) => parent.children[i].setAttribute("aria-pressed", item === pressed));
+}
+
 function render({ model, el }) {
   const setup = model.get("setup"), colours = bytes(setup.colours), count = setup.frames.length;
   const layers = setup.layers, index = Object.fromEntries(layers.map((layer, i) => [layer.name, i]));
-  let view = model.get("view"), answer = model.get("answer"), frame = 0, scale = 0, held = true, kind = "", playing = 0, asked = 0, opened = false;
+  let view = model.get("view"), answer = model.get("answer"), frame = 0, scale = 0, held = true, kind = "", playing = 0, asked = view.id, opened = false;
+  let table = new Uint32Array(256);
   const layer = () => layers[index[view.layer]];
 
   // ---- what there is to see
@@ -68,6 +88,8 @@ function render({ model, el }) {
   const side = element("div", "side"), title = element("div", "title", setup.title), question = element("div", "question");
   question.setAttribute("aria-live", "polite");
   const controls = element("div", "controls"), chips = element("div", "chips"), legend = element("div", "legend");
+  const hint = element("span", "hint"), list = element("div", "words");
+  chips.append(hint, list);
   const buttons = element("div", "buttons");
   const ramp = element("canvas", "ramp"), low = element("span", "", "0"), top = element("span", "top", "");
   legend.append(low, ramp, top);
@@ -151,7 +173,16 @@ function render({ model, el }) {
     ask({ layer: next.name, place });
   }
 
+  // Python, or the same explorer shown elsewhere, asks for something else.
+  function followed() {
+    if (model.get("view").id === view.id) return;
+    view = model.get("view");
+    asked = view.id;
+    controlsNow();
+  }
+
   function answered() {
+    const begun = performance.now();
     answer = model.get("answer");
     if (answer.id !== view.id) return;
     question.classList.toggle("wx-wrong", Boolean(answer.error));
@@ -162,8 +193,10 @@ function render({ model, el }) {
     if (!opened) open();
     repaint();
     if (root.dataset.asked) {
-      const since = Number(root.dataset.asked);
-      requestAnimationFrame(() => { root.dataset.lag = performance.now() - since; root.dataset.painted = answer.id; });
+      const since = Number(root.dataset.asked), { id, spent } = answer;       // what a change takes, in ms; read by tests and benchmarks
+      requestAnimationFrame(() => setTimeout(() => {                          // after the frame that has it
+        Object.assign(root.dataset, { lag: performance.now() - since, kernel: spent ?? 0, paint: performance.now() - begun, painted: id });
+      }));
     }
   }
 
@@ -185,15 +218,16 @@ function render({ model, el }) {
   // ---- painting
   const onImage = () => layer().image && view.word === null;         // keys that are the first image, and no frames
   function overlay(canvas, of) {
-    const [frames, height, width] = answer.sides, still = frames === 1 && count > 1;
-    canvas.width = width;
-    canvas.height = height;
-    if (still && of > 0) return;
-    canvas.getContext("2d").putImageData(paint(answer, latentFrame(of, count, frames), scale, colours), 0, 0);
+    const [frames, height, width] = answer.sides, context = canvas.getContext("2d");
+    if (canvas.width !== width) canvas.width = width;
+    if (canvas.height !== height) canvas.height = height;
+    if (frames === 1 && count > 1 && of > 0) context.clearRect(0, 0, width, height);
+    else context.putImageData(paint(answer, latentFrame(of, count, frames), table), 0, 0);
   }
 
   function repaint() {
     if (!answer || answer.error || !answer.values) return;
+    table = palette(answer, scale, colours);
     overlay(heat, frame);
     thumbs.forEach(({ over }, i) => overlay(over, i));
     top.textContent = `${answer.high > scale * 1.0001 ? "≥ " : ""}${told(scale)}`;
@@ -233,21 +267,11 @@ function render({ model, el }) {
     at.step.show(step, of.steps.length, view.step === null ? "outside the loop" : `${view.step}`);
     at.layer.show(index[of.name], layers.length, of.name);
     at.head.show(view.head === null ? 0 : of.kept.indexOf(view.head) + 1, of.kept.length + 1, view.head === null ? "mean" : `${view.head}`);
-    choices.replaceChildren(...of.branches.map((one) => {
-      const choice = element("button", "choice", one ?? "both");
-      choice.setAttribute("aria-pressed", one === view.branch);
-      choice.addEventListener("click", () => ask({ branch: one }));
-      return choice;
-    }));
+    offer(choices, "choice", of.branches, view.branch, (branch) => ask({ branch }));
     const words = of.words ? setup.words[view.branch ?? "null"] ?? [] : [];
-    const lead = element("span", "hint", words.length ? "Where a word is read:" : of.words
-      ? "This branch has no prompt of its own." : "Click a patch to see what it attends to. This layer reads no words.");
-    chips.replaceChildren(lead, ...words.map((word) => {
-      const chip = element("button", "chip", word);
-      chip.setAttribute("aria-pressed", word === view.word);
-      chip.addEventListener("click", () => ask({ word: word === view.word && of.keys ? null : word }));
-      return chip;
-    }));
+    hint.textContent = words.length ? "Where a word is read:" : of.words
+      ? "This branch has no prompt of its own." : "Click a patch to see what it attends to. This layer reads no words.";
+    offer(list, "chip", words, view.word, (word) => ask({ word: word === view.word && layer().keys ? null : word }));
     stage.classList.toggle("wx-ask", Boolean(of.keys));
   }
 
@@ -303,11 +327,12 @@ function render({ model, el }) {
     keys[event.key]();
   });
 
+  model.on("change:view", followed);
   model.on("change:answer", answered);
   controlsNow();
   show(0);
   answered();
-  return () => { clearInterval(playing); model.off("change:answer", answered); };
+  return () => { clearInterval(playing); model.off("change:view", followed); model.off("change:answer", answered); };
 }
 
 export default { render };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import anywidget
@@ -12,12 +13,15 @@ from wanlab.plots.views import View, Views
 
 
 class Canvas(anywidget.AnyWidget):
-    """`setup` is sent once; `view` is set by the page (or by Python), `answer` follows it."""
+    """`setup` is sent once; `view` is set by the page (or by Python), `answer` follows it, and says what it took (`spent`, ms).
+
+    The page is not told back what it said (echo_update): that would stand in line before the answer.
+    """
 
     _esm = (HERE / "explorer.js").read_text(encoding="utf-8")
     _css = (HERE / "explorer.css").read_text(encoding="utf-8")
     setup = traitlets.Dict().tag(sync=True)
-    view = traitlets.Dict().tag(sync=True)
+    view = traitlets.Dict().tag(sync=True, echo_update=False)
     answer = traitlets.Dict().tag(sync=True)
 
     def __init__(self, views: Views, start: View) -> None:
@@ -29,4 +33,6 @@ class Canvas(anywidget.AnyWidget):
     def _asked(self, change: Any) -> None:
         asked = change["new"]
         if asked and hasattr(self, "_views") and asked.get("id") != self.answer.get("id"):
-            self.answer = answer(self._views, _view(asked), asked["id"])
+            began = perf_counter()
+            found = answer(self._views, _view(asked), asked["id"])
+            self.answer = {**found, "spent": 1e3 * (perf_counter() - began)}
