@@ -65,7 +65,7 @@ def texture(recipe: Recipe, network: Vgg, out: Path) -> tuple[Detail, Discrimina
     return descent.module, opponent
 
 
-@pytest.mark.parametrize(("gan", "r1"), [("log", 0.0), ("hinge", 1.0), ("relativistic", 0.0)])
+@pytest.mark.parametrize(("gan", "r1"), [("log", 0.0), ("hinge", 1.0), ("relativistic_average", 0.0)])
 def test_a_stopped_duel_ends_as_an_unbroken_one(gan: str, r1: float, network, tmp_path: Path, monkeypatch) -> None:
     recipe = Recipe(**{**SMALL, "gan_steps": 4}, gan=gan, r1=r1)
     whole, judge = texture(recipe, network, tmp_path / "whole")
@@ -86,6 +86,32 @@ def test_a_stopped_duel_ends_as_an_unbroken_one(gan: str, r1: float, network, tm
     again, judge_again = texture(recipe, network, tmp_path / "broken")
     for one, other in ((whole, again), (judge, judge_again)):
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_the_log_says_how_the_duel_stands(network, tmp_path: Path) -> None:
+    texture(Recipe(**{**SMALL, "gan_steps": 2}, r1=2.0), network, tmp_path)
+    row = json.loads((tmp_path / "texture.gan.jsonl").read_text().splitlines()[-1])
+    assert {"judge", "logit_real", "logit_fake", "right_real", "right_fake", "judge_grad", "r1"} <= row.keys()
+    assert {"gan", "content", "pixel", "grad"} <= row.keys()
+    assert row["r1"] > 0 and row["judge_grad"] > 0 and 0 <= row["right_real"] <= 1
+
+
+def test_a_lazy_penalty_is_asked_for_every_few_steps_and_weighs_as_much_more(network, tmp_path: Path, monkeypatch) -> None:
+    steps, real = [], adversarial.losses.r1
+    monkeypatch.setattr(adversarial.losses, "r1", lambda *a: steps.append(1) or real(*a))
+    recipe = {**SMALL, "gan_steps": 5}
+    texture(Recipe(**recipe, r1=1.0, r1_every=2), network, tmp_path / "lazy")
+    assert len(steps) == 3                                              # steps 0, 2, 4
+
+    def first(every: int) -> torch.Tensor:
+        """The discriminator after one step, in which a constant stands for the penalty of one logit."""
+        monkeypatch.setattr(adversarial.losses, "r1", lambda logits, inputs: logits.mean())
+        return torch.cat([p.flatten() for p in texture(Recipe(**{**SMALL, "gan_steps": 1}, r1=4.0 / every, r1_every=every), network,
+                                                       tmp_path / f"every{every}")[1].parameters()])  # fmt: skip
+
+    assert torch.equal(first(1), first(4))                              # 4 / 1 * 1 and 4 / 4 * 4
+    with pytest.raises(ValueError, match="r1_every counts steps, from 1 on, not 0"):
+        Recipe(r1_every=0)
 
 
 def test_only_the_head_learns_in_the_second_phase(network, tmp_path: Path) -> None:

@@ -65,3 +65,21 @@ def test_a_file_of_variants_alone_starts_from_the_shipped_weights_and_hands_over
     swapped = pipe.swap("fusion", "film")
     assert swapped.hash_of("fusion") != shipped.hash_of("fusion") and swapped.hash_of("generator") == shipped.hash_of("generator")
     assert isinstance(swapped.fusion, FilmFusion)
+
+
+def test_one_part_alone_starts_from_the_shipped_weights_and_loads_among_them(tmp_path: Path) -> None:
+    training.run({**SMALL, "only": "detail.no_gan"}, tmp_path)
+    assert {path.parent.name for path in tmp_path.glob("*/*.pt")} == {"detail"}
+    pipe = wanlab.load(tmp_path / "pipeline").swap("detail", "no_gan")
+    shipped = wanlab.load("tiny")
+    assert all(torch.equal(a, b) for a, b in zip(pipe.upsample.parameters(), shipped.upsample.parameters(), strict=True))
+    with pytest.raises(ValueError, match=r"only: no part of this file makes 'detail.nogan'; nearest: detail.no_gan"):
+        training.run({**SMALL, "only": ["detail.nogan"]}, tmp_path)
+    with pytest.raises(ValueError, match="no preset 'tinny'; nearest: tiny"):
+        training.run({**SMALL, "preset": "tinny"}, tmp_path)
+
+
+def test_variants_of_an_untrained_preset_are_not_trained_from_noise(tmp_path: Path) -> None:
+    few = SMALL["variants"]["no_align"]  # type: ignore[index]
+    with pytest.raises(ValueError, match=r"was to start from .*small, which has no weights: train its base first"):
+        training.run({"kind": "cascade", "preset": "small", "variants": {"no_align": {**few, "clips": 1, "held": 1}}}, tmp_path)

@@ -67,3 +67,37 @@ def test_r1_is_the_squared_gradient_per_logit() -> None:
     weight = torch.tensor([1.0, 2.0, -1.0])
     penalty = losses.r1((x @ weight)[:, None], [x])
     assert penalty.item() == pytest.approx(6.0, rel=1e-5)  # |w|^2 for each of the samples
+
+
+def test_the_relativistic_average_is_its_formula() -> None:
+    """Jolicoeur-Martineau 2019: each side's logits against the mean of the other's."""
+    generator, judge = losses.gan("relativistic_average")
+    fake, real = torch.tensor([0.3, -1.2, 2.0]), torch.tensor([-0.7, 0.4, 1.1])
+
+    def d(one: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(one - others.mean())
+
+    by_hand = -d(fake, real).log().mean() - (1 - d(real, fake)).log().mean()
+    assert generator(fake, real).item() == pytest.approx(by_hand.item(), abs=1e-6)
+    by_hand = -d(real, fake).log().mean() - (1 - d(fake, real)).log().mean()
+    assert judge(fake, real).item() == pytest.approx(by_hand.item(), abs=1e-6)
+
+
+def test_hinge_is_its_formula() -> None:
+    generator, judge = losses.gan("hinge")
+    fake, real = torch.tensor([0.3, -1.2]), torch.tensor([-0.7, 1.4])
+    assert generator(fake, real).item() == pytest.approx(0.45)
+    assert judge(fake, real).item() == pytest.approx((1.7 + 0) / 2 + (1.3 + 0) / 2)
+
+
+def test_a_relativistic_discriminator_is_right_by_comparison() -> None:
+    fake, real = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    assert losses.right("log", fake, real) == (0.0, 1.0)
+    assert losses.right("relativistic_average", fake, real) == (1.0, 1.0)
+
+
+def test_r1_of_patches_is_the_squared_gradient_of_their_sum_over_their_number() -> None:
+    """Two samples of three logits; each logit is its own linear function of the sample."""
+    x = torch.randn(2, 5, requires_grad=True)
+    weight = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert losses.r1(x @ weight, [x]).item() == pytest.approx((weight.sum(1).square().sum() / 3).item(), rel=1e-4)

@@ -31,9 +31,10 @@ def existing(path: str | Path) -> Path:
     raise MediaError(f"{path}: no such file{hint}")
 
 
-def fit(images: Tensor, size: Size) -> Tensor:
-    """Centre-crop `b c h w` to the shape of size (int: a square; or (h, w)) and resize, antialiased; None: as it is.
+def fit(images: Tensor, size: Size, at: tuple[float, float] = (0.5, 0.5)) -> Tensor:
+    """Crop `b c h w` to the shape of size (int: a square; or (h, w)) and resize, antialiased; None: as it is.
 
+    at: where the crop lies, from 0 (top, left) to 1 (bottom, right); in the middle unless told.
     Values stay in [0, 1]. Raises ValueError for a size below 1.
     """
     if size is None:
@@ -44,7 +45,7 @@ def fit(images: Tensor, size: Size) -> Tensor:
     h, w = images.shape[-2:]
     scale = min(h / high, w / wide)
     rows, columns = max(1, round(high * scale)), max(1, round(wide * scale))
-    top, left = (h - rows) // 2, (w - columns) // 2
+    top, left = int((h - rows) * at[0]), int((w - columns) * at[1])
     crop = images[..., top : top + rows, left : left + columns]
     if (rows, columns) == (high, wide):
         return crop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,7 @@ def read_video(
     fps: float | None = None,
     start: float = 0.0,
     stride: int = 1,
+    crop: tuple[float, float] = (0.5, 0.5),
 ) -> Tensor:
     """Frames of a video file, or of a folder of images in natural order, as `f c h w` float32 in [0, 1].
 
@@ -46,10 +48,11 @@ def read_video(
              rate)
     start    seconds from the beginning (a folder: must be 0)
     stride   take every stride-th of these frames
+    crop     where the crop lies, as in `media.fit`; in the middle unless told
     Raises MediaError, naming the file: missing (with the nearest name), not a video, truncated, corrupt, too short;
     ValueError for frames or stride below 1, fps not above 0, start below 0.
     """
-    return load_video(path, frames, size, fps, start, stride).video
+    return load_video(path, frames, size, fps, start, stride, crop).video
 
 
 def load_video(
@@ -59,6 +62,7 @@ def load_video(
     fps: float | None = None,
     start: float = 0.0,
     stride: int = 1,
+    crop: tuple[float, float] = (0.5, 0.5),
 ) -> Footage:
     """Like `read_video`, with the file's rate and notes on what had to be decided (depth, transparency, colour space)."""
     _check_request(frames, fps, start, stride)
@@ -68,7 +72,7 @@ def load_video(
     taken: list[Tensor] = []
     for index, image in enumerate(_images(path, fps, start, notes, rate)):
         if index % stride == 0:
-            taken.append(fit(image[None], size)[0])
+            taken.append(fit(image[None], size, crop)[0])
         if len(taken) == frames:
             break
     if not taken or (frames is not None and len(taken) < frames):
@@ -77,6 +81,13 @@ def load_video(
         raise MediaError(f"{path}: frames of different sizes; ask for one size")
     told = tuple(f"{where}: {note}" if where else note for note, where in notes.items())
     return Footage(torch.stack(taken), fps or (rate[0] if rate else None), told)
+
+
+def frame_times(path: str | Path) -> list[float]:
+    """Seconds of every frame of a video file, which is decoded to its end. Raises MediaError like `read_video`."""
+    path = existing(path)
+    with _opened(path) as container:
+        return [time for time, _ in _from_start(container, 0.0)]
 
 
 def _check_request(frames: int | None, fps: float | None, start: float, stride: int) -> None:
@@ -123,18 +134,25 @@ def _from_folder(folder: Path, notes: dict[str, str]) -> Iterator[Tensor]:
 
 def _decoded(path: Path, fps: float | None, start: float, notes: dict[str, str], rate: list[float]) -> Iterator[Tensor]:
     """The frames from start on, `c h w`, at the file's own pace or resampled; damaged files raise MediaError."""
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        rate.extend([float(stream.average_rate)] if stream.average_rate else [])
+        for note in _notes_on(stream.format):
+            notes.setdefault(note, "")
+        frames = _from_start(container, start)
+        yield from map(_rgb, frames if fps is None else _resampled(frames, fps, start))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+    """A file with video in it; what goes wrong within the block, too, is told as a MediaError of it."""
     if path.stat().st_size == 0:
         raise MediaError(f"{path}: the file is empty")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise MediaError(f"{path}: no video in this file")
-            stream = container.streams.video[0]
-            rate.extend([float(stream.average_rate)] if stream.average_rate else [])
-            for note in _notes_on(stream.format):
-                notes.setdefault(note, "")
-            frames = _from_start(container, start)
-            yield from map(_rgb, frames if fps is None else _resampled(frames, fps, start))
+            yield container
     except av.error.FFmpegError as error:
         raise MediaError(f"{path}: truncated, corrupt or not a video ({error.strerror})") from error
 

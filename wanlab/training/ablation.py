@@ -23,6 +23,7 @@ from wanlab.core.nearest import suggestion
 from wanlab.graph import digest, source_digest
 from wanlab.pipelines.load import read_manifest
 from wanlab.training import adversarial, diffusion, upsampling
+from wanlab.training.sources import videos_digest
 from wanlab.training.upsampling import recipe_of
 
 CODE = ("core", "nn", "diffusion", "data", "stages", "pipelines", "training")
@@ -126,6 +127,8 @@ def retraining(
     if stage not in ships:
         raise ValueError(f"the recipe of {part} ships {', '.join(ships) or 'nothing'}, not {stage}")
     content = {key: value for key, value in asdict(recipe).items() if key not in ("start", "upsample", "pool")}
+    if recipe.videos:
+        content["videos"] = videos_digest(recipe.videos)
     key = digest({"part": part, "recipe": content, "starts": starts, "code": _code(), "torch": torch.__version__,
                   "machine": platform.machine()})  # fmt: skip
     entry = {name: _entry(manifest, name, ships[name], recipe) for name in ships}

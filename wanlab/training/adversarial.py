@@ -7,8 +7,8 @@ With lambda = 0 (variant no_gan) the same head learns, in as many steps, from L_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wanlab.core.nearest import suggestion
-from wanlab.data.procedural import World
 from wanlab.nn.vgg import content_network
 from wanlab.stages import detail, discriminator
 from wanlab.training import losses, machine, watch
@@ -25,6 +24,7 @@ from wanlab.training.degradation import Source, degrade, enlarged, window
 from wanlab.training.descent import Descent
 from wanlab.training.presets import fresh, preset_of
 from wanlab.training.shipping import read, ship
+from wanlab.training.sources import clips_of
 from wanlab.training.upsampling import psnr, recipe_of, sharpness
 
 FRAMES = 4
@@ -42,6 +42,7 @@ class Recipe:
     pixel       weight of the pixel loss beside L_content
     crop        side in pixels;  pool: a folder that keeps the clips, or none
     size, frames    of the clips;  preset: whose stages these are
+    videos      real ones instead of the procedural world's (`wanlab.data.reel.Videos`)
     """
 
     variant: str = "gan"
@@ -65,6 +66,7 @@ class Recipe:
     size: int = 128
     preset: str = "tiny"
     frames: int = 8
+    videos: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.variant not in ("gan", "no_gan"):
@@ -98,13 +100,13 @@ def train_detail(config: dict[str, Any], out: Path, network: nn.Module | None = 
     here = machine.present()
     network = (network or content_network()).to(here.device)
     levels = _levels(recipe)
-    data = bank(World(size=recipe.size, frames=recipe.frames).pool(recipe.clips, recipe.pool), levels, recipe.seed)
+    data = bank(clips_of(recipe, "train", recipe.clips), levels, recipe.seed)
     first = train_content(recipe, data, network, out)
     module: detail.Detail = first.average.module  # type: ignore[assignment]
     opponent = fresh(preset_of(recipe.preset), "discriminator", taps=_widths(network)[: recipe.taps])
     second = train_texture(recipe, data, network, module, opponent, out)
     trained: detail.Detail = second.average.module.cpu()  # type: ignore[assignment]
-    held = bank(World(size=recipe.size, frames=recipe.frames, split="val").pool(recipe.held, recipe.pool), levels, recipe.seed + 1)
+    held = bank(clips_of(recipe, "val", recipe.held), levels, recipe.seed + 1)
     figures = judge(trained, held, network.cpu())
     known = {
         "seed": recipe.seed,
@@ -200,7 +202,7 @@ def train_content(recipe: Recipe, data: Bank, network: nn.Module, out: Path) -> 
 
 def _shared(recipe: Recipe) -> dict[str, Any]:
     """The settings that the content branch depends on: both variants start from the same one."""
-    names = ("seed", "clips", "content_steps", "batch", "crop", "rate", "pixel", "upsample", "size", "preset", "frames")
+    names = ("seed", "clips", "content_steps", "batch", "crop", "rate", "pixel", "upsample", "size", "preset", "frames", "videos")
     return {name: getattr(recipe, name) for name in names}
 
 

@@ -14,7 +14,7 @@ from wanlab.core import trace
 from wanlab.data.procedural import World
 from wanlab.pipelines.load import read_manifest
 from wanlab.stages import text
-from wanlab.training import checkpoint, machine
+from wanlab.training import checkpoint, machine, watch
 from wanlab.training.descent import Descent
 from wanlab.training.diffusion import (
     Bank,
@@ -23,6 +23,7 @@ from wanlab.training.diffusion import (
     bank,
     draw,
     dropped,
+    filmed,
     ground_step,
     losses,
     optimiser,
@@ -30,6 +31,7 @@ from wanlab.training.diffusion import (
 from wanlab.training.distil import distil_losses
 from wanlab.training.presets import preset_of, settings_of
 from wanlab.training.shipping import read, ship
+from wanlab.training.sources import reel
 
 QUIET = Recipe(drop_text=0.0, drop_image=0.0)
 
@@ -38,10 +40,10 @@ def train_base(recipe: Recipe, out: Path) -> Base:
     """Train what `recipe` asks for into `out`; checkpoints there are continued. Returns the averaged stages."""
     torch.manual_seed(recipe.seed)
     base = Base(recipe)
-    data, held = (drawn(split, clips, recipe.preset) for split, clips in (("train", recipe.clips), ("val", recipe.held)))
+    data, held = (_clips(base, recipe, split, n) for split, n in (("train", recipe.clips), ("val", recipe.held)))
     if recipe.start:
         take_over(base, Path(recipe.start))
-    else:
+    elif not recipe.videos:
         base.load_state_dict(_ground(base, data, recipe, out).average.module.state_dict())
     for name, stage in base.items():
         stage.requires_grad_(not recipe.train or name in recipe.train)
@@ -59,6 +61,18 @@ def train_base(recipe: Recipe, out: Path) -> Base:
     average: Base = descent.average.module  # type: ignore[assignment]
     _ship(average, recipe, out, first + descent.seconds, validate(average, held, recipe))
     return average
+
+
+def _clips(base: Base, recipe: Recipe, split: str, n: int) -> Bank:
+    """Clips to learn from ("train") or to be judged by ("val")."""
+    if not recipe.videos:
+        return drawn(split, n, recipe.preset)
+    found, tokenizer = reel(recipe.videos, n, base.size, base.frames, recipe.seed, split), base["text"].tokenizer
+    words = sorted({word for text in found.captions.values() for word in tokenizer.unknown(text)})
+    if words and split == "train":
+        some = ", ".join(words[:8]) + (" ..." if len(words) > 8 else "")
+        watch.present().note(f"{len(words)} words of the captions are {text.UNKNOWN} to the text stage's vocabulary: {some}")
+    return filmed(found, tokenizer)
 
 
 @lru_cache(2)
@@ -121,8 +135,10 @@ def validate(base: Base, held: Bank, recipe: Recipe) -> dict[str, float]:
         with machine.on(machine.present().whole()), machine.present().autocast():
             terms, prediction, sigma = losses(base, batch, recipe, torch.Generator().manual_seed(2))
         error, sigma = (prediction.video.cpu() - (2 * batch.video - 1)).square().mean((1, 2, 3, 4)), sigma.cpu()
-        out |= {"high" + name: error[sigma > 0.75].mean().item(), "low" + name: error[sigma <= 0.75].mean().item(),
-                "motion" + name: terms["motion"].item()}
+        out |= {"high" + name: error[sigma > 0.75].mean().item(), "low" + name: error[sigma <= 0.75].mean().item()}
+        if recipe.videos:
+            continue
+        out["motion" + name] = terms["motion"].item()
         if not mute:
             out["slot_motion"] = _slot_accuracy(base, prediction.condition.slots, batch.labels)
     return out

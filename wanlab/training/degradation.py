@@ -51,24 +51,26 @@ class Example:
 class Truth:
     """A window of frames of true clips: video b f 3 H W, first b 3 H W (frame 0) and its masks b m H W, motion b f m 5.
 
+    Of real clips masks and motion are not known (None): the first frame then guides frame 0 alone.
+
     opening     whether the window starts at frame 0
     base        the side of the base video
     """
 
     video: Tensor
     first: Tensor
-    masks: Tensor
-    motion: Tensor
+    masks: Tensor | None
+    motion: Tensor | None
     opening: bool
     base: int = BASE
 
 
 def window(clips: Clips, start: int, frames: int, base: int = BASE) -> Truth:
-    """`frames` consecutive frames from `start` on. Raises ValueError where the clips carry no truth."""
-    if clips.motion is None:
-        raise ValueError("super-resolution is trained on clips with known motion")
+    """`frames` consecutive frames from `start` on; `base`: the side of the base video."""
     inside = slice(start, start + frames)
-    return Truth(clips.video[:, inside], clips.first, clips.first_masks, clips.motion[:, inside], start == 0, base)
+    known = clips.motion is not None
+    masks, motion = (clips.first_masks, clips.motion[:, inside]) if known else (None, None)  # type: ignore[index]
+    return Truth(clips.video[:, inside], clips.first, masks, motion, start == 0, base)
 
 
 def reduce(video: Tensor, size: int) -> Tensor:
@@ -80,20 +82,26 @@ def reduce(video: Tensor, size: int) -> Tensor:
     return F.avg_pool2d(video.reshape(-1, *video.shape[-3:]), factor).reshape(*lead, video.shape[-3], size, size)
 
 
-def through_base(masks: Tensor, size: int, power: float = 1.0, base: int = BASE) -> Tensor:
+def through_base(masks: Tensor | None, size: int, power: float = 1.0, base: int = BASE) -> Tensor | None:
     """Masks b m H W as they come out of the align stage: averaged to `base`, sharpened or softened, enlarged to `size`
-    bilinearly.
+    bilinearly; None stays None.
     """
+    if masks is None:
+        return None
     small = reduce(masks, base).clamp(min=1e-4) ** power
     large = F.interpolate(small / small.sum(1, keepdim=True), (size, size), mode="bilinear", align_corners=False)
     return large / large.sum(1, keepdim=True)
 
 
-def carried(truth: Truth, masks: Tensor, motion: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def carried(truth: Truth, masks: Tensor | None, motion: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
     """The first frame at `size` in every frame of the window, and what of it is valid: b f 3 size size, b f 1 size
     size.
     """
     frame = reduce(truth.first, size)
+    if masks is None or motion is None:
+        valid = frame.new_zeros(len(frame), truth.video.shape[1], 1, size, size)
+        valid[:, 0] = float(truth.opening)
+        return torch.where(valid > 0, frame[:, None], 0.5), valid
     if truth.opening:
         composite = compose(frame, masks, motion)
         return composite.aligned, composite.valid
@@ -103,7 +111,7 @@ def carried(truth: Truth, masks: Tensor, motion: Tensor, size: int) -> tuple[Ten
 
 def clean(truth: Truth, size: int, rough_masks: bool = True) -> Example:
     """The undegraded example whose target is size x size: only the masks may have gone through the base."""
-    masks = through_base(truth.masks, size, base=truth.base) if rough_masks else reduce(truth.masks, size)
+    masks = through_base(truth.masks, size, base=truth.base) if rough_masks or truth.masks is None else reduce(truth.masks, size)
     reference, valid = carried(truth, masks, truth.motion, size)
     return _ranged(Example(reduce(truth.video, size // 2), reference, valid, reduce(truth.video, size)))
 
@@ -132,11 +140,14 @@ def _input(truth: Truth, size: int, generator: torch.Generator, like: Example | 
     """
     chance = torch.rand(8, generator=generator).tolist()
     power = 1.0 if chance[0] < 0.4 else 0.6 + 1.6 * chance[1]
-    masks = reduce(truth.masks, size) if chance[2] < 0.2 else through_base(truth.masks, size, power, truth.base)
-    reference, valid = carried(truth, masks, shake(truth.motion, truth.opening, generator), size)
+    fine = chance[2] < 0.2 and truth.masks is not None
+    masks = reduce(truth.masks, size) if fine else through_base(truth.masks, size, power, truth.base)
+    motion = None if truth.motion is None else shake(truth.motion, truth.opening, generator)
+    reference, valid = carried(truth, masks, motion, size)
     small = size // 2
     video = reduce(truth.video, small)
-    if chance[3] < 0.5 and like is None:  # what the base itself can do: the first frame, warped at its own size
+    if chance[3] < 0.5 and like is None and motion is not None:
+        # What the base itself can do: the first frame, warped at its own size.
         warped, _ = carried(truth, through_base(truth.masks, small, power, truth.base), truth.motion, small)
         video = video + chance[4] * (warped - video)
     video = soften(video, generator)

@@ -15,7 +15,9 @@ from wanlab.core import Bypass, Edit
 from wanlab.core.nearest import suggestion
 from wanlab.data.clip import Clips
 from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, World
+from wanlab.data.reel import Reel
 from wanlab.diffusion import targets
+from wanlab.nn.layers import MOTION
 from wanlab.pipelines.denoise import Prediction, motion_std, predict
 from wanlab.stages import fusion, image, text
 from wanlab.training import machine, watch
@@ -71,6 +73,7 @@ class Recipe:
     gamma: float = 5.0                   # of min_snr
     decay: float = 0.998                 # of the averaged weights
     clip: float = 1.0                    # the gradient's greatest norm
+    videos: dict[str, Any] = field(default_factory=dict)    # real ones to learn from (`data.reel.Videos`): no truth, no grounding
 
     def __post_init__(self) -> None:
         for target in (self.predicts, self.target):
@@ -107,6 +110,18 @@ def bank(world: World, n: int, size: int, tokenizer: text.Tokenizer) -> Bank:
         masks = F.avg_pool2d(clips.first_masks, world.size // size)
         parts.append(Bank((small * 255).round().byte(), (masks * 255).round().byte(), clips.motion,
                           tokenizer(clips.captions), labels(clips)))
+    return Bank(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+
+def filmed(reel: Reel, tokenizer: text.Tokenizer) -> Bank:
+    """Every window of a reel: like `bank`, but of layers and motion nothing is known (no mask, no motion, no label)."""
+    parts = []
+    for start in range(0, len(reel), 16):
+        watch.present().busy("reading videos", start, len(reel))
+        clips = reel.batch(range(start, min(start + 16, len(reel))))
+        b, f, _, h, w = clips.video.shape
+        parts.append(Bank((clips.video * 255).round().byte(), torch.zeros(b, SLOTS, h, w, dtype=torch.uint8),
+                          torch.zeros(b, f, SLOTS, len(MOTION)), tokenizer(clips.captions), torch.full((b, SLOTS, 3), -1)))
     return Bank(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
@@ -209,6 +224,9 @@ def losses(base: Base, batch: Batch, recipe: Recipe, generator: torch.Generator)
         "paint": (weight * (out.draft.paint - clean).square().mean((1, 2, 3, 4))).mean(),
         "motion": (weight * (slot_weight * (out.motion - motion).square()).mean((1, 2, 3))).mean(),
     }
+    if recipe.videos:                       # nobody knows what moves there: the picture's error alone teaches layers and motion
+        del terms["motion"]
+        return terms, out, sigma
     named = (batch.ids[:, 0] != 0) & (batch.present > 0)
     if named.any() and hasattr(base["align"], "segment"):
         terms["masks"] = mask_loss(base, _rows(still, named), _rows(out.condition, named), batch.masks[named])

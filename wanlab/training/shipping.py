@@ -71,6 +71,8 @@ def _where() -> str:
 
 def told(value: Any) -> Any:
     """A setting as provenance states it: of a path, only the file's name."""
+    if isinstance(value, dict):
+        return {key: told(one) for key, one in value.items()}
     return Path(value).name if isinstance(value, str) else value
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.core.nearest import suggestion
-from wanlab.data.procedural import World
 from wanlab.nn.residual import enlarge
 from wanlab.stages.resize import ResizeConv, Trilinear
 from wanlab.stages.upsample import Config, Upsample
@@ -20,6 +19,7 @@ from wanlab.training.degradation import BASE, Example, Source, clean, crop, degr
 from wanlab.training.descent import Descent
 from wanlab.training.presets import preset_of, settings_of
 from wanlab.training.shipping import ship
+from wanlab.training.sources import clips_of
 
 FRAMES = 4  # consecutive frames of a training clip
 
@@ -33,6 +33,7 @@ class Recipe:
     content     weight of L_content beside the pixel loss
     clips, held                 how many clips to train on and to judge by; pool: a folder that keeps them, or none
     size, frames                of those clips; preset: whose levels these are
+    videos                      real ones instead of the procedural world's (`wanlab.data.reel.Videos`); pool is of no use then
     """
 
     variant: str = "residual"
@@ -48,6 +49,7 @@ class Recipe:
     pool: str | None = None
     preset: str = "tiny"
     frames: int = 8
+    videos: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -65,7 +67,8 @@ class Recipe:
 
     def of(self, level: int) -> dict[str, Any]:
         """The settings that one level's training depends on."""
-        shared = {name: getattr(self, name) for name in ("variant", "seed", "clips", "rate", "content", "size", "preset", "frames")}
+        names = ("variant", "seed", "clips", "rate", "content", "size", "preset", "frames", "videos")
+        shared = {name: getattr(self, name) for name in names}
         return shared | {name: getattr(self, name)[level] for name in ("steps", "batch", "crop")}
 
 
@@ -96,10 +99,7 @@ def train_upsampling(config: dict[str, Any], out: Path) -> dict[str, float]:
     Returns the figures on held-out clips.
     """
     recipe: Recipe = recipe_of(Recipe, config)
-    data, held = (
-        World(size=recipe.size, frames=recipe.frames).pool(recipe.clips, recipe.pool),
-        World(size=recipe.size, frames=recipe.frames, split="val").pool(recipe.held, recipe.pool),
-    )
+    data, held = clips_of(recipe, "train", recipe.clips), clips_of(recipe, "val", recipe.held)
     levels = nn.ModuleList()
     seconds = 0.0
     for level in range(len(recipe.levels)):
