@@ -156,19 +156,17 @@ def grid(contrast: Contrast, at: Sequence[str] | Mapping[str, str], *, windows: 
     save: where the record is kept (.safetensors), so that the cells can be written down (`cells.study_cells`).
     Raises ContrastError for a way or division that does not exist, and where words are asked for and the prompts' do not align.
     """
-    if way not in WAYS:
-        raise ContrastError(f"no way {way!r}{suggestion(way, list(WAYS))}")
     if "words" in each:
         _aligned(contrast)
-    found = places(contrast.pipe, contrast.clean, at, windows, each, branch)
+    return laid_out(contrast, places(contrast.pipe, contrast.clean, at, windows, each, branch), way, save)
+
+
+def laid_out(contrast: Contrast, found: Sequence[Place], way: str = "denoising", save: str | Path | None = None) -> Grid:
+    """The grid of some places, of several calls of `places` for example; recorded in one run."""
+    if way not in WAYS:
+        raise ContrastError(f"no way {way!r}{suggestion(way, list(WAYS))}")
     names = dict.fromkeys(select.at for place in found for select in place.selects)
-    record = contrast.record(WAYS[way][1], [replace(Select.of(name), branch=branch if _branched(contrast.pipe, name) else None)
-                                            for name in names])
-    return Grid(contrast, found, way, kept(record, save))
-
-
-def _branched(pipe: Any, name: str) -> bool:
-    return "branch" in (pipe.sites(name)[0].clock or ())
+    return Grid(contrast, found, way, kept(contrast.record(WAYS[way][1], names), save))
 
 
 def _aligned(contrast: Contrast) -> None:
