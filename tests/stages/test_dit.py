@@ -10,7 +10,7 @@ from diffusers import WanTransformer3DModel
 
 from wanlab.core import Bypass, Scale, ShuffleFrames, Zero, sites_of, trace
 from wanlab.stages.dit import Config, Dit
-from wanlab.stages.dit_keys import from_diffusers, is_diffusers, to_diffusers
+from wanlab.stages.dit_keys import dit_takes, from_diffusers, to_diffusers
 
 TEXT = 512          # diffusers reads image tokens as what stands before the last 512: other lengths drop them in silence
 TINY = Config(heads=2, head_width=12, depth=2, hidden=32, text_width=32)
@@ -103,7 +103,8 @@ def test_names_go_round() -> None:
     theirs = theirs_of(KINDS["flf"])
     state = theirs.state_dict()
     ours = from_diffusers(state)
-    assert is_diffusers(list(state)) and not is_diffusers(list(ours))
+    for names in (list(state), list(ours)):
+        assert [take.name for name in names for take in dit_takes(names)(name)] == list(ours)
     assert set(ours) == set(Dit(KINDS["flf"]).state_dict())
     again = to_diffusers(ours)
     assert set(again) == set(state) and all(torch.equal(again[name], value) for name, value in state.items())

@@ -111,8 +111,7 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
             raise TypeError(f"{name} takes no published=: its weights are one folder, path=")
         from wanlab.pipelines.wan_load import load_wan
 
-        pipe = load_wan(str(name), init=init, **wan)
-        return pipe if init == "meta" else pipe.to(device)
+        return load_wan(str(name), init=init, device=device, **wan)
     if wan:
         raise TypeError(f"{name} takes no {', '.join(wan)}: these are settings of Wan models")
     folder = _folder(name)

@@ -6,9 +6,11 @@ The table is that of diffusers' conversion, read in both directions.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
+
+from wanlab.stages.takes import Take, Takes
 
 # published name -> diffusers' name, both as they begin within their module; `{n}` is a block's number
 _TOP = {
@@ -38,6 +40,7 @@ _BLOCK = {
 }
 _THEIRS = tuple({theirs: ours for ours, theirs in table.items()} for table in (_TOP, _BLOCK))
 _UNUSED = re.compile(r"blocks\.\d+\.attn2\.norm_added_q\.weight")       # of old files: nothing reads it
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 _PARTS = re.compile(r"(?:blocks\.(?P<n>\d+)\.)?(?P<stem>.+?)(?P<leaf>\.weight|\.bias)?")
 
 
@@ -57,9 +60,18 @@ def from_diffusers_name(name: str) -> str | None:
     return None if _UNUSED.fullmatch(name) else _renamed(name, *_THEIRS)
 
 
-def is_diffusers(names: list[str]) -> bool:
-    """Whether parameter names are diffusers' (else they are the published ones, or of another model)."""
-    return any(name.startswith("condition_embedder.") for name in names)
+def dit_takes(names: Collection[str]) -> Takes:
+    """What becomes of the tensors of a file with these names: diffusers', or the published ones, which are ours; either may stand
+    behind a prefix, as in files that hold the transformer of a larger program."""
+    prefix = next((start for start in _PREFIXES if any(name.startswith(start) for name in names)), "")
+    theirs = any(name.startswith(f"{prefix}condition_embedder.") for name in names)
+
+    def takes(name: str) -> list[Take]:
+        ours = name.removeprefix(prefix)
+        found = from_diffusers_name(ours) if theirs else ours
+        return [] if found is None else [Take(found)]
+
+    return takes
 
 
 def _renamed(name: str, top: Mapping[str, str], block: Mapping[str, str]) -> str:
