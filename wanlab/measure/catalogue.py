@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wanlab.measure import samples
+from wanlab.measure import adversarial, samples
 from wanlab.measure.kinds import MetricInfo
 from wanlab.measure.samples import Builder, adherence, against, along
 
@@ -58,9 +58,9 @@ ROWS: dict[str, Row] = {row.key: row for row in (
         "gradient energy over the reference's: 1 is as sharp as it"),
     Row("background_psnr", True, "reference masks", samples.background_psnr,
         "signal-to-noise ratio outside the true clip's objects, dB"),
-    Row("l_content", False, "reference", samples.l_content, "distance to the reference in the content network: a training's loss",
+    Row("l_content", False, "reference", adversarial.l_content, "distance to the reference in the content network: training's loss",
         ("vgg",)),
-    Row("l_gan", False, "", samples.l_gan, "-E[log D] of the discriminator's patches: a training's loss", ("tiny",)),
+    Row("l_gan", False, "", adversarial.l_gan, "-E[log D] of the discriminator's patches: a training's loss", ("tiny",)),
     # time
     Row("warp_error", False, "reference", samples.warp_reference,
         "change along the reference's flow that its motion does not explain", FLOWS, tag="reference"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -173,28 +172,6 @@ def dists(workshop: Workshop, choice: str) -> Built:
     module, device = part("dists"), workshop.device
     judge = module.published(workshop.weights.get("vgg16"), device)
     return _mean_of(judge.name, lambda b: module.dists_curve(b.video.to(device), b.reference.to(device), judge))
-
-
-# What the adversarial training learns from, under the shipped content network and discriminator.
-
-
-def l_content(workshop: Workshop, choice: str) -> Built:
-    """L_content to the reference."""
-    from wanlab.nn.vgg import WEIGHTS, content_network
-
-    network, ask = workshop.once("content", lambda: content_network().to(workshop.device)), part("adversarial").content_loss
-    device, short = workshop.device, hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:8]
-    return Built(f"vgg|net:{short}", lambda b: ask(b.video.to(device), b.reference.to(device), network))
-
-
-def l_gan(workshop: Workshop, choice: str) -> Built:
-    """L_GAN under the discriminator of a preset."""
-    from wanlab.pipelines.load import PRESETS, load, read_manifest
-
-    variants = read_manifest(PRESETS / choice)["stages"]["discriminator"]
-    short = variants["variants"][variants["default"]]["sha256"][:8]
-    pipe = workshop.once(("preset", choice), lambda: load(choice, device=workshop.device))
-    return Built(f"{choice}|net:{short}", lambda b: part("adversarial").gan_loss(pipe.judge(b.video)))
 
 
 # Flow.
