@@ -14,6 +14,10 @@ baseline. Plainly: each cell by itself, cache, forks and packs off. Shared: as a
     peak memory, few and many cells, samples     1 fresh process each 3
     ray beside inline                            1 round, 4 samples   3, where ray is installed
 
+The row of ray compares wall time on the same work, metrics included: two workers of one thread each beside this process on one
+thread, from the third group on, when ray and both workers are up. It needs two cores that nobody else uses, and an environment
+with ray and without JupyterLab: python3.11 dev.py env --venv .venv-ray --extras dev,ray
+
 Times are seconds of this process's CPU (other work on the machine does not count), on cuda and for ray of the wall. Metrics and
 the encoding of videos are outside the clock. Shared and plain must give the same bytes, and as many stage runs as planned, or
 the benchmark ends.

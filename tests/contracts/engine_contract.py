@@ -112,6 +112,16 @@ class EngineContract:
         assert set(found) == {task for group in groups for task in group}
         return found
 
+    def test_a_function_runs_where_tasks_do(self) -> None:
+        engine = self.engine()
+        try:
+            engine.prepare("cpu")
+            assert engine.there(sorted, [3, 1, 2]) == [1, 2, 3]
+            with pytest.raises(TypeError):
+                engine.there(len, 1)
+        finally:
+            engine.close()
+
     def test_each_task_comes_once_with_the_bits_of_a_plain_loop_in_any_order(self, bench: Workbench) -> None:
         groups = list(bench.plan.groups())
         given = self.delivered(bench, [Group(group.chunk, group.cells[::-1]) for group in groups[::-1]])

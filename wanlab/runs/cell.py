@@ -67,8 +67,8 @@ class Workbench:
     """A study with everything that evaluating its cells needs.
 
     measures are those of `wanlab.measure.resolve` that the data allows; `notify(cell, what, done, total)` is told what is going
-    on (a stage and its denoising steps, or "metrics"); notes is what the user should hear about before it runs; spec builds this
-    workbench again elsewhere.
+    on (a stage and its denoising steps, or "metrics"); halved: by stage, the rows that the device had memory for, where not for
+    all; notes is what the user should hear about before it runs; spec builds this workbench again elsewhere.
     """
 
     study: Study
@@ -83,7 +83,7 @@ class Workbench:
     _clips: tuple[tuple[int, ...], Clips, torch.Tensor | None] | None = field(default=None, repr=False)
     _videos: Videos | None = field(default=None, repr=False)
     _reference: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
-    _fits: dict[str, int] = field(default_factory=dict, repr=False)
+    halved: dict[str, int] = field(default_factory=dict, repr=False)
 
     def evaluate(self, group: Group) -> Iterator[tuple[Task, Part | Failure]]:
         """Generate and measure the cells of a group one by one, what they share once. A cell that raises becomes a Failure; the
@@ -136,9 +136,14 @@ class Workbench:
             self._reference = task.chunk, video
         return video
 
+    def forget(self) -> None:
+        """Keep nothing of the batch in hand."""
+        self._clips = self._reference = None
+        self.cache.memory.clear()
+
     def _open(self, chunk: Chunk, cells: Sequence[str]) -> Videos:
         clips, prompts = self._truth(chunk)[0], self.source.prompts(chunk.indices)
-        return Videos(self.plan, chunk, cells, clips, prompts, self.cache, self.notify, self._fits)
+        return Videos(self.plan, chunk, cells, clips, prompts, self.cache, self.notify, self.halved)
 
     def _of_baseline(self, chunk: Chunk) -> torch.Tensor:
         """The baseline's video on a batch, kept for the other cells of the batch."""

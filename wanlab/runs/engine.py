@@ -46,6 +46,9 @@ class Engine(Protocol):
     def prepare(self, device: str) -> Place:
         """Where tasks will run, for a device as the user names it. Raises EngineError or ValueError where there is none."""
 
+    def there(self, function: Callable[..., Any], *given: Any) -> Any:
+        """What a function that can be imported gives where tasks run, once `prepare` has been called. Raises what it raises."""
+
     def run(self, bench: Workbench, groups: Iterable[Group], deliver: Deliver) -> None:
         """Evaluate every group and deliver each task in this process, in any order.
 

@@ -122,7 +122,7 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
     shape = bench.plan.cells[study.baseline].pipe.config
     clip = 4 * 3 * shape["frames"] * math.prod(sides(shape["size"]))
     # intermediate videos of a batch are smaller than the last; the metrics hold a few copies of it
-    memory = min(int(study.cache.memory_gib * GIB), 3 * clip * study.batch * len(cells)) + 12 * clip * study.batch + GIB
+    memory = min(int(study.cache.memory_gib * GIB), 3 * clip * study.rows * len(cells)) + 12 * clip * study.rows + GIB
     disk = folder_bytes(study, bench.source.n, len(bench.measures))
     if study.cache.disk is not None:
         disk += int(study.cache.disk_gib * 1e9)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from .engine import Deliver, Place
 from .environment import describe, pick_device
@@ -23,6 +23,10 @@ class Inline:
         """The device itself."""
         where = pick_device(device)
         return Place(where, where, describe(where))
+
+    def there(self, function: Callable[..., Any], *given: Any) -> Any:
+        """Here."""
+        return function(*given)
 
     def run(self, bench: Workbench, groups: Iterable[Group], deliver: Deliver) -> None:
         """Evaluate the groups in order."""

@@ -138,10 +138,10 @@ def workload(study: Study, document: Document, outline: Outline, device: StatedD
     Raises StudyError for components and sites that the outline does not have, each at its place.
     """
     acts = _acts(study, document, outline)
-    found = _Builder(study, outline, device, min(study.batch, samples))
+    found = _Builder(study, outline, device, min(study.rows, samples))
     for name in sorted(study.cells, key=lambda name: name != study.baseline):  # stable, and as engines do it
         found.add(name, acts[name])
-    batches = -(-samples // study.batch) * len(study.seeds)
+    batches = -(-samples // study.rows) * len(study.seeds)
     return found.finish(batches)
 
 

@@ -177,8 +177,8 @@ def make_plan(
     prepared = {name: prepare(name, study, document, pipe, problems) for name in study.cells}
     if problems:
         raise document.error(problems)
-    chunks = list(chunks_of(source.n, study.batch, study.seeds))
-    rows = [_rows(chunk, source) for chunk in chunks]
+    chunks = list(chunks_of(source.n, study.rows, study.seeds))
+    rows = [rows_of(chunk, source) for chunk in chunks]
     names = sorted(prepared, key=lambda name: name != study.baseline)       # stable: else in the order of the file
     drafts = {name: _draft(name, study, *prepared[name], context["generate"]) for name in names}
     local = local_nodes(drafts[study.baseline].nodes)
@@ -237,7 +237,8 @@ def _keyed(plan: Plan, measures: Sequence[str]) -> Plan:
     return replace(plan, cells=cells)
 
 
-def _rows(chunk: Chunk, source: Source) -> dict[str, str]:
+def rows_of(chunk: Chunk, source: Source) -> dict[str, str]:
+    """Digests of what the rows of a batch are."""
     given = source.digest(chunk.indices)
     return {"prompts": digest(source.prompts(chunk.indices)), "images": given, "last": given,
             "seeds": digest(chunk.noise_seeds)}

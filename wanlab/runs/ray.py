@@ -19,7 +19,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +126,22 @@ class Ray:
         if device != "cuda":
             raise EngineError(f"--device {device}: with Ray it is cpu, cuda or auto; Ray gives each worker a GPU of its own")
         self._demand(device)
-        asked = ray.remote(num_gpus=1, max_retries=0)(describe).remote("cuda")
-        if not ray.wait([asked], timeout=PATIENCE)[0]:
-            raise EngineError(f"no GPU became free within {PATIENCE:.0f} s; {self._resources()}")
+        self._environment = self._with_gpu(PATIENCE, describe, "cuda")
+        return Place("cuda", "cpu", self._environment)
+
+    def there(self, function: Callable[..., Any], *given: Any) -> Any:
+        """In a worker with a GPU, where there are such; else here."""
+        return self._with_gpu(None, function, *given) if self._environment["device"] != "cpu" else function(*given)
+
+    def _with_gpu(self, patience: float | None, function: Callable[..., Any], *given: Any) -> Any:
+        ray = self._join()
+        asked = ray.remote(num_gpus=1, max_retries=0)(function).remote(*given)
+        if not ray.wait([asked], timeout=patience)[0]:
+            raise EngineError(f"no GPU became free within {patience:.0f} s; {self._resources()}")
         try:
-            self._environment = ray.get(asked)
+            return ray.get(asked)
         except ray.exceptions.RayError as error:
             raise EngineError(f"a worker with a GPU cannot start: {_cause(error)}") from error
-        return Place("cuda", "cpu", self._environment)
 
     def run(self, bench: Workbench, groups: Iterable[Group], deliver: Deliver) -> None:
         """Keep every worker busy until nothing is left; workers stay for the next call."""

@@ -226,6 +226,9 @@ class Share(Part):
     pack: int = Field(1, ge=1, description="so many cells run as rows of one batch; part of every content key (1: none)")
 
 
+AUTO, GUESS = "auto", 8  # the batch that a device decides, and where it begins to look
+
+
 class Study(Part):
     """A study file."""
 
@@ -236,7 +239,9 @@ class Study(Part):
     data: Annotated[Procedural | Folder | Image | Images, Field(discriminator="kind")]
     sampler: Sampler = Field(default_factory=Sampler)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
-    batch: int = Field(8, ge=1, description="rows per batch; part of every content key")
+    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        GUESS, description="rows per batch, part of every content key; auto: as many as the GPU has memory for (on a CPU 8)"
+    )
     baseline: str = "baseline"
     cells: dict[str, Annotated[Cell, Given]] = Field(min_length=1)
     metrics: list[str] = Field(min_length=1)
@@ -252,6 +257,11 @@ class Study(Part):
         """Plain data that `Study.model_validate` reads back; of the cells, what differs from the defaults."""
         cells = {name: cell.model_dump(mode="json", exclude_defaults=True) for name, cell in self.cells.items()}
         return {**self.model_dump(mode="json", exclude={"cells"}), "cells": cells}
+
+    @property
+    def rows(self) -> int:
+        """Rows per batch; what a device has yet to decide counts as the guess."""
+        return GUESS if self.batch == AUTO else int(self.batch)
 
     @property
     def hash(self) -> str:

@@ -209,6 +209,15 @@ class RunFolder:
             raise RunFolderError(f"{self.root} is not a run folder: it has no study.yaml")
         return Study.model_validate(stored["study"])
 
+    @property
+    def begun(self) -> bool:
+        """Whether the folder is some study's already."""
+        return (self.root / "study.yaml").exists()
+
+    def begin(self, study: Study) -> None:
+        """Make the folder this study's."""
+        write_text(self.root / "study.yaml", to_yaml({"hash": study.hash, "study": study.resolved()}))
+
     def cells(self) -> dict[str, CellFolder]:
         """The finished cells by name, in the order of the study; of several under one name, the newest."""
         found: dict[str, tuple[float, CellFolder]] = {}
@@ -240,7 +249,7 @@ class RunFolder:
         with held(self.root, shard) as beside:
             if shard is None:
                 sweep(self.root)
-            write_text(self.root / "study.yaml", to_yaml({"hash": study.hash, "study": study.resolved()}))
+            self.begin(study)
             self._settle(dict(environment), beside)
             yield self
 
@@ -272,7 +281,7 @@ class RunFolder:
             raise RunFolderError(f"{self.root} is a file, not a folder")
         stored = self._stored()
         if stored is None:
-            if self.root.exists() and any(self.root.iterdir()) and not (self.root / ".lock").exists():
+            if self.root.exists() and any(self.root.iterdir()) and not any(self.root.glob(".lock*")):
                 raise RunFolderError(f"{self.root} holds other files and no study.yaml: choose another folder with --out")
             return
         if stored["hash"] == study.hash:

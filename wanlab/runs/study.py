@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from .cell import Workbench, open_workbench
+from .cell import Workbench, WorkbenchSpec, open_workbench
 from .document import StudyError
 from .engine import Engine, make_engine
 from .environment import describe_pipeline, threads
 from .execution import Executor, Outcome
 from .files import RunFolderError, stoppable, to_yaml, write_text
+from .fitting import recorded, settled
 from .inference import Resampler
 from .progress import Monitor
 from .reading import load_study, parse_study
@@ -71,9 +72,11 @@ def run_study(
     with stoppable(), closing(runner):
         study, document = load_study(file, sets)
         folder = RunFolder(out or Path("runs") / study.name)
+        study = recorded(study, folder)
         folder.refuse_strangers(study)
         with threads(threads_each or folder.threads or (1 if shard is not None else runner.threads)):
             place = runner.prepare(device)
+            study = settled(study, folder, runner, WorkbenchSpec(study.resolved(), place.device, load, resolve))
             opened = partial(open_workbench, study, document, place.here, load, resolve, place.environment["code"])
             bench = opened()
             if train_missing(study, bench.plan, console):
