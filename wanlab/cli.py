@@ -30,7 +30,7 @@ RESUMABLE = ("run", "train")
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting of the file (repeatable).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 PipelineName = Annotated[str, typer.Option("--pipeline", "-p", help="A preset's name or a folder with pipeline.json.")]
-Random = Annotated[bool, typer.Option("--random-weights", help="Allow stages without trained weights.")]
+Init = Annotated[str | None, typer.Option("--init", metavar="random", help="random: allow stages without trained weights.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -81,7 +81,7 @@ def _is_mistake(error: BaseException) -> bool:
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Option(help="What happens in the video.")],
+    prompt: Annotated[str, typer.Option(help="What happens in the video (without: nothing is said).")] = "",
     image: Annotated[Path | None, typer.Option(help="The first frame (without: none).")] = None,
     last_image: Annotated[Path | None, typer.Option(help="The last frame, where the pipeline takes one.")] = None,
     out: Annotated[Path, typer.Option(help="The video to write.")] = Path("out.mp4"),
@@ -97,10 +97,11 @@ def generate(
     ] = None,
     ablate: Annotated[list[str] | None, typer.Option(help="Remove a component (repeatable).")] = None,
     swap: Annotated[list[str] | None, typer.Option(metavar="STAGE=VARIANT", help="Another variant (repeatable).")] = None,
+    tile: Annotated[int | None, typer.Option(min=0, help="Of super-resolution in tiles: their side in pixels; 0: untiled.")] = None,
     fps: Annotated[float, typer.Option(min=0.1)] = 8.0,
     lossless: Annotated[bool, typer.Option(help="RGB without loss; not every player shows it.")] = False,
     device: Device = "auto",
-    random_weights: Random = False,
+    init: Init = None,
     debug: Debug = False,
 ) -> None:
     """Make one video from an image and a prompt; beside it, what the edits did (NAME.ledger.json)."""
@@ -110,7 +111,7 @@ def generate(
 
     demand_place(out)
     picture = None if image is None else load_image(image)
-    pipe = generating.opened(pipeline, device, random_weights, swap or [])
+    pipe = generating.opened(pipeline, device, init, swap or [], tile)
     edits = [e for name in ablate or [] for e in pipe.ablate(name)] + [generating.edit(text) for text in edit or []]
     for kind, text in generating.expectations(pipe, picture, prompt, negative or ""):
         said = f"{image}: {text}" if kind == "note" else text
@@ -201,7 +202,7 @@ def sites(
     swap: Annotated[list[str] | None, typer.Option(metavar="STAGE=VARIANT", help="Another variant (repeatable).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON: name, axes, shape (of one row), clock.")] = False,
     meta: Annotated[bool, typer.Option("--meta", help="From sizes alone: no weights are read.")] = False,
-    random_weights: Random = False,
+    init: Init = None,
     debug: Debug = False,
 ) -> None:
     """Show the sites of a pipeline as a tree, with how many there are, their axes and the shapes of one row."""
@@ -213,7 +214,7 @@ def sites(
         else:
             from wanlab.runs.generating import opened
 
-            found = opened(pipeline, "cpu", random_weights, swap or []).sites(match)
+            found = opened(pipeline, "cpu", init, swap or []).sites(match)
     if as_json:
         import json
 
@@ -304,7 +305,7 @@ def doctor(
     seed: Annotated[int | None, typer.Option(min=0, help="With --nan.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="With --nan.")] = None,
     device: Device = "auto",
-    random_weights: Random = False,
+    init: Init = None,
     debug: Debug = False,
 ) -> None:
     """Check this installation: packages, device, weights, and that edits and records do exactly what they say."""
@@ -319,9 +320,9 @@ def doctor(
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             if nan:
-                health.search(pipeline, device, random_weights, console, errors, given)
+                health.search(pipeline, device, init, console, errors, given)
             else:
-                health.examine(pipeline, device, random_weights, console, errors)
+                health.examine(pipeline, device, init, console, errors)
     except health.Unsound as unsound:
         errors.print(f"[bold red]error[/]  {escape(str(unsound))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None

@@ -198,7 +198,7 @@ def test_the_report_keeps_its_columns_at_any_width(monkeypatch: pytest.MonkeyPat
     pipe = Looped()
     monkeypatch.setattr(loading, "load", lambda name, init=None: pipe)
     said = io.StringIO()
-    examine("toy", "cpu", False, Console(file=said, width=width), Console(file=io.StringIO()))
+    examine("toy", "cpu", None, Console(file=said, width=width), Console(file=io.StringIO()))
     lines = said.getvalue().splitlines()
     assert all(len(line.rstrip()) <= width for line in lines) and lines[-1].startswith("sound  ")
     assert {line[:6].strip() for line in lines[:-1]} == {"ok", ""} and all(line[26:28] == "  " for line in lines[:-1])
@@ -210,5 +210,5 @@ def test_failed_checks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "load", lambda name, init=None: pipe)
     monkeypatch.setattr(health.importlib.util, "find_spec", lambda name: Site)     # as if ray and jupyterlab were there
     with pytest.raises(Unsound, match=r"of \d+ checks failed: weights, finite"):
-        examine("toy", "cpu", False, Console(file=said, width=100), Console(file=io.StringIO()))
+        examine("toy", "cpu", None, Console(file=said, width=100), Console(file=io.StringIO()))
     assert "NaN or infinity in detail.strength" in said.getvalue() and "note  ray and jupyterlab" in said.getvalue()

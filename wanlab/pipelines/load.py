@@ -160,21 +160,27 @@ def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, 
         raise WeightsError(f"stage {stage}, variant {variant!r}: there is no class {entry['class']!r}"
                            f"{suggestion(entry['class'], CLASSES[stage])}")
     cls, config_class = CLASSES[stage][entry["class"]]
-    with torch.random.fork_rng(devices=[]), torch.device("meta" if init == "meta" else "cpu"):
-        torch.manual_seed(0)
-        module = cls(_config(config_class, entry.get("config", {})))
+
+    def made(device: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            torch.manual_seed(0)
+            return cls(_config(config_class, entry.get("config", {}))).eval()
+
     path = folder / entry["file"] if entry.get("file") else None
     if init == "meta":
-        return module.eval()
+        return made("meta")
     if path is not None and path.exists():
+        module = made("cpu")
         _fill(module, path, entry.get("sha256"))
-    elif init != "random" and any(True for _ in module.parameters()):
+    elif init != "random" and any(True for _ in made("meta").parameters()):
         raise WeightsError(f"stage {stage}, variant {variant!r} has no weights in {folder}: train it, or say init='random'")
+    else:
+        module = made("cpu")
     if source := config.get("published", {}).get(stage):
         from wanlab.pipelines.published import fill_published
 
         fill_published(stage, module, source)
-    return module.eval()
+    return module
 
 
 def _config(cls: type, values: dict[str, Any]) -> Any:

@@ -11,22 +11,31 @@ from rich.markup import escape
 
 from wanlab.core import LedgerError, edit_from_dict
 from wanlab.data.folder import write_video
+from wanlab.pipelines.cascade import Cascade
 from wanlab.pipelines.inputs import sides
+from wanlab.pipelines.tiles import Tiling
 from wanlab.pipelines.wan21 import Wan
 from wanlab.runs.environment import pick_device
 
 
-def opened(name: str, device: str, random_weights: bool = False, swaps: Sequence[str] = ()) -> Any:
-    """The pipeline of a preset or folder on a device, with the variants of `swaps` ("align=none"). Raises ValueError."""
+def opened(name: str, device: str, init: str | None = None, swaps: Sequence[str] = (), tile: int | None = None) -> Any:
+    """The pipeline of a preset or folder on a device, with the variants of `swaps` ("align=none"), and tiles of so many pixels
+    (0: none) where it is a cascade. Raises ValueError.
+    """
+    if init not in (None, "random"):
+        raise ValueError(f"--init {init}: the one way to go without trained weights is --init random")
     from wanlab.pipelines.load import load
 
-    init = "random" if random_weights else None
     pipe = load(name, init=init)
     for text in swaps:
         stage, equals, variant = text.partition("=")
         if not equals:
             raise ValueError(f"--swap {text}: expected STAGE=VARIANT, for example align=none")
         pipe = pipe.swap(stage, variant, init=init)
+    if tile is not None:
+        if not isinstance(pipe, Cascade):
+            raise ValueError(f"--tile {tile}: {name} has no super-resolution")
+        pipe = pipe.tiled(Tiling(tile) if tile else None)
     return pipe.to(pick_device(device))
 
 
@@ -80,7 +89,10 @@ def generate(
 
 
 def expectations(pipe: Any, picture: Any, prompt: str, negative: str) -> Iterator[tuple[str, str]]:
-    """What to expect, as (note | warning, text): what was decided about the first frame, and words that mean nothing here."""
+    """What to expect, as (note | warning, text): what a preset says of itself, what was decided about the first frame, and words
+    that mean nothing here."""
+    if "note" in pipe.config:
+        yield "warning", f"{pipe.config['name']} is {pipe.config['note']}"
     if picture is not None:
         yield from (("note", text) for text in _about(picture, pipe))
     if not prompt.strip():
@@ -98,4 +110,4 @@ def _about(picture: Any, pipe: Any) -> list[str]:
     part = "the centre square" if high == wide else "the largest centred part of the video's shape"
     expect = "; the shipped model knows rendered shapes alone and moves parts of a photograph as if they were such"
     told = f"of its {w} x {h} pixels {part} is used, at {wide} x {high}"
-    return [*picture.notes, told if isinstance(pipe, Wan) else told + expect]
+    return [*picture.notes, told if isinstance(pipe, Wan) or "note" in pipe.config else told + expect]

@@ -25,15 +25,15 @@ class Unsound(RuntimeError):
     """Checks that failed; the message names them."""
 
 
-def examine(pipeline: str, device: str, random_weights: bool, console: Console, errors: Console) -> None:
+def examine(pipeline: str, device: str, init: str | None, console: Console, errors: Console) -> None:
     """Print every check as it is made. Raises Unsound where one is bad."""
-    _show(console, errors, lambda told: checks(pipeline, device, random_weights, told))
+    _show(console, errors, lambda told: checks(pipeline, device, init, told))
 
 
-def search(pipeline: str, device: str, random_weights: bool, console: Console, errors: Console, given: dict[str, Any]) -> None:
+def search(pipeline: str, device: str, init: str | None, console: Console, errors: Console, given: dict[str, Any]) -> None:
     """Generate what `given` says (image, prompt, seed, steps); print where NaN or infinity first passes, and raise Unsound."""
     def found(told: Told) -> Iterator[Check]:
-        for one in _loaded(pipeline, pick_device(device), random_weights, told):
+        for one in _loaded(pipeline, pick_device(device), init, told):
             if isinstance(one, Check):
                 yield one
                 continue
@@ -64,7 +64,7 @@ def _show(console: Console, errors: Console, made: Callable[[Told], Iterator[Che
                   f"{time.monotonic() - start:.0f} s", highlight=False)
 
 
-def checks(pipeline: str, device: str, random_weights: bool, told: Told) -> Iterator[Check]:
+def checks(pipeline: str, device: str, init: str | None, told: Told) -> Iterator[Check]:
     """All checks, one after the other; a later one does not run where it cannot. `told` hears what comes next."""
     told("packages")
     yield from _installed()
@@ -72,7 +72,7 @@ def checks(pipeline: str, device: str, random_weights: bool, told: Told) -> Iter
     yield Check("ok", "device", f"{device_class(where)}; threads of torch: {torch.get_num_threads()}")
     told("metrics")
     yield _metrics_door()
-    for one in _loaded(pipeline, where, random_weights, told):
+    for one in _loaded(pipeline, where, init, told):
         if isinstance(one, Check):
             yield one
         else:
@@ -104,19 +104,19 @@ def _metrics_door() -> Check:
                                   f"{len(known) - len(shipped)} more with files of yours")
 
 
-def _loaded(pipeline: str, device: str, random_weights: bool, told: Told) -> Iterator[Any]:
+def _loaded(pipeline: str, device: str, init: str | None, told: Told) -> Iterator[Any]:
     """The checks of loading, and last the pipeline, where there is one."""
     told(f"pipeline {pipeline}")
     try:
         from wanlab.pipelines.load import load
 
-        pipe = load(pipeline, init="random" if random_weights else None).to(device)
+        pipe = load(pipeline, init=init).to(device)
     except (LookupError, ValueError, RuntimeError, OSError) as error:
         yield Check("bad", "pipeline", str(error))
         return
     told("weights")
     spoilt = non_finite_weights(pipe)
-    verified = "random weights" if random_weights else "every file of weights as its sha256 says"
+    verified = "random weights" if init else "every file of weights as its sha256 says"
     yield Check("ok", "pipeline", f"{pipeline}: {sum(p.numel() for p in pipe.parameters()):,} parameters; {verified}")
     yield Check("bad" if spoilt else "ok", "weights", f"NaN or infinity in {', '.join(spoilt[:3])}" if spoilt else
                 ", ".join(f"{node.name} {node.weights_hash[:12]}" for node in pipe.nodes))
