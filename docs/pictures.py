@@ -107,7 +107,7 @@ def _diagram(boxes: dict[str, tuple[float, float, float, float, str, str]], path
         frame(3.0, 4.2, 7.7, 2.25, fc="#f4f7fb", ec="#0072B2", lw=0.8, ls=(0, (4, 2)))
         axes.text(10.6, 6.55, "denoising loop: every step, cond and uncond", ha="right", va="bottom", color="#0072B2")
         frame(0.05, 1.2, 10.75, 2.0, fc="#fdf8ef", ec="#E69F00", lw=0.8, ls=(0, (4, 2)))
-        axes.text(0.1, 3.25, "super-resolution, beyond 512 pixels in tiles", ha="left", va="bottom", color="#9a6a00")
+        axes.text(1.35, 3.25, "super-resolution, beyond 512 pixels in tiles", ha="left", va="bottom", color="#9a6a00")
         for name, (x, y, w, h, title, lines) in boxes.items():
             frame(x, y, w, h, fc="white", ec="#444444", lw=0.9, ls=(0, (2, 1.5)) if name == "discriminator" else "-")
             axes.text(x + 0.1, y + h - 0.1, title, va="top", weight="bold")
