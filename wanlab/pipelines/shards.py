@@ -6,11 +6,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wanlab.core.nearest import suggestion
 from wanlab.pipelines import tensorfile
@@ -34,6 +34,10 @@ class Shards:
                     raise WeightsError(f"{name} stands in {self.place[name].name} and in {file.name}: {path} holds two models, or "
                                        "two precisions of one; give the file that is meant")
                 self.place[name], self.shapes[name] = file, shape
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for file in self.files:
+            yield from tensorfile.tensors(file)
 
 
 def _files(path: Path) -> list[Path]:
