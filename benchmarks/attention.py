@@ -13,6 +13,7 @@ bfloat16. No gradients.
     entropy, N 3,120                                           5 rounds    15
     eight words and padding of cross-attention                 15 rounds   60
     extra peak memory                                          1 fresh process each
+    explorer, slider to repaint (benchmarks/explorer.py)       30 moves    150
 
 The frame profile is the mean over the queries of each frame of their mass on each frame (k f f). "Bit-identical" gives the
 output of the plain call; "split keys" computes the output itself in parts, and rounds otherwise (`split_keys`). Each subject
@@ -30,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import explorer
 from harness import Row, fresh, interleaved, main, measured, ratios, repeated
 
 HEADS, WIDTH = 12, 128
@@ -186,6 +188,7 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
             yield from self_attention(quick, device)
             yield from cross_attention(quick, device)
             yield from memory(quick)
+            yield from explorer.rows(quick)
         if not torch.cuda.is_available():
             for name in ("stock kernels", "Triton kernel"):
                 yield Row(f"frame profile on cuda, {name}, N 32,760", None, "ratio", skipped="no CUDA device on this machine")

@@ -69,9 +69,13 @@ def answered(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def executed(page: Page, shown: str) -> Page:
-    """Run the notebook's cell, and wait until an expression is true."""
+    """Run the notebook's cell, and wait until an expression is true. RuntimeError with what it shows instead."""
     page.locator(".jp-Notebook .jp-CodeCell .cm-content").click(timeout=PATIENCE)
     until(page, "document.body.innerText.includes('(ipykernel) | Idle')", PATIENCE)     # the status bar: a kernel is there
     page.keyboard.press("Shift+Enter")
-    until(page, shown, PATIENCE)
+    try:
+        until(page, shown, PATIENCE)
+    except TimeoutError as error:
+        said = page.locator(".jp-OutputArea").all_inner_texts()
+        raise RuntimeError(f"the notebook shows no {shown}; it says: {said}") from error
     return page

@@ -89,6 +89,16 @@ def test_a_head_is_its_own_map_and_none_is_the_mean() -> None:
     assert shown.map(view._replace(head=None)).high == pytest.approx(np.nanmax(mean))
 
 
+def test_another_head_of_the_same_question_computes_nothing() -> None:
+    asked: list[View] = []
+    shown, view = views(), View("a.attn", 1, "cond", 1, (0, 1, 2))
+    shown.heat = lambda view: asked.append(view) or heat(view)      # type: ignore[func-returns-value]
+    maps = [shown.map(view._replace(head=head)) for head in (1, 0, None, 1)]
+    assert len(asked) == 1 and np.array_equal(maps[0].values, maps[3].values) and not np.array_equal(maps[0].values, maps[1].values)
+    shown.map(view._replace(step=2))
+    assert np.array_equal(shown.map(view).values, maps[0].values) and len(asked) == 3
+
+
 def test_the_widget_answers_a_view_with_one_map_of_bytes() -> None:
     pytest.importorskip("anywidget")
     explorer = Explorer(views())

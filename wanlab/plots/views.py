@@ -81,6 +81,8 @@ class Views:
     heat: Callable[[View], np.ndarray]
     words: Mapping[str | None, Sequence[str]] = field(default_factory=dict)
     title: str = ""
+    _asked: View | None = field(default=None, init=False, repr=False)
+    _answered: np.ndarray = field(default_factory=lambda: np.empty(0), init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.video.ndim != 4 or self.video.shape[-1] != 3:
@@ -125,7 +127,10 @@ class Views:
     def map(self, view: View) -> Map:
         """The answer to a view, as bytes with their scale."""
         self.check(view)
-        heat = np.asarray(self.heat(view._replace(head=None)), np.float64)
+        asked = view._replace(head=None)
+        if asked != self._asked:                    # another head of the same question has its answer already
+            self._answered, self._asked = np.asarray(self.heat(asked), np.float64), asked
+        heat = self._answered
         return Map.of(heat.mean(0) if view.head is None else heat[view.head], view.word is not None)
 
     def start(self) -> View:
