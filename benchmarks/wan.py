@@ -5,13 +5,14 @@
 
 Workload (fixed): a block of the width of the 1.3B (12 heads x 128, feed-forward 8,960), N = 1,560 tokens (one frame of 30 x 52),
 512 text tokens, float32, one thread, batch 1; the pipeline `wan-random-tiny-t2v` (30 blocks, 12 heads x 12), 9 frames of 32 x 32,
-2 steps with guidance, both around the same text encoder and VAE. On cuda: the 1.3B at 480 x 832 and 81 frames (N = 32,760),
-bfloat16, random weights.
+2 steps with guidance, both around the same text encoder and VAE. On cuda: the 1.3B at 480 x 832 and 81 frames (N = 32,760), and the
+transformer of the 14B at 720 x 1280 and 81 frames (N = 75,600), bfloat16, random weights.
 
     what                                              --quick    full
     the block, ours and diffusers'                    7 rounds   25
     the whole tiny pipeline, ours and diffusers'      5 rounds   15
     on cuda: forward of the 1.3B, frame profiles      5 rounds   15
+    on cuda: a step of the 14B (both branches)        3 rounds    7
 
 Both have the same weights, and must agree (1e-4) before anything is timed. In every round each has its turn, in an order drawn
 anew; times are seconds of this process's CPU, on cuda of the wall. Ratios are taken within a round; a target is met when the lower
@@ -20,6 +21,7 @@ end of the 95 % interval of the median (bootstrap over rounds) is at or below it
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +31,10 @@ from harness import Row, interleaved, main, measured, ratios
 BLOCK_TARGET, PIPELINE_TARGET, FORWARD_TARGET, PROFILE_TARGET = 1.0, 1.05, 1.0, 1.10
 GRID, TEXT = (1, 30, 52), 512
 TERAFLOP, PEAK, UTILISATION = 283.0, 790.0, 0.55        # of one forward of the 1.3B; of an H200 in bfloat16; asked for
+LARGE_GIB = 80.0                                        # that the 14B has to fit
+FORWARD_ROWS = (("1.3B forward, ours / diffusers", "ratio"), ("1.3B forward, model FLOPs utilisation", "ratio"),
+                ("1.3B forward with frame profiles / plain", "ratio"))
+LARGE_ROWS = (("14B at 720p, one step of both branches", "s"), ("14B at 720p, peak memory of the transformer", "GiB"))
 
 Action = Callable[[], Any]
 
@@ -118,36 +124,77 @@ def pipeline(quick: bool) -> Iterator[Row]:
 
 
 def full_size(quick: bool, device: str) -> Iterator[Row]:
-    """The 1.3B at its own size, on cuda."""
+    """The 1.3B and the 14B at their own size, on cuda."""
+    import torch
+
+    from wanlab.pipelines.wan_presets import LARGE, SMALL
+
+    names = [*FORWARD_ROWS, *LARGE_ROWS]
+    if not (device.startswith("cuda") and torch.cuda.is_available()):
+        for name, unit in names:
+            yield Row(name, None, unit, skipped="no CUDA device")
+        return
+    yield from forward(SMALL, (1, 21, 16, 60, 104), device, 5 if quick else 15)
+    torch.cuda.empty_cache()
+    yield from large(LARGE, (1, 21, 16, 90, 160), device, 3 if quick else 7)
+
+
+def forward(config: Any, shape: tuple[int, ...], device: str, rounds: int) -> Iterator[Row]:
+    """One forward in bfloat16, ours and diffusers', on a latent (b f c h w); with frame profiles of every layer."""
     import torch
 
     from wanlab.core import trace
-    from wanlab.stages.dit import Config
 
-    names = ("1.3B forward, ours / diffusers", "1.3B forward, model FLOPs utilisation", "1.3B forward with frame profiles / plain")
-    if not (device.startswith("cuda") and torch.cuda.is_available()):
-        for name in names:
-            yield Row(name, None, "ratio", skipped="no CUDA device")
-        return
-    config = Config()
     with torch.device(device):
         ours, theirs = both(config)
     ours, theirs = ours.cast(torch.bfloat16), theirs.to(torch.bfloat16)
-    latent = torch.randn(1, 21, 16, 60, 104, device=device, dtype=torch.bfloat16)
-    text = torch.randn(1, TEXT, config.text_width, device=device, dtype=torch.bfloat16)
-    time = torch.tensor([500.0], device=device)
+    latent, text, time = given(config, shape, device)
 
     def profiles() -> None:
         with trace(ours, capture="blocks.*.self_attn.mass -> mean"):
             ours(latent, time, text)
 
     ways: dict[str, Action] = {"ours": lambda: ours(latent, time, text), "profiles": profiles,
-                               "theirs": lambda: theirs(latent.transpose(1, 2), time, text, return_dict=False)}
-    took = interleaved(ways, 5 if quick else 15, device)
+                               "theirs": lambda: theirs(latent.transpose(1, 2), time, text, return_dict=False)[0].transpose(1, 2)}
+    mine, other = ways["ours"]().float(), ways["theirs"]().float()
+    error = ((mine - other).square().mean() / other.square().mean()).sqrt().item()
+    if error > 2e-2:                                        # each of them is about 6e-3 away from float32
+        raise AssertionError(f"the two transformers do not compute the same: relative rms {error:.3g}")
+    took = interleaved(ways, rounds, device)
+    names = [name for name, _ in FORWARD_ROWS]
     yield measured(names[0], ratios(took["ours"], took["theirs"]), "ratio", FORWARD_TARGET)
-    utilisation = sorted(TERAFLOP / PEAK / seconds for seconds in took["ours"])[len(took["ours"]) // 2]
+    utilisation = statistics.median(TERAFLOP / PEAK / seconds for seconds in took["ours"])
     yield Row(names[1], utilisation, "ratio", UTILISATION, utilisation >= UTILISATION)
     yield measured(names[2], ratios(took["profiles"], took["ours"]), "ratio", PROFILE_TARGET)
+
+
+def large(config: Any, shape: tuple[int, ...], device: str, rounds: int) -> Iterator[Row]:
+    """Steps of a transformer that is made where it runs: both branches of guidance, and the most memory that it took."""
+    import torch
+
+    from wanlab.stages.dit import Dit
+
+    with torch.device("meta"):
+        dit = Dit(config).eval().cast(torch.bfloat16)
+    dit = dit.to_empty(device=device)
+    for value in dit.parameters():
+        value.data.normal_(0, 0.02)
+    latent, text, time = given(config, shape, device)
+    took = interleaved({"step": lambda: [dit(latent, time, text) for _ in range(2)]}, rounds, device)["step"]
+    (seconds, unit), (peak, gib) = LARGE_ROWS
+    yield measured(seconds, took, unit)
+    if device.startswith("cuda"):
+        yield Row.of(peak, torch.cuda.max_memory_allocated() / 2**30, gib, LARGE_GIB)
+    else:
+        yield Row(peak, None, gib, skipped="no CUDA device")
+
+
+def given(config: Any, shape: tuple[int, ...], device: str) -> tuple[Any, Any, Any]:
+    """A latent (b f c h w), text and time."""
+    import torch
+
+    return (torch.randn(shape, device=device, dtype=torch.bfloat16),
+            torch.randn(1, TEXT, config.text_width, device=device, dtype=torch.bfloat16), torch.tensor([500.0], device=device))
 
 
 def rows(quick: bool, device: str) -> Iterator[Row]:

@@ -69,6 +69,20 @@ def test_the_ways_to_the_trace_term_agree_and_the_package_is_not_the_benchmark()
 
 
 @pytest.mark.usefixtures("folder")
+def test_what_is_timed_on_cuda_runs_on_a_cpu_at_a_small_size() -> None:
+    import wan
+
+    from wanlab.stages.dit import Config
+
+    config, shape = Config(heads=2, head_width=16, depth=2, hidden=32, text_width=32), (1, 3, 16, 4, 4)
+    with torch.no_grad():
+        rows = [*wan.forward(config, shape, "cpu", 2), *wan.large(config, shape, "cpu", 2)]
+    assert [(row.name, row.unit) for row in rows] == [*wan.FORWARD_ROWS, *wan.LARGE_ROWS]
+    assert all(row.value > 0 for row in rows[:-1]) and rows[-1].skipped == "no CUDA device"
+    assert [row.skipped for row in wan.full_size(True, "cpu")] == ["no CUDA device"] * len(rows)
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_missing_peer_is_an_error_that_names_it() -> None:
     from harness import peers
 

@@ -202,11 +202,19 @@ def sites(
     swap: Annotated[list[str] | None, typer.Option(metavar="STAGE=VARIANT", help="Another variant (repeatable).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON: name, axes, shape (of one row), clock.")] = False,
     meta: Annotated[bool, typer.Option("--meta", help="From sizes alone: no weights are read.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="With --meta: memory and operations of each node, computed.")] = False,
     init: Init = None,
     debug: Debug = False,
 ) -> None:
     """Show the sites of a pipeline as a tree, with how many there are, their axes and the shapes of one row."""
+    if cost and not meta:
+        raise ValueError("--cost is computed from sizes alone: give --meta with it")
     with errors.status(f"loading {escape(pipeline)}", spinner="line"):
+        if cost:
+            from wanlab.pipelines.cost import told
+
+            print(told(pipeline))
+            return
         if meta:
             from wanlab.pipelines.load import load
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from wanlab.core import BudgetError, Identity, SelectionError, UnknownSite, Zero, trace
-from wanlab.pipelines.base import Request
 from wanlab.pipelines.cascade import STAGES, Cascade
 from wanlab.pipelines.load import WeightsError, load
+from wanlab.pipelines.request import Request
 
 PROMPT = "a red circle moves left"
 COMPONENTS = ("text", "image", "fusion", "temporal", "alignment", "residual", "detail", "gan_head", "guidance")

@@ -15,7 +15,8 @@ from tests.runs.toy import Toy
 from wanlab.core import Hookable, Replace, Site, clock
 from wanlab.nn.attention import Attention
 from wanlab.pipelines import load as loading
-from wanlab.pipelines.base import Outputs, Progress, Request
+from wanlab.pipelines.base import Outputs, Progress
+from wanlab.pipelines.request import Request
 from wanlab.runs import health
 from wanlab.runs.finite import find_nonfinite
 from wanlab.runs.health import Unsound, examine

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from wanlab.core.gradient import GradientError
 from wanlab.core.stretch import Stretch
 from wanlab.diffusion.segment import Paused, Segment, segment
 from wanlab.graph.configs import told
+from wanlab.pipelines.request import Request
+from wanlab.pipelines.residence import Residence
 
 Outputs = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -42,50 +44,6 @@ class Node:
     def steps(self) -> bool:
         """Whether the node runs in denoising steps."""
         return "steps" in self.reads
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to generate, one row each. `images`, the first frames, and `last`, the last ones: b c h w in [0, 1] at the output's
-    size; None: no image. guidance_2: of the second of two experts, None: as of the first."""
-
-    prompts: list[str]
-    seeds: list[int]
-    images: Tensor | None
-    steps: int
-    guidance: float
-    negative: list[str] | None = None
-    last: Tensor | None = None
-    guidance_2: float | None = None
-
-    def __post_init__(self) -> None:
-        sizes = {"prompts": len(self.prompts), "seeds": len(self.seeds)}
-        sizes |= {} if self.images is None else {"images": len(self.images)}
-        sizes |= {} if self.last is None else {"last": len(self.last)}
-        sizes |= {} if self.negative is None else {"negative": len(self.negative)}
-        if len(set(sizes.values())) != 1:
-            raise ValueError(f"a request needs as many of each: {sizes}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def cut(self, rows: slice) -> Request:
-        """The request of some of the rows."""
-        return replace(self, prompts=self.prompts[rows], seeds=self.seeds[rows],
-                       images=None if self.images is None else self.images[rows],
-                       last=None if self.last is None else self.last[rows],
-                       negative=None if self.negative is None else self.negative[rows])
-
-    def join(self, others: Sequence[Request]) -> Request:
-        """These rows and those of `others`, which agree in everything that is not a row's own; steps and guidance of this one."""
-        every = [self, *others]
-        return replace(self, prompts=[one for each in every for one in each.prompts],
-                       seeds=[one for each in every for one in each.seeds],
-                       images=None if self.images is None else torch.cat([each.images for each in every]),
-                       last=None if self.last is None else torch.cat([each.last for each in every]),
-                       negative=None if self.negative is None else [one for each in every for one in each.negative or ()])
 
 
 @dataclass
@@ -114,6 +72,7 @@ class Pipeline(nn.Module):
 
     config: dict[str, Any]
     components: Mapping[str, Callable[[], list[Edit]]] = {}
+    residence: Residence | None = None      # where the stages are, if they come and go
     text_sites: str = "text.**"             # sites whose tokens (or keys) are the prompt's, which `words=` may select
 
     # -- what a pipeline defines ------------------------------------------------------------------------------------------
@@ -153,7 +112,7 @@ class Pipeline(nn.Module):
         here = None if before is None else {key: value.to(self.device) for key, value in before.items()}
         with segment(here, until) as part, self._announced(request, part), \
                 trace(self, edits=edits, capture=_of_values(capture), sites=self._sites(),
-                      within=lambda site: self._owner(site) == name):
+                      within=lambda site: self._owner(site) == name and self._runs(site)):
             try:
                 self._admit()
                 out = self._run_here(name, inputs, request, progress)
@@ -201,6 +160,8 @@ class Pipeline(nn.Module):
         request = self.request(image, prompt, seed, last_image=last_image, steps=steps, guidance=guidance, guidance_2=guidance_2,
                                negative=negative)
         nodes_steps = {node.name: node.steps for node in self.nodes}
+        if grad and self.residence is not None:
+            raise ValueError("gradients need every stage where it ran until the backward pass is over: load with offload=False")
         part = Stretch.of(grad, nodes_steps, request.steps, checkpoint) if grad else None
         with self._announced(request), trace(self, edits=edits, capture=_of_values(capture), budget=budget, strict=False,
                                              sites=self._sites(), within=self._runs) as t, stretch.differentiating(part):
@@ -234,7 +195,9 @@ class Pipeline(nn.Module):
         )
 
     def _run_here(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
-        node = self.node(name)
+        node, needed = self.node(name), self.resident(name)
+        if self.residence is not None and len(needed) == 1:
+            self.residence.bring(needed[0])         # of several in turn, the node brings each itself
         here = {key: {k: v.to(self.device) for k, v in inputs[key].items()} for key in node.inputs}
         out = stretch.node(name, node.steps, self._run, name, here, request, progress)
         return {k: _home(v if stretch.covers(name) else v.detach()) for k, v in out.items()}
@@ -281,10 +244,11 @@ class Pipeline(nn.Module):
 
     def _probed(self) -> Sites:
         with torch.no_grad(), Probe(self) as probe:
-            self._dry_run()
+            self.dry_run()
         return probe.sites
 
-    def _dry_run(self) -> None:
+    def dry_run(self, around: Callable[[str], AbstractContextManager[Any]] = lambda node: nullcontext()) -> Request:
+        """Run every node once on one row, each within `around(its name)`; returns what was asked."""
         from wanlab.pipelines.inputs import sides
 
         frame = torch.zeros(1, 3, *sides(self.config["size"]))
@@ -292,7 +256,9 @@ class Pipeline(nn.Module):
         with self._announced(request):
             nodes: dict[str, Outputs] = {}
             for node in self.nodes:
-                nodes[node.name] = self._run_here(node.name, nodes, request, None)
+                with around(node.name):
+                    nodes[node.name] = self._run_here(node.name, nodes, request, None)
+        return request
 
     @property
     def _dry(self) -> tuple[int, float]:
@@ -319,7 +285,8 @@ class Pipeline(nn.Module):
         return [edit for edit in edits if any(site.name in names for site in self._sites().find(edit.where.at))]
 
     def _runs(self, site: str) -> bool:
-        """Whether generating runs this site's stage; the discriminator has sites, but only training runs it."""
+        """Whether generating runs this site's stage; the discriminator has sites, but only training runs it. May raise, where a
+        stage is set to run in a way that has no place for the site."""
         return self._owner(site) is not None
 
     def _owner(self, site: str) -> str | None:
@@ -338,10 +305,26 @@ class Pipeline(nn.Module):
         """Raise for what the open traces ask of this pipeline and cannot have, before anything runs."""
 
     # -- being ------------------------------------------------------------------------------------------------------------
+    def resident(self, node: str) -> list[list[str]]:
+        """The stages that a node needs on the device at once; several lists where it needs one after the other."""
+        return [list(self.node(node).stages)]
+
+    def staged(self, device: str | torch.device) -> Self:
+        """This pipeline with its weights in main memory, from where each node's stages come to `device` as it runs, and which they
+        leave when the next one needs others. `to(device)` ends that."""
+        self.to("cpu")
+        self.residence = Residence(self, torch.empty(0, device=device).device, torch.device("cpu"))
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As every module's: all stages on one device, for good."""
+        self.residence = None
+        return super().to(*args, **kwargs)
+
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+        """Where the stages run."""
+        return next(self.parameters()).device if self.residence is None else self.residence.device
 
     def hash_of(self, *stages: str) -> str:
         """sha256 over the configuration and weights of some stages; "meta" where they have sizes alone."""

@@ -19,9 +19,10 @@ from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import matches
 from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
 from wanlab.nn.layers import MOTION, Window
-from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
+from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, with_hashes
 from wanlab.pipelines.denoise import motion_std, predict
 from wanlab.pipelines.guide import Guide
+from wanlab.pipelines.request import Request
 from wanlab.pipelines.tiles import Tiling, TilingError, tiled
 from wanlab.stages.align import Aligned
 from wanlab.stages.image import Image
@@ -179,13 +180,14 @@ class Cascade(Pipeline):
         twin: Cascade = copy.deepcopy(self, {id(value): value.to("meta") for value in values})
         return twin._probed()
 
-    def _dry_run(self) -> None:
+    def dry_run(self, *args: Any, **kwargs: Any) -> Request:
         """A run of one step, and of the discriminator too, which generating leaves out."""
-        super()._dry_run()
+        request = super().dry_run(*args, **kwargs)
         f, side = self.config["frames"], self.config["size"]
         video = torch.zeros(1, f, 3, side, side, device=self.device)
         sizes = enumerate(self.discriminator.config.taps)
         self.discriminator(video, [video.new_zeros(f, c, side >> level, side >> level) for level, c in sizes])
+        return request
 
     def grid_of(self, site: str) -> Grid | None:
         """The patches of the first frame (image, fusion), or of every frame at each level of the UNet; keys of cross-attention

@@ -14,6 +14,7 @@ from torch import nn
 from wanlab.core.nearest import suggestion
 from wanlab.pipelines.base import Pipeline
 from wanlab.pipelines.cascade import STAGES, Cascade
+from wanlab.pipelines.residence import decide
 from wanlab.pipelines.wan_presets import PRESETS as WAN
 from wanlab.pipelines.weights import WeightsError
 from wanlab.stages import (
@@ -91,7 +92,8 @@ CLASSES: dict[str, dict[str, tuple[type[nn.Module], type]]] = {
 
 
 def load(name: str | Path = "tiny", init: str | None = None, device: str | torch.device = "cpu",
-         variants: dict[str, str] | None = None, published: dict[str, str | Path] | None = None, **wan: Any) -> Pipeline:
+         variants: dict[str, str] | None = None, published: dict[str, str | Path] | None = None,
+         offload: bool | str = False, **wan: Any) -> Pipeline:
     """A pipeline ready to run.
 
     name      a preset that ships with the package ("tiny"), a folder with a pipeline.json, or a Wan model ("wan2.1-t2v-1.3b";
@@ -101,6 +103,8 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     variants  stage -> variant, where not the default
     published stage -> folder or hub id of what others published of it: {"text": "google-t5/t5-base", "image":
               "facebook/DiT-XL-2-256"} of the preset article (`wanlab.pipelines.published`)
+    offload   of a Wan model: True: stages wait in main memory and are on the device only while their node runs; "auto": where not
+              all of it is free on the device (`wanlab sites NAME --meta --cost` says what that is)
     wan       of a Wan model: see `wanlab.pipelines.wan_load.load_wan`
     Raises LookupError for an unknown preset or variant, WeightsError for missing or damaged weights.
     """
@@ -109,9 +113,9 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     if name in WAN:
         if published:
             raise TypeError(f"{name} takes no published=: its weights are one folder, path=")
-        from wanlab.pipelines.wan_load import load_wan
-
-        return load_wan(str(name), init=init, device=device, **wan)
+        return _wan(str(name), init, torch.empty(0, device=device).device, offload, wan)
+    if offload is True:
+        raise TypeError(f"{name} is small and stays on its device: offload is a setting of Wan models")
     if wan:
         raise TypeError(f"{name} takes no {', '.join(wan)}: these are settings of Wan models")
     folder = _folder(name)
@@ -124,6 +128,19 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     config |= {"published": {stage: str(source) for stage, source in published.items()}} if published else {}
     stages = {stage: build_stage(config, folder, stage, chosen[stage], init) for stage in STAGES}
     return Cascade(stages, config, folder).to("meta" if init == "meta" else device)
+
+
+def _wan(name: str, init: str | None, device: torch.device, offload: bool | str, settings: dict[str, Any]) -> Pipeline:
+    """A Wan model: without values, in main memory from where its stages come and go, or on the device as a whole."""
+    from wanlab.pipelines.cost import footprint
+    from wanlab.pipelines.wan_load import load_wan
+
+    if init == "meta":
+        return load_wan(name, init=init, **settings)
+    if decide(offload, device, lambda: footprint(name, **settings)):
+        precision = torch.float32 if device.type == "cpu" else torch.bfloat16
+        return load_wan(name, init=init, **{"dtype": precision, **settings}).staged(device)
+    return load_wan(name, init=init, device=device, **settings)
 
 
 def adopt(pipe: Cascade, stage: str, variant: str, entry: dict[str, Any], init: str | None = None) -> Cascade:

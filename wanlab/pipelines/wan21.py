@@ -20,10 +20,12 @@ from wanlab.core import Bypass, CutFrames, Edit, Grid, ShuffleFrames, clock
 from wanlab.core.pattern import matches
 from wanlab.diffusion.flow import flow_scheduler
 from wanlab.diffusion.sampler import COND, Sampler, State, branches, draw_noise
-from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, Request, with_hashes
+from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, with_hashes
 from wanlab.pipelines.enlarging import ENLARGING, enlarged, enlarging_components, enlarging_nodes
 from wanlab.pipelines.inputs import sides
+from wanlab.pipelines.request import Request
 from wanlab.stages.experts import Experts
+from wanlab.stages.vae import refuse_parts
 
 STRIDES = (4, 8)        # of Wan2.1's autoencoder: frames of the video to one of the latent, after the first; pixels to one place
 
@@ -106,6 +108,27 @@ class Wan(Pipeline):
         """Both, where the guidance of either expert is not 1."""
         return branches(*{request.guidance, self._second(request)})
 
+    @property
+    def constants(self) -> dict[str, Any]:
+        """As every pipeline's, and how the autoencoder is cut into parts."""
+        return super().constants | ({"vae": self.vae.parts} if self.vae.parts else {})
+
+    def dry_run(self, *args: Any, **kwargs: Any) -> Request:
+        """As every pipeline's, with whole pictures in the autoencoder."""
+        with self.vae.whole():
+            return super().dry_run(*args, **kwargs)
+
+    def _runs(self, site: str) -> bool:
+        """As every pipeline's. Raises PartsError for a site within the autoencoder, while that works in parts."""
+        if matches("vae.*.net.**", site):
+            refuse_parts(self.vae.encoder.net, sides(self.config["size"]), site)
+        return super()._runs(site)
+
+    def resident(self, node: str) -> list[list[str]]:
+        """As every pipeline's: the whole autoencoder, and of two experts one after the other."""
+        stages = ["vae" if stage.startswith("vae.") else stage for stage in self.node(node).stages if stage != "sampler"]
+        return [[f"dit.{name}"] for name in ("high", "low")] if stages == ["dit"] and isinstance(self.dit, Experts) else [stages]
+
     def _second(self, request: Request) -> float:
         return request.guidance if request.guidance_2 is None else request.guidance_2
 
@@ -133,7 +156,11 @@ class Wan(Pipeline):
         stages |= {name: cascade.get_submodule(name) for name in ENLARGING}
         taught = cascade.config.get("trained_on", "procedural videos")
         name = f"{self.config['name']}+{cascade.config['name']} ({'+'.join(ENLARGING)} trained on {taught})"
-        return Wan(stages, {**self.config, "name": name}, self.preset)
+        made = Wan(stages, {**self.config, "name": name}, self.preset)
+        if self.residence is None:
+            return made
+        self.residence.bring(())
+        return made.staged(self.residence.device)
 
     # -- nodes ------------------------------------------------------------------------------------------------------------
     def _run(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
@@ -184,20 +211,23 @@ class Wan(Pipeline):
         at_work = self._at_work(request.steps)
 
         def velocity(state: State, time: Tensor, branch: str) -> State:
-            latent, step = self._seen(state["video"], first), clock.now().step
+            latent, name = self._seen(state["video"], first), at_work[clock.now().step or 0]
             if "mask" in first:
                 time = self._times(time, first["mask"])
-            return {"video": at_work[step or 0](latent, time, inputs["text"][f"{branch}.tokens"], image).float()}
+            if self.residence is not None:
+                self.residence.bring([name])
+            dit: Any = self.get_submodule(name)
+            return {"video": dit(latent, time, inputs["text"][f"{branch}.tokens"], image).float()}
 
         noise = self.noise(request.seeds)
         state = self.sampler({"video": noise.to(self.device)}, velocity, request.steps, self._scales(request), progress)
         return {"latent": self._seen(state["video"], first) if "mask" in first else state["video"]}
 
-    def _at_work(self, steps: int) -> list[nn.Module]:
-        """The transformer of each step."""
+    def _at_work(self, steps: int) -> list[str]:
+        """The name of each step's transformer."""
         if not isinstance(self.dit, Experts):
-            return [self.dit] * steps
-        return [self.dit.get_submodule(self.dit.at(time)) for time in self.sampler.times(steps)]
+            return ["dit"] * steps
+        return [f"dit.{self.dit.at(time)}" for time in self.sampler.times(steps)]
 
     def _scales(self, request: Request) -> list[float]:
         """The guidance of each step."""

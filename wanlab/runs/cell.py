@@ -251,7 +251,11 @@ def open_workbench(
 
     measures = _measures(study, document, device, resolve or shipped_measures)
     try:
-        pipe = (load or shipped_pipelines)(study.pipeline, init="random" if study.init == "random" else None).to(device)
+        init = "random" if study.init == "random" else None
+        if load is None:
+            pipe: Any = shipped_pipelines(study.pipeline, init=init, device=device, offload="auto")
+        else:
+            pipe = load(study.pipeline, init=init).to(device)
     except LookupError as error:
         raise document.error([document.problem(("pipeline",), str(error))]) from None
     source = open_source(study.data, pipe.config["size"], pipe.config["frames"])

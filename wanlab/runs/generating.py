@@ -26,7 +26,8 @@ def opened(name: str, device: str, init: str | None = None, swaps: Sequence[str]
         raise ValueError(f"--init {init}: the one way to go without trained weights is --init random")
     from wanlab.pipelines.load import load
 
-    pipe = load(name, init=init)
+    place = pick_device(device)
+    pipe = load(name, init=init, device=place, offload="auto")
     for text in swaps:
         stage, equals, variant = text.partition("=")
         if not equals:
@@ -36,7 +37,7 @@ def opened(name: str, device: str, init: str | None = None, swaps: Sequence[str]
         if not isinstance(pipe, Cascade):
             raise ValueError(f"--tile {tile}: {name} has no super-resolution")
         pipe = pipe.tiled(Tiling(tile) if tile else None)
-    return pipe.to(pick_device(device))
+    return pipe if pipe.residence is not None else pipe.to(place)
 
 
 def edit(text: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
@@ -27,6 +27,10 @@ DECODER = {
     "up.{i}.out": Place("decoder.up_blocks.{i}", **_VIDEO),
     "frames": Place("decoder", **_VIDEO),
 }
+
+
+class PartsError(ValueError):
+    """A site within the autoencoder, while it works in tiles or row by row and no place of it sees the whole picture."""
 
 
 class VaeEncoder(Hookable):
@@ -70,8 +74,14 @@ class VaeEncoder(Hookable):
     def encode(self, video: Tensor) -> Tensor:
         """b f c h w in [-1, 1] to the standardised mean of its latent, b f c h w."""
         vae: Any = self.net.inner
+        refuse_parts(self.net, video.shape[-2:])
+        x, stride = rearrange(video, "b f c h w -> b c f h w").to(vae.dtype), vae.config.scale_factor_temporal
         with _emptied(vae):
-            mean = vae.encode(rearrange(video, "b f c h w -> b c f h w").to(vae.dtype)).latent_dist.mode()
+            if video.is_meta and self._taps is not None:        # what further frames pass is what the second part passes
+                mean = vae.encode(x[:, :, :1 + stride]).latent_dist.mode()
+                mean = mean.new_empty(*mean.shape[:2], 1 + (x.shape[2] - 1) // stride, *mean.shape[3:])
+            else:
+                mean = vae.encode(x).latent_dist.mode()
         return (rearrange(mean, "b c f h w -> b f c h w").float() - _of(vae, "mean", mean)) / _of(vae, "std", mean)
 
     def _grey(self, video: Tensor) -> Callable[[], Tensor]:
@@ -94,15 +104,28 @@ class VaeDecoder(Hookable):
         """Decode to b f c h w in [0, 1], float32, f = 4 f' - 3."""
         vae: Any = self.net.inner
         latent = self.site("latent", latent)
+        refuse_parts(self.net, [side * vae.config.scale_factor_spatial for side in latent.shape[-2:]])
         z = latent.float() * _of(vae, "std", latent) + _of(vae, "mean", latent)
+        z = rearrange(z, "b f c h w -> b c f h w").to(vae.dtype)
         with _emptied(vae):
-            video = vae.decode(rearrange(z, "b f c h w -> b c f h w").to(vae.dtype)).sample
+            if z.is_meta and self._taps is not None:            # as in the encoder
+                video = vae.decode(z[:, :, :2]).sample
+                frames = 1 + (z.shape[2] - 1) * vae.config.scale_factor_temporal
+                video = video.new_empty(*video.shape[:2], frames, *video.shape[3:])
+            else:
+                video = vae.decode(z).sample
         video = rearrange(video, "b c f h w -> b f c h w").float()
         return self.site("out", (video / 2 + 0.5).clamp(0, 1))
 
 
 class Vae(nn.Module):
-    """The autoencoder as a stage with two halves, each a node of its own."""
+    """The autoencoder as a stage with two halves, each a node of its own.
+
+    `enable_tiling` and `enable_slicing` do what they do in diffusers: pictures larger than a tile go through in overlapping tiles
+    whose edges are blended, and rows one by one, in less memory. What stands at a site within the halves (`encoder.net`,
+    `decoder.net`) is then a part of a picture or of a batch: it can be neither edited nor kept (PartsError). The sites around them,
+    `latent`, `mask` and `out`, hold the whole as ever.
+    """
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -114,6 +137,65 @@ class Vae(nn.Module):
         """Frames of the video to one of the latent, after the first; pixels to one place of it."""
         size: Any = self.encoder.net.inner.config
         return int(size.scale_factor_temporal), int(size.scale_factor_spatial)
+
+    def enable_tiling(self, height: int = 256, width: int = 256, stride_height: int = 192, stride_width: int = 192) -> None:
+        """Tiles of height x width pixels, a stride apart, multiples of the latent's stride; smaller pictures go through whole."""
+        step = self.strides[1]
+        if any(side % step or side < step for side in (height, width, stride_height, stride_width)):
+            sizes = f"{height} x {width}, {stride_height}, {stride_width}"
+            raise ValueError(f"tiles and strides are multiples of {step} pixels, got {sizes}")
+        if stride_height > height or stride_width > width:
+            raise ValueError(f"a stride of {stride_height}, {stride_width} leaves gaps between tiles of {height} x {width}")
+        self.encoder.net.inner.enable_tiling(height, width, stride_height, stride_width)
+
+    def disable_tiling(self) -> None:
+        """Whole pictures."""
+        self.encoder.net.inner.disable_tiling()
+
+    def enable_slicing(self) -> None:
+        """Row by row."""
+        self.encoder.net.inner.enable_slicing()
+
+    def disable_slicing(self) -> None:
+        """All rows at once."""
+        self.encoder.net.inner.disable_slicing()
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """How it is cut, as plain data; empty where it is not."""
+        return parts_of(self.encoder.net.inner)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within the block, neither tiles nor slices."""
+        vae: Any = self.encoder.net.inner
+        kept = vae.use_tiling, vae.use_slicing
+        vae.use_tiling = vae.use_slicing = False
+        try:
+            yield
+        finally:
+            vae.use_tiling, vae.use_slicing = kept
+
+
+def parts_of(vae: Any) -> dict[str, Any]:
+    """How an autoencoder of diffusers is set to work in parts: its tiles (height, width, strides), and rows one by one."""
+    tile = [getattr(vae, f"tile_sample_{what}") for what in ("min_height", "min_width", "stride_height", "stride_width")]
+    return ({"tile": tile} if vae.use_tiling else {}) | ({"slices": True} if vae.use_slicing else {})
+
+
+def in_parts(vae: Any, size: Sequence[int]) -> str | None:
+    """In which parts a picture of that size (h, w in pixels) goes through, in words; None: whole."""
+    if vae.use_tiling and (size[0] > vae.tile_sample_min_height or size[1] > vae.tile_sample_min_width):
+        return "in tiles"
+    return "row by row" if vae.use_slicing else None
+
+
+def refuse_parts(net: Any, size: Sequence[int], site: str | None = None) -> None:
+    """Raise PartsError where somebody listens within an autoencoder (or asks for `site`) that works in parts."""
+    how = in_parts(net.inner, size)
+    if how is not None and (site is not None or net.listening(*net.SITES)):
+        raise PartsError(f"the autoencoder works {how}, so {site or 'a site within it'} never holds a whole picture of all rows: "
+                         "pipe.vae.disable_tiling() and pipe.vae.disable_slicing() bring the sites within it back")
 
 
 @contextmanager

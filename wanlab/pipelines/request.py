@@ -1,0 +1,53 @@
+"""Requests: what a pipeline is asked to generate, one row a sample; they can be cut into rows and joined again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate, one row each. `images`, the first frames, and `last`, the last ones: b c h w in [0, 1] at the output's
+    size; None: no image. guidance_2: of the second of two experts, None: as of the first."""
+
+    prompts: list[str]
+    seeds: list[int]
+    images: Tensor | None
+    steps: int
+    guidance: float
+    negative: list[str] | None = None
+    last: Tensor | None = None
+    guidance_2: float | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {"prompts": len(self.prompts), "seeds": len(self.seeds)}
+        sizes |= {} if self.images is None else {"images": len(self.images)}
+        sizes |= {} if self.last is None else {"last": len(self.last)}
+        sizes |= {} if self.negative is None else {"negative": len(self.negative)}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"a request needs as many of each: {sizes}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def cut(self, rows: slice) -> Request:
+        """The request of some of the rows."""
+        return replace(self, prompts=self.prompts[rows], seeds=self.seeds[rows],
+                       images=None if self.images is None else self.images[rows],
+                       last=None if self.last is None else self.last[rows],
+                       negative=None if self.negative is None else self.negative[rows])
+
+    def join(self, others: Sequence[Request]) -> Request:
+        """These rows and those of `others`, which agree in everything that is not a row's own; steps and guidance of this one."""
+        every = [self, *others]
+        return replace(self, prompts=[one for each in every for one in each.prompts],
+                       seeds=[one for each in every for one in each.seeds],
+                       images=None if self.images is None else torch.cat([each.images for each in every]),
+                       last=None if self.last is None else torch.cat([each.last for each in every]),
+                       negative=None if self.negative is None else [one for each in every for one in each.negative or ()])
