@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from wanlab.pipelines.cascade import Cascade
@@ -24,6 +26,7 @@ from wanlab.runs.study import run_study
 from wanlab.runs.trainings import train_missing, training_of
 from wanlab.training import Watch, watched_by
 from wanlab.training.ablation import retraining
+from wanlab.training.checkpoint import load as load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = "{clips: 2, held: 1, content_steps: 2, gan_steps: 2, batch: 1, crop: 16}"
@@ -167,6 +170,27 @@ def test_a_training_that_is_stopped_goes_on_to_the_same_weights(tmp_path: Path) 
     assert sums[0] == sums[1]
 
 
+class Keeping(Watch):
+    """Whoever keeps each checkpoint of the second level, as FOLDER/STEP.pt."""
+
+    def __init__(self, checkpoint: Path, folder: Path) -> None:
+        self.checkpoint, self.folder = checkpoint, folder
+
+    def begin(self, name: str, done: int, steps: int, checkpoint: Path | None = None) -> None:
+        self.name = name
+
+    def step(self, done: int, loss: float) -> None:
+        if done in (100, 130) and "level1" in self.name:
+            shutil.copy(self.checkpoint, self.folder / f"{done}.pt")
+
+
+def unlike(one: Path, other: Path) -> list[str]:
+    """The weights in which two checkpoints differ."""
+    states = [load_checkpoint(path) for path in (one, other)]
+    return [f"{part}.{name}" for part in ("model", "average") for name, value in states[0][part].items()
+            if not torch.equal(value, states[1][part][name])]
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -188,7 +212,11 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not job.finished(tmp_path / "killed")
+    shutil.copy(checkpoint, tmp_path / "killed.pt")
+    with watched_by(Keeping(job.home(tmp_path / "whole") / checkpoint.name, tmp_path)):
+        job.train(tmp_path / "whole")
+    step = load_checkpoint(tmp_path / "killed.pt")["step"]
+    assert not unlike(tmp_path / "killed.pt", tmp_path / f"{step}.pt")  # until the kill: two processes compute the same
     job.train(tmp_path / "killed")
-    job.train(tmp_path / "whole")
     sums = [job.weights(tmp_path / name)["upsample"][1]["sha256"] for name in ("killed", "whole")]
     assert sums[0] == sums[1]
