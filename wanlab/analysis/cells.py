@@ -86,8 +86,7 @@ def run(pipe: Any, request: Any, cells: Sequence[Cell], metrics: Mapping[str, Me
     names = [cell.name for cell in cells]
     if len(set(names)) < len(names):
         raise ValueError(f"two cells have one name: {', '.join(sorted({name for name in names if names.count(name) > 1}))}")
-    for cell in cells:
-        pipe.check(cell.edits, request)
+    pipe.check(list({id(edit): edit for cell in cells for edit in cell.edits}.values()), request)
     read = _node(pipe, read)
     runs = (_looped(pipe, request, cells, read, capture) if capture or not share
             else _shared(pipe, request, cells, read, pack, memory))

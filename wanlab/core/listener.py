@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wanlab.core.capture import Capture
 from wanlab.core.clock import Plan, Tick
@@ -17,7 +17,7 @@ from wanlab.core.lazy import Lazy
 from wanlab.core.ledger import Line
 from wanlab.core.region import narrow
 from wanlab.core.select import Select
-from wanlab.core.site import Site, Sites, hookables
+from wanlab.core.site import Hookable, Site, Sites
 
 
 class NonFiniteError(ArithmeticError):
@@ -90,10 +90,10 @@ class Listener:
         return given if isinstance(x, Lazy) else x
 
 
-def listeners(root: nn.Module, known: Sites | None) -> dict[tuple[int, str], Listener]:
-    """One for every site under `root`, by its module's id and its local name; with shapes, where `known` has them."""
+def listeners(modules: Mapping[str, Hookable], known: Sites | None) -> dict[tuple[int, str], Listener]:
+    """One for every site of modules (by path), by its module's id and its local name; with shapes, where `known` has them."""
     found = {}
-    for path, module in hookables(root).items():
+    for path, module in modules.items():
         for name, axes in module.SITES.items():
             full = f"{path}.{name}" if path else name
             known_here = known is not None and full in known

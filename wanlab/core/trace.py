@@ -54,8 +54,9 @@ class Trace(BaseTap):
         self._recorder, self.ledger = Recorder(budget), Ledger()
         self.record = self._recorder.record
         self._strict, self._watch, self._told = strict, watch_finite, plan
-        self._modules = {id(module): module for module in hookables(root).values()}
-        self._places, self._within = listeners(root, sites), within
+        modules = hookables(root)
+        self._modules = {id(module): module for module in modules.values()}
+        self._places, self._within = listeners(modules, sites), within
         self._handles: list[RemovableHandle] = []       # of gradients that are to come
         self._lock, self._task = threading.Lock(), graph_task()
         self._plan_seen: Plan | None = None
