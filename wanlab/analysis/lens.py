@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from xarray import DataArray
@@ -63,7 +62,7 @@ class Seen:
         """Root mean square difference of each layer's x0 to the model's own, over that one's standard deviation: step layer row."""
         axes = [name for name in self.x0.dims if name not in ("step", "layer", "row")]
         own = self.x0.isel(layer=-1)
-        return np.sqrt(((self.x0 - own) ** 2).mean(axes)) / own.std(axes)
+        return ((self.x0 - own) ** 2).mean(axes) ** 0.5 / own.std(axes)
 
     def figure(self, row: int = 0, frame: int = -1, scale: tuple[float, float] = (-1, 1), width: float = 5.5) -> Figure:
         """One frame at every layer (down) and step (right); `scale`: the values that are black and white."""
