@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wanlab.core import GIB
-from wanlab.pipelines.cost import bytes_of, costs, footprint, of_wan, told
+from wanlab.pipelines.cost import bytes_of, costs, footprint, of_wan, stage_costs, told
 from wanlab.pipelines.load import load
 
 
@@ -42,3 +42,13 @@ def test_every_published_model_fits_the_device_that_the_documentation_names() ->
         "wan2.1-t2v-14b", "wan2.1-i2v-14b-720p", "wan2.1-flf2v-14b-720p", "wan2.2-t2v-a14b", "wan2.2-i2v-a14b", "wan2.2-ti2v-5b")}
     assert max(most.values()) < 75, most
     assert torch.tensor(list(most.values())).min() > 10
+
+
+def test_stages_of_the_article_and_of_wan_are_counted_by_one_rule() -> None:
+    article = {one.name: one for one in stage_costs(load("article", init="meta"))}
+    assert article["generator"].flop == pytest.approx(1.293e12, rel=0.01) and article["generator"].runs == 60
+    assert article["upsample.3"].flop == pytest.approx(394e9, rel=0.01) and article["upsample.3"].runs == 1
+    assert article["discriminator"].runs == 0 and article["text"].parameters == 110_219_904
+    wan = {one.name: one for one in stage_costs(of_wan("wan2.1-t2v-1.3b"))}
+    assert wan["dit"].flop == pytest.approx(283e12, rel=0.01) and wan["dit"].runs == 100
+    assert "upsample.3" in told("article") and "GFLOP a run" in told("wan-random-tiny-t2v")

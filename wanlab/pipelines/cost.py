@@ -8,9 +8,11 @@ libraries of kernels take for themselves (workspaces, fragmentation, the context
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,6 +69,77 @@ def _cost(pipe: Pipeline, node: Node, counted: _Counted, request: Request) -> No
     return NodeCost(node.name, weights, counted.peak, counted.flop / forwards)
 
 
+@dataclass(frozen=True)
+class StageCost:
+    """One stage, or a part of one that is a node by itself: its parameters, floating point operations of one run on one row, and
+    how often it runs in a generation with the preset's own steps and guidance (0: only training runs it)."""
+
+    name: str
+    parameters: int
+    flop: float
+    runs: int
+
+
+def stage_costs(pipe: Pipeline) -> list[StageCost]:
+    """The cost of each stage of a pipeline on the meta device, in the order of its graph. One in tiles is counted whole."""
+    at = {stage: node for node in pipe.nodes for stage in node.stages if stage != "sampler"}
+    known = {stage.split(".")[0] for stage in (*at, "sampler")}
+    parts = [*at, *(name for name, _ in pipe.named_children() if name not in known)]
+    counted, (steps, guidance) = _Counted(pipe), pipe._dry
+    with torch.no_grad(), counted, _Fused(counted), _by_part(pipe, parts, counted) as spent:
+        pipe.dry_run()
+    own = pipe.config["sampler"]
+    return [StageCost(name, sum(value.numel() for value in pipe.get_submodule(name).parameters()),
+                      spent[name] / _runs(pipe, at.get(name), steps, guidance),
+                      _runs(pipe, at[name], own["steps"], own["guidance"]) if name in at else 0) for name in parts]
+
+
+def _runs(pipe: Pipeline, node: Node | None, steps: int, guidance: float) -> int:
+    """How often a node's stages run: for each branch where it reads the guidance, and for each step where it has steps."""
+    if node is None or "guidance" not in node.reads:
+        return 1
+    asked = Request([""], [0], None, steps, guidance, guidance_2=pipe.config["sampler"].get("guidance_2"))
+    return len(pipe.branches(asked)) * (steps if node.steps else 1)
+
+
+@contextmanager
+def _by_part(pipe: Pipeline, parts: Sequence[str], counted: _Counted) -> Iterator[Counter[str]]:
+    """Operations while any module of a part runs, by part."""
+    spent: Counter[str] = Counter()
+    depth: Counter[str] = Counter()
+
+    def enter(part: str, *_: Any) -> None:
+        if not depth[part]:
+            spent[part] -= counted.flop  # type: ignore[assignment]
+        depth[part] += 1
+
+    def leave(part: str, *_: Any) -> None:
+        depth[part] -= 1
+        if not depth[part]:
+            spent[part] += counted.flop  # type: ignore[assignment]
+
+    handles = []
+    try:
+        for part in parts:
+            for module in pipe.get_submodule(part).modules():
+                handles.append(module.register_forward_pre_hook(partial(enter, part)))
+                handles.append(module.register_forward_hook(partial(leave, part)))
+        yield spent
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stage_table(found: Sequence[StageCost]) -> str:
+    """Costs of stages as lines of text, with their sums."""
+    rows = [("stage", "parameters", "GFLOP a run", "runs", "GFLOP a video"), *(
+        (one.name, f"{one.parameters:,}", f"{one.flop / 1e9:,.1f}", str(one.runs), f"{one.flop * one.runs / 1e9:,.1f}")
+        for one in found)]
+    whole = sum(one.parameters for one in found), sum(one.flop * one.runs for one in found)
+    rows.append(("all", f"{whole[0]:,}", "", "", f"{whole[1] / 1e9:,.1f}"))
+    return "\n".join("".join(cell.ljust(14) if place == 0 else cell.rjust(17) for place, cell in enumerate(row)) for row in rows)
+
+
 def of_wan(name: str, dtype: torch.dtype | None = None, **settings: Any) -> Pipeline:
     """A Wan model on the meta device, in the precision in which it runs on a device: bfloat16, unless told otherwise, but float32
     where the published code computes in it."""
@@ -85,7 +158,7 @@ def told(name: str) -> str:
     from wanlab.pipelines.load import load
 
     pipe = of_wan(name) if name in PRESETS else load(name, init="meta")
-    return table(costs(pipe), bytes_of([pipe]))
+    return f"{stage_table(stage_costs(pipe))}\n\n{table(costs(pipe), bytes_of([pipe]))}"
 
 
 def footprint(name: str, **settings: Any) -> int:
