@@ -24,7 +24,7 @@ def heads(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], label
     with styled():
         figure = Figure(figsize=(width, 0.5 + 0.125 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
-        axes.imshow(shade, aspect="auto", cmap="Greys", vmin=0, vmax=1.6)
+        axes.imshow(shade, aspect="auto", cmap="Greys", vmin=0, vmax=2.6)  # numbers stay readable on the darkest
         for (y, x), value in np.ndenumerate(values):
             told = "–" if np.isnan(value) else f"{value:.2f}"
             axes.text(x, y, told, ha="center", va="center", fontsize=5, color=COLOURS["ink"])
