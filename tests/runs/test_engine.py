@@ -295,6 +295,17 @@ def test_what_the_pipeline_lacks_is_told_with_its_place(old: str, new: str, expe
     assert str(caught.value).startswith("(text):")
 
 
+def test_what_metrics_and_pipeline_lack_is_told_at_once() -> None:
+    text = STUDY.replace("{ablate: text}", "{ablate: txet}").replace("detail: sharp", "detail: shrap").replace("flicker", "flickre")
+    with pytest.raises(StudyError) as caught:
+        bench(text=text)
+    assert [problem.path for problem in caught.value.problems] == [
+        ("cells", "text", "ablate", 0), ("cells", "sharp", "swap", "detail"), ("metrics", 1)]  # fmt: skip
+    with pytest.raises(StudyError) as caught:
+        bench(text=text.replace("pipeline: toy", "pipeline: tyo"))
+    assert [problem.path for problem in caught.value.problems] == [("pipeline",), ("metrics", 1)]
+
+
 def test_edits_limited_to_steps_change_only_what_they_should() -> None:
     cells = "{kind: bypass, at: generator.out, steps: [0]}"
     work = bench(text=STUDY.replace("{ablate: text}", f"{{edits: [{cells}]}}"))

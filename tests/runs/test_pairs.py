@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from tests.runs.toy import STUDY, bench
+from tests.runs.toy import STUDY, bench, load_toy, resolve_toy
+from wanlab.runs.cell import open_workbench
+from wanlab.runs.document import StudyError
 from wanlab.runs.pairs import PairsError, read_pairs
+from wanlab.runs.reading import load_study
 from wanlab.runs.source import SourceError, open_source
 from wanlab.runs.spec import Images
 
@@ -70,6 +74,38 @@ def test_a_study_runs_on_a_list(folder: Path) -> None:
     for group in work.plan.groups():
         for _, part in work.evaluate(group):
             assert part.prompt == [LINES[index][1] for index in part.index]  # type: ignore[union-attr]
+
+
+def keys(file: Path) -> list[str]:
+    """The hash of a study file and the keys of its cells, as this process and as a worker in the same folder finds them."""
+    study, document = load_study(file, ["metrics=[flicker]"])
+    work = open_workbench(study, document, "cpu", load_toy(), resolve_toy)
+    found = [cell.key for cell in work.plan.cells.values()]
+    assert found == [cell.key for cell in work.spec.open().plan.cells.values()]
+    return [study.hash, *found]
+
+
+def test_files_that_a_study_names_are_found_beside_it_from_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, away = folder / "home", folder / "away"
+    for name in ("a.png", "deep", "list.csv"):
+        (home / name).parent.mkdir(exist_ok=True)
+        (folder / name).rename(home / name)
+    text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", "{kind: images, path: list.csv, n: 2}")
+    (home / "study.yaml").write_text(text)
+    shutil.copytree(home, folder / "moved")
+    away.mkdir()
+    monkeypatch.chdir(home)
+    here = keys(Path("study.yaml"))
+    monkeypatch.chdir(away)
+    assert keys(home / "study.yaml") == keys(Path("../moved/study.yaml")) == here
+    (away / "list.csv").write_text(f"image,prompt\n{home / 'a.png'},one\n{home / 'a.png'},two\n")
+    assert keys(home / "study.yaml")[0] == here[0] and keys(home / "study.yaml")[1:] != here[1:]  # the current folder comes first
+    (away / "list.csv").unlink()
+    (home / "list.csv").rename(home / "lists.csv")
+    with pytest.raises(StudyError) as caught:
+        keys(home / "study.yaml")
+    for part in ("study.yaml:4:7: data: list.csv: no such file", str(away), str(home), "lists.csv"):
+        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,9 @@ def test_a_planned_study_is_scheduled_from_its_seconds(text: str) -> None:
         scale_of_plan(work.study, work.plan, {name: one for name, one in each.items() if name != "detail"}, 2, "cpu")
 
 
-def test_the_document_says_what_the_command_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    study, document = load_study(Path("experiments/scale/heads14b.yaml"))
+def test_the_document_says_what_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the outline lies beside the study
+    study, document = load_study(ROOT / "experiments" / "scale" / "heads14b.yaml")
     assert len(study.cells) == 10_005
     scale = scale_of_outline(study, document, 64, "h200")
     page = (ROOT / "docs" / "scale.md").read_text()

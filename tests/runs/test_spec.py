@@ -38,16 +38,26 @@ cells:
   text: {ablat: [text]}
 metrics: [psnr, psnr]
 seeds: [0, x]
-report: {videos: -1}
+report: {videos: -1, width: imcl}
+baseline: basline
 """
     said = message(text)
     places = [line.split(": ")[0] for line in said.splitlines() if line.startswith("grid.yaml:")]
-    assert places == ["grid.yaml:2:29", "grid.yaml:3:11", "grid.yaml:6:10", "grid.yaml:7:17", "grid.yaml:8:12", "grid.yaml:9:18"]
+    assert places == ["grid.yaml:2:29", "grid.yaml:3:11", "grid.yaml:6:10", "grid.yaml:7:17", "grid.yaml:8:12", "grid.yaml:9:18",
+                      "grid.yaml:9:29", "grid.yaml:10:11"]  # fmt: skip
     assert "sampler.stps: unknown key (did you mean 'steps'?)" in said
     assert "cells.text.ablat: unknown key (did you mean 'ablate'?)" in said
     lines = said.splitlines()
     at = lines.index("    sampler: {stps: 8}")
     assert lines[at + 1].index("^") == lines[at].index("stps")
+
+
+def test_a_cell_of_a_broken_grid_is_not_called_unknown() -> None:
+    text = GOOD + "axes: {steps: {sampler.steps: [4, 8]}}\nbaseline: steps4\n"
+    assert parse_study(text)[0].baseline == "steps4"
+    for wrong in ("sampler.steps: []", "sampler.stps: [4, 8]"):
+        said = message(text.replace("sampler.steps: [4, 8]", wrong))
+        assert "grid.yaml:8:" in said and "no cell of this name" not in said
 
 
 @pytest.mark.parametrize(
@@ -69,6 +79,8 @@ report: {videos: -1}
         (GOOD.replace("{ablate: text}", "{window: '0:2'}"), ["6:18: cells.text.window: a window limits `ablate`"]),
         (GOOD.replace("metrics: [psnr]", ""), ["the key 'metrics' is missing"]),
         (GOOD.replace("  text:", "  te/xt:"), ["a cell's name is made of"]),
+        (GOOD.replace("  text:", f"  {'x' * 201}:"), ["a cell's name has at most 200 letters, this one has 201"]),
+        (GOOD.replace("name: ", "name: " + "x" * 200), ["name: string should have at most 200 characters"]),
         (
             GOOD.replace("{kind: procedural, n: 4}", "{kind: image, path: a.png, prompts: [x]}") + "reference: data\n",
             ["has no true clip"],

@@ -115,7 +115,7 @@ def test_mistakes_in_a_training_are_told_at_its_place() -> None:
 )
 def test_mistakes_in_trainings(train: dict, expected: str, tiny: Cascade) -> None:
     with pytest.raises((ValueError, LookupError), match=expected):
-        training_of(Train(**train), tiny)
+        training_of(Train(**train), tiny, parse_study(STUDY)[0])
 
 
 def test_the_recipe_of_the_weights_and_of_the_file_are_one() -> None:

@@ -20,7 +20,7 @@ from wanlab.core import LedgerError
 from wanlab.data.clip import Clips
 from wanlab.graph import GIB, StageCache, digest
 
-from .document import Document, Problem
+from .document import Document, Problem, StudyError
 from .environment import context_of
 from .plan import Chunk, Group, Plan, Task, make_plan
 from .source import Source, SourceError, open_source
@@ -48,18 +48,25 @@ class Failure:
 class WorkbenchSpec:
     """What it takes to open a workbench again in another process, as plain data that can be pickled.
 
-    resolved: the study (`Study.resolved`); load, resolve: as in `open_workbench`, functions that can be imported there.
+    resolved: the study (`Study.resolved`); load, resolve: as in `open_workbench`, functions that can be imported there; home: the
+    folder of the study file (`Study.home`).
     """
 
     resolved: Mapping[str, Any]
     device: str = "cpu"
     load: Callable[..., Any] | None = None
     resolve: Callable[..., Sequence[Any]] | None = None
+    home: Path | None = None
+
+    @property
+    def study(self) -> Study:
+        """The study again."""
+        return Study.model_validate(self.resolved).at(self.home)
 
     def open(self) -> Workbench:
         """The same workbench: the same plan with the same keys. Raises as `open_workbench`."""
         document = Document("the study", [], self.resolved)
-        return open_workbench(Study.model_validate(self.resolved), document, self.device, self.load, self.resolve)
+        return open_workbench(self.study, document, self.device, self.load, self.resolve)
 
 
 @dataclass
@@ -249,7 +256,8 @@ def open_workbench(
     from wanlab.measure import resolve as shipped_measures
     from wanlab.pipelines.load import load as shipped_pipelines
 
-    measures = _measures(study, document, device, resolve or shipped_measures)
+    problems: list[Problem] = []
+    measures = _measures(study, document, device, resolve or shipped_measures, problems)
     try:
         init = "random" if study.init == "random" else None
         if load is None:
@@ -257,40 +265,45 @@ def open_workbench(
         else:
             pipe = load(study.pipeline, init=init).to(device)
     except LookupError as error:
-        raise document.error([document.problem(("pipeline",), str(error))]) from None
-    source = open_source(study.data, pipe.config["size"], pipe.config["frames"])
+        raise document.error([*problems, document.problem(("pipeline",), str(error))]) from None
+    try:
+        data = study.located_data()
+    except StudyError as error:
+        raise document.error([*problems, document.problem(("data",), str(error))]) from None
+    source = open_source(data, pipe.config["size"], pipe.config["frames"])
     measures, left_out = _measurable(measures, source)
     context = dict(context or context_of(device))
     judges = None
     if study.reference not in ("auto", "data", "baseline"):
         try:
-            judges = open_source(Folder(kind="folder", path=Path(study.reference)), pipe.config["size"], pipe.config["frames"])
-        except MediaError as error:
-            raise document.error([document.problem(("reference",), str(error))]) from None
+            clips = Folder(kind="folder", path=study.find(Path(study.reference)))
+            judges = open_source(clips, pipe.config["size"], pipe.config["frames"])
+        except (MediaError, StudyError) as error:
+            raise document.error([*problems, document.problem(("reference",), str(error))]) from None
         if judges.n < source.n:
             raise SourceError(
                 f"{study.reference} holds {judges.n} clips, but clip i is the reference of sample i and the "
                 f"study has {source.n} samples"
             )
         context["measure"] = digest([context["measure"], judges.digest(range(source.n))])
-    plan = make_plan(study, document, pipe, source, measures, context)
+    plan = make_plan(study, document, pipe, source, measures, context, problems)
     size = study.cache
     shared = StageCache(int(size.memory_gib * GIB), size.disk, int(size.disk_gib * GIB)) if study.share.cache else StageCache(0)
     notes = [*source.notes, *left_out, *_notes_on_prompts(study, pipe, source)]
-    spec = WorkbenchSpec(study.resolved(), device, load, resolve)
+    spec = WorkbenchSpec(study.resolved(), device, load, resolve, study.home)
     return Workbench(study, plan, source, measures, shared, spec, judges=judges, notes=notes)
 
 
-def _measures(study: Study, document: Document, device: str, resolve: Callable[..., Sequence[Any]]) -> list[Any]:
+def _measures(
+    study: Study, document: Document, device: str, resolve: Callable[..., Sequence[Any]], problems: list[Problem]
+) -> list[Any]:
+    """The measures of a study; names that nobody knows are appended to `problems`."""
     found: list[Any] = []
-    problems: list[Problem] = []
     for index, name in enumerate(study.metrics):
         try:
             found += resolve([name], device)
         except LookupError as error:
             problems.append(document.problem(("metrics", index), str(error)))
-    if problems:
-        raise document.error(problems)
     return found
 
 

@@ -133,6 +133,21 @@ def read(path: Path) -> Document:
     return parse(text, str(path))
 
 
+def located(path: Path, home: Path | None) -> Path:
+    """Where a file (or folder) lies that a document in the folder `home` names: seen from the current folder, or else from `home`.
+
+    Raises StudyError with both places where it lies in neither; of one place alone, whoever reads the file tells.
+    """
+    if home is None or path.exists() or home / path == path.absolute():
+        return path
+    beside = home / path
+    if not beside.exists():
+        near = [file.name for folder in (path.parent, beside.parent) if folder.is_dir() for file in folder.iterdir()]
+        places = f"neither here ({Path.cwd()}) nor beside the study file ({home})"
+        raise StudyError([], f"{path}: no such file, {places}{did_you_mean(path.name, near)}")
+    return beside
+
+
 def parse(text: str, name: str = "(text)") -> Document:
     """The document in `text`; see `read`."""
     document = Document(name, text.splitlines(), None)

@@ -65,7 +65,7 @@ def scarce(device: str) -> bool:
 
 def trial(spec: WorkbenchSpec) -> int:
     """How many samples go through one step of every kind of cell, and through the metrics, in the memory of the device."""
-    study = Study.model_validate(spec.resolved)
+    study = spec.study
     bench = replace(spec, resolved=_small(study).resolved()).open()
     return largest(lambda size: _fits(bench, size, size * study.share.pack), GUESS, bench.source.n)
 

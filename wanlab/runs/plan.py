@@ -162,18 +162,20 @@ def reference_of(study: Study, source: Source) -> str:
 
 
 def make_plan(
-    study: Study, document: Document, pipe: Any, source: Source, measures: Sequence[Any], context: Mapping[str, Any]
+    study: Study, document: Document, pipe: Any, source: Source, measures: Sequence[Any], context: Mapping[str, Any],
+    wrong: Sequence[Problem] = (),
 ) -> Plan:
     """The plan of a study on a loaded pipeline.
 
     Args:
         context: what results depend on beside the study: `generate` (device class, code of the stages, versions) and
             `measure` (code of the metrics).
+        wrong: mistakes that were found before, to be told with the rest.
 
     Raises:
-        StudyError: with every component, variant, edit or site that the pipeline does not have, each at its place.
+        StudyError: with these and every component, variant, edit or site that the pipeline does not have, each at its place.
     """
-    problems: list[Problem] = []
+    problems = list(wrong)
     prepared = {name: prepare(name, study, document, pipe, problems) for name in study.cells}
     if problems:
         raise document.error(problems)

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from .document import Document, Loc, Problem, did_you_mean, parse, read
 from .grid import NAME, expand
-from .spec import GRID, Cell, Folder, Image, Images, Part, Procedural, Study, StudyFile, below, part_of
+from .spec import GRID, LONGEST, Cell, Folder, Image, Images, Part, Procedural, Study, StudyFile, below, part_of
 
 
 def load_study(path: Path, sets: Sequence[str] = ()) -> tuple[Study, Document]:
@@ -18,7 +18,8 @@ def load_study(path: Path, sets: Sequence[str] = ()) -> tuple[Study, Document]:
 
     Raises StudyError with all mistakes of form at once.
     """
-    return validate(read(path), sets)
+    study, document = validate(read(path), sets)
+    return study.at(Path(path).resolve().parent), document
 
 
 def parse_study(text: str, sets: Sequence[str] = (), name: str = "(text)") -> tuple[Study, Document]:
@@ -43,6 +44,8 @@ def validate(document: Document, sets: Sequence[str] = ()) -> tuple[Study, Docum
         document.origins |= grid.origins
         problems += [document.problem(place, text, at_key) for place, text, at_key in grid.problems]
         made = _checked(CELLS.validate_python, grid.cells, document, ("cells",), problems)
+        if made is not None and not grid.problems:      # of a broken grid nobody knows the cells
+            problems += [document.problem(path, message) for path, message in _nameless(document.data, made)]
     if problems or file is None or made is None:
         raise document.error(problems)
     if not file.cells and not made:
@@ -75,20 +78,31 @@ def _checked(check: Callable[[Any], Any], data: Any, document: Document, place: 
         return None
 
 
+def _nameless(data: Mapping[str, Any], made: Mapping[str, Cell]) -> Iterable[tuple[Loc, str]]:
+    """Names of cells that no cell has, whatever else is wrong with the file."""
+    cells = data.get("cells") if isinstance(data.get("cells"), dict) else {}
+    known = [*map(str, cells), *made]
+    baseline = data.get("baseline", Study.model_fields["baseline"].default)
+    if known and isinstance(baseline, str) and baseline not in known:
+        yield ("baseline",), f"no cell of this name{did_you_mean(baseline, known)}"
+    pairs = {str(name): cell.get("pairs_with") for name, cell in cells.items() if isinstance(cell, dict)}
+    for name, other in {**pairs, **{name: cell.pairs_with for name, cell in made.items()}}.items():
+        if isinstance(other, str) and other not in known:
+            yield ("cells", name, "pairs_with"), f"no cell {other!r}{did_you_mean(other, known)}"
+
+
 def _cross_checks(study: Study) -> Iterable[tuple[Loc, str]]:
     """Mistakes between fields: names that point nowhere, values that stand twice."""
-    if study.baseline not in study.cells:
-        yield ("baseline",), f"no cell of this name{did_you_mean(study.baseline, study.cells)}"
     for name, cell in study.cells.items():
         if not NAME.fullmatch(name):
             yield ("cells", name), "a cell's name is made of letters, digits and _ - + ."
+        if len(name) > LONGEST:
+            yield ("cells", name), f"a cell's name has at most {LONGEST} letters, this one has {len(name)}"
         for limit in ("window", "branch"):
             if getattr(cell, limit) is not None and not cell.ablate and not cell.placebo:
                 yield ("cells", name, limit), f"a {limit} limits `ablate`, and this cell removes nothing"
         if cell.pairs_with == name:
             yield ("cells", name, "pairs_with"), "a cell is not shown beside itself"
-        if cell.pairs_with is not None and cell.pairs_with not in study.cells:
-            yield ("cells", name, "pairs_with"), f"no cell {cell.pairs_with!r}{did_you_mean(cell.pairs_with, study.cells)}"
     if study.reference == "data" and study.data.kind in ("image", "images"):
         yield ("reference",), "a photograph has no true clip: say baseline, or give a folder of clips"
 

@@ -98,7 +98,7 @@ def scale_of_outline(study: Study, document: Document, workers: int, device: str
     Raises StudyError for a broken outline, a device that it does not state, and what the study names and it does not have.
     """
     assert study.outline is not None
-    outline = load_outline(study.outline)
+    outline = load_outline(study.find(study.outline))
     stated = outline.device(device)
     samples = samples_of(study, document)
     work = workload(study, document, outline, stated, samples)

@@ -36,7 +36,7 @@ def prepare(
             return None
 
     if (train := cell.train) is not None:
-        job, root = attempt(("train",), lambda p=pipe: training_of(train, p)), study.cache.trainings
+        job, root = attempt(("train",), lambda p=pipe: training_of(train, p, study)), study.cache.trainings
         if job is not None:
             pipe = _once(pipe, (job.key, str(root), job.finished(root)), lambda p=pipe: equipped(p, job, root))
     init = "random" if study.init == "random" else None

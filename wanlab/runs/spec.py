@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
 from wanlab.graph import digest
+
+from .document import did_you_mean, located
 
 WITHOUT_EFFECT = ("report", "cache", "seconds", "title", "outline")
 
@@ -75,7 +77,7 @@ def _some(value: Any) -> Any:
 def _inches(value: Any) -> Any:
     """A width by the name of a venue, or as it is."""
     if isinstance(value, str) and value not in WIDTHS:
-        raise ValueError(f"neither inches nor one of {', '.join(WIDTHS)}")
+        raise ValueError(f"neither inches nor one of {', '.join(WIDTHS)}{did_you_mean(value, WIDTHS)}")
     return WIDTHS[value] if isinstance(value, str) else value
 
 
@@ -226,13 +228,14 @@ class Share(Part):
     pack: int = Field(1, ge=1, description="so many cells run as rows of one batch; part of every content key (1: none)")
 
 
+LONGEST = 200  # letters of a name: a folder is called by it, with a key after it, and file systems end at 255
 AUTO, GUESS = "auto", 8  # the batch that a device decides, and where it begins to look
 
 
 class Study(Part):
     """A study file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=LONGEST)
     title: str | None = Field(None, description="headline of the report")
     pipeline: str = Field("tiny", description="a preset's name or a folder with pipeline.json")
     init: Literal["trained", "random"] = "trained"
@@ -252,6 +255,27 @@ class Study(Part):
     share: Share = Field(default_factory=Share)
     seconds: dict[str, float] = Field(default_factory=dict, description="stated seconds per sample and stage, for plan")
     outline: Path | None = Field(None, description="stated figures of the pipeline, so that plan needs no weights")
+    _home: Path | None = PrivateAttr(None)
+
+    @property
+    def home(self) -> Path | None:
+        """The folder of the study file. No part of the study: where a file lies changes no result, hash or key."""
+        return self._home
+
+    def at(self, home: Path | None) -> Study:
+        """The same study, read from a file in this folder."""
+        study = self.model_copy()
+        study._home = home
+        return study
+
+    def find(self, path: Path) -> Path:
+        """Where a file lies that the study names: see `located`. Raises StudyError."""
+        return located(path, self._home)
+
+    def located_data(self) -> Procedural | Folder | Image | Images:
+        """`data` with its files where they lie. Raises StudyError."""
+        named = {key: getattr(self.data, key, None) for key in ("path", "captions")}
+        return self.data.model_copy(update={key: self.find(path) for key, path in named.items() if path is not None})
 
     def resolved(self) -> dict[str, Any]:
         """Plain data that `Study.model_validate` reads back; of the cells, what differs from the defaults."""

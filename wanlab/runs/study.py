@@ -76,7 +76,8 @@ def run_study(
         folder.refuse_strangers(study)
         with threads(threads_each or folder.threads or (1 if shard is not None else runner.threads)):
             place = runner.prepare(device)
-            study = settled(study, folder, runner, WorkbenchSpec(study.resolved(), place.device, load, resolve))
+            spec = WorkbenchSpec(study.resolved(), place.device, load, resolve, study.home)
+            study = settled(study, folder, runner, spec)
             opened = partial(open_workbench, study, document, place.here, load, resolve, place.environment["code"])
             bench = opened()
             if train_missing(study, bench.plan, console):

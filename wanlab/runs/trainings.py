@@ -57,12 +57,15 @@ class Untrained:
         raise WeightsError(f"{self._job.part} is not trained: {said}")
 
 
-def training_of(train: Train, pipe: Any) -> Retraining:
-    """The training that a cell asks for. Raises LookupError and ValueError as `retraining`; StudyError for a broken recipe file."""
+def training_of(train: Train, pipe: Any, study: Study) -> Retraining:
+    """The training that a cell of the study asks for.
+
+    Raises LookupError and ValueError as `retraining`; StudyError for a recipe file that is broken or nowhere.
+    """
     folder = getattr(pipe, "folder", None)
     if folder is None:
         raise ValueError(f"{pipe.config['name']} has no folder of weights with recipes: only the cascade can be trained")
-    given = None if train.recipe is None else read(train.recipe).data
+    given = None if train.recipe is None else read(study.find(train.recipe)).data
     if given is not None and (not isinstance(given, dict) or given.get("kind") != "cascade"):
         raise ValueError(f"{train.recipe}: a training file of kind: cascade is wanted")
     return retraining(Path(folder), train.part, given, train.set, train.seed)
@@ -84,7 +87,7 @@ def trainings_of(study: Study, plan: Plan) -> dict[str, tuple[Retraining, list[s
     found: dict[str, tuple[Retraining, list[str]]] = {}
     for name, cell in study.cells.items():
         if cell.train is not None:
-            job = training_of(cell.train, plan.cells[study.baseline].pipe)
+            job = training_of(cell.train, plan.cells[study.baseline].pipe, study)
             found.setdefault(job.key, (job, []))[1].append(name)
     return found
 
