@@ -126,10 +126,9 @@ def _panel(panel: Axes, bar: Axes, found: Mapping[Place, Effect], names: Sequenc
         panel.add_patch(
             Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="#EEEEEE", edgecolor="#BBBBBB", hatch="////", linewidth=0)
         )
-    roomy = wide / shape[1] >= WIDE
     for (row, column), effect in found.items():
         if effect.known:
-            _tile(panel, effect, names[0].index(row), names[1].index(column), roomy, limit)
+            _tile(panel, effect, names[0].index(row), names[1].index(column), wide / shape[1], limit)
     ticks = bar.figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[-limit, 0, limit])
     ticks.ax.xaxis.set_ticks_position("top")
     ticks.ax.set_xticklabels([short(-limit), "0", short(limit)], fontsize=5.5)
@@ -139,11 +138,12 @@ def _panel(panel: Axes, bar: Axes, found: Mapping[Place, Effect], names: Sequenc
     ticks.outline.set_visible(False)
 
 
-def _tile(panel: Axes, effect: Effect, row: int, column: int, roomy: bool, limit: float) -> None:
-    """What a tile says without its colour."""
+def _tile(panel: Axes, effect: Effect, row: int, column: int, room: float, limit: float) -> None:
+    """What a tile of `room` inches says without its colour; the longest numbers are written a little smaller."""
     dark = abs(effect.delta) > 0.62 * limit
     mark, sign = SIGN.get(effect.kind, ""), alike(effect.delta, limit, sign=True)
-    text, size = (f"{sign}{mark}", NUMBER) if roomy else (mark, NUMBER) if mark else (sign[0], 4.5)
+    text, size = (f"{sign}{mark}", NUMBER) if room >= WIDE else (mark, NUMBER) if mark else (sign[0], 4.5)
+    size *= min(1, (room - 0.02) / inches(text, size, effect.significant))
     ink = "white" if dark else COLOURS["ink"] if effect.significant else "#444444"
     weight = "bold" if effect.significant else "normal"
     panel.text(column, row, text, ha="center", va="center_baseline", fontsize=size, color=ink, fontweight=weight)
