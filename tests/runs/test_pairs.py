@@ -104,8 +104,11 @@ def test_files_that_a_study_names_are_found_beside_it_from_anywhere(folder: Path
     (home / "list.csv").rename(home / "lists.csv")
     with pytest.raises(StudyError) as caught:
         keys(home / "study.yaml")
-    for part in ("study.yaml:4:7: data: list.csv: no such file", str(away), str(home), "lists.csv"):
+    for part in ("study.yaml:4:28: data.path: list.csv: no such file", str(away), str(home), "lists.csv"):
         assert part in str(caught.value)
+    study, document = load_study(home / "study.yaml", ["data.path=lost.csv"])
+    with pytest.raises(StudyError, match=r"^--set data.path=lost.csv: data.path: lost.csv: no such file"):
+        open_workbench(study, document, "cpu", load_toy(), resolve_toy)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from .document import Document, Problem, StudyError
 from .environment import context_of
 from .plan import Chunk, Group, Plan, Task, make_plan
 from .source import Source, SourceError, open_source
-from .spec import Folder, Study
+from .spec import Folder, Image, Images, Procedural, Study
 from .store import Part
 from .videos import Notify, Videos
 
@@ -266,11 +266,7 @@ def open_workbench(
             pipe = load(study.pipeline, init=init).to(device)
     except LookupError as error:
         raise document.error([*problems, document.problem(("pipeline",), str(error))]) from None
-    try:
-        data = study.located_data()
-    except StudyError as error:
-        raise document.error([*problems, document.problem(("data",), str(error))]) from None
-    source = open_source(data, pipe.config["size"], pipe.config["frames"])
+    source = open_source(_located(study, document, problems), pipe.config["size"], pipe.config["frames"])
     measures, left_out = _measurable(measures, source)
     context = dict(context or context_of(device))
     judges = None
@@ -305,6 +301,20 @@ def _measures(
         except LookupError as error:
             problems.append(document.problem(("metrics", index), str(error)))
     return found
+
+
+def _located(study: Study, document: Document, problems: Sequence[Problem]) -> Procedural | Folder | Image | Images:
+    """The data of a study with its files where they lie. Raises StudyError, with the problems that were found before."""
+    files, wrong = {}, list(problems)
+    for key in ("path", "captions"):
+        if (named := getattr(study.data, key, None)) is not None:
+            try:
+                files[key] = study.find(named)
+            except StudyError as error:
+                wrong.append(document.problem(("data", key), str(error)))
+    if len(wrong) > len(problems):
+        raise document.error(wrong)
+    return study.data.model_copy(update=files)
 
 
 def _measurable(measures: Sequence[Any], source: Source) -> tuple[list[Any], list[str]]:

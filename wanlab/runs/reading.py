@@ -112,7 +112,8 @@ def _problem(document: Document, loc: Sequence[str | int], item: Mapping[str, An
     path, model = _follow(document, loc)
     kind, given = item["type"], item.get("input")
     if kind == "extra_forbidden":
-        return document.problem(path, f"unknown key{did_you_mean(str(path[-1]), model)}", at_key=True)
+        known = f"; there are {', '.join(model)}" if 0 < len(model) <= SHOWN else ""
+        return document.problem(path, f"unknown key{did_you_mean(str(path[-1]), model) or known}", at_key=True)
     if kind == "missing":
         return document.problem(path, f"the key {path[-1]!r} is missing")
     if kind == "union_tag_not_found":
@@ -152,4 +153,5 @@ def _follow(document: Document, loc: Sequence[str | int]) -> tuple[Loc, list[str
     return tuple(path), list(model.model_fields if model is not None else [])
 
 
+SHOWN = 12  # keys that a message lists where none is like the wrong one
 KINDS = {"procedural": Procedural, "folder": Folder, "image": Image, "images": Images}

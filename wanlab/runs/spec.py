@@ -272,11 +272,6 @@ class Study(Part):
         """Where a file lies that the study names: see `located`. Raises StudyError."""
         return located(path, self._home)
 
-    def located_data(self) -> Procedural | Folder | Image | Images:
-        """`data` with its files where they lie. Raises StudyError."""
-        named = {key: getattr(self.data, key, None) for key in ("path", "captions")}
-        return self.data.model_copy(update={key: self.find(path) for key, path in named.items() if path is not None})
-
     def resolved(self) -> dict[str, Any]:
         """Plain data that `Study.model_validate` reads back; of the cells, what differs from the defaults."""
         cells = {name: cell.model_dump(mode="json", exclude_defaults=True) for name, cell in self.cells.items()}
