@@ -162,6 +162,8 @@ def test_foreign_and_damaged_folders_are_refused(run: Run, tmp_path: Path) -> No
     (root / "study.yaml").write_text(text.replace("n: 5", "n: 6"))
     with pytest.raises(RunFolderError, match="damaged or edited"):
         run("edited")
+    with pytest.raises(RunFolderError, match=r"study.yaml is a study file, not the record of a run; choose another"):
+        run(".")
 
 
 def test_a_folder_runs_once_at_a_time(run: Run, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_a_cell_of_a_broken_grid_is_not_called_unknown() -> None:
             ["grid.yaml:2:11: b.c: this key stands twice (first in line 2)", "grid.yaml:3:1: a: this key"],
         ),
         ("a: [1, 2\n", ["not YAML"]),
+        (GOOD.replace("[psnr]", "[psnr, fvd[videogpt]]"), ["grid.yaml:7:20: ", "not YAML: ", 'in quotes: "fvd[videogpt]"']),
         ("", ["a study is a mapping of keys, this file holds nothing"]),
         ("- 1\n", ["this file holds list"]),
         (GOOD.replace("procedural", "procedurl"), ["3:14: data.kind: unknown kind 'procedurl'", "did you mean 'procedural'?"]),
@@ -109,6 +110,8 @@ def test_settings_come_before_validation_and_are_named() -> None:
     )
     assert "expected the form" in message(GOOD, "data.n")
     assert "is not an index" in message(GOOD, "metrics.7=x")
+    assert 'in quotes: "fvd[videogpt]"' in message(GOOD, "metrics=[psnr, fvd[videogpt]]")
+    assert "not YAML" in message(GOOD, "metrics=[psnr") and "not YAML" in message(GOOD, "metrics={psnr")
 
 
 def test_a_resolved_study_reads_back_to_the_same_study() -> None:

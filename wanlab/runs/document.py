@@ -7,6 +7,7 @@ result. Here the values come from ruamel.yaml (YAML 1.2), the places from its no
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ class Document:
         try:
             value = _loader().load(right) if right.strip() else None
         except YAMLError as error:
-            raise StudyError([], f"--set {setting}: the value is not YAML: {_first_line(error)}") from None
+            raise StudyError([], f"--set {setting}: the value is not YAML: {_broken(error, right)}") from None
         self.data = _with(self.data, path, value, setting)
         self.overrides[path] = setting
 
@@ -162,7 +163,7 @@ def parse(text: str, name: str = "(text)") -> Document:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = (mark.line + 1, mark.column + 1) if mark is not None else (None, None)
-        raise document.error([Problem((), f"not YAML: {error.problem or _first_line(error)}", *place)]) from None
+        raise document.error([Problem((), f"not YAML: {_broken(error, text)}", *place)]) from None
     except YAMLError as error:
         raise document.error([Problem((), f"not YAML: {_first_line(error)}")]) from None
     return document
@@ -170,6 +171,15 @@ def parse(text: str, name: str = "(text)") -> Document:
 
 def _loader() -> YAML:
     return YAML(typ="safe", pure=True)
+
+
+def _broken(error: YAMLError, text: str) -> str:
+    """What is wrong with text that is not YAML; where brackets in a word (a metric's preset) are the reason, that too."""
+    said, mark = getattr(error, "problem", None) or _first_line(error), getattr(error, "problem_mark", None)
+    for word in re.finditer(r"[^\[\]{},:\s]+\[[^\[\]{},\s]*\]", text.splitlines()[mark.line] if mark and "got '['" in said else ""):
+        if word.start() < mark.column < word.end():
+            said += f'; a word with brackets stands in quotes: "{word.group()}"'
+    return said
 
 
 def _first_line(error: Exception) -> str:

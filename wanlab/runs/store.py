@@ -300,10 +300,13 @@ class RunFolder:
             return None
         try:
             stored = from_yaml(path)
-            if stored["hash"] != digest(settings(stored["study"])):
+            ours = {"hash", "study"} <= set(stored)
+            if ours and stored["hash"] != digest(settings(stored["study"])):
                 raise ValueError("its hash does not fit its content")
         except (StudyError, ValueError, KeyError, TypeError) as error:
             raise RunFolderError(f"{path} is damaged or edited ({error}); choose another folder with --out") from error
+        if not ours:
+            raise RunFolderError(f"{path} is a study file, not the record of a run; choose another folder with --out")
         return stored
 
 
