@@ -41,7 +41,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
     """`wanlab ... -p toy` loads the toy pipeline of the runner's tests."""
     pipe, load = Toy(), loading.load
-    monkeypatch.setattr(loading, "load", lambda name, init=None: pipe if name == "toy" else load(name, init))
+    monkeypatch.setattr(loading, "load", lambda name, **how: pipe if name == "toy" else load(name, **how))
     return pipe
 
 

@@ -197,7 +197,7 @@ def test_a_witness_sees_every_row_and_leaves_nothing() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_report_keeps_its_columns_at_any_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     pipe = Looped()
-    monkeypatch.setattr(loading, "load", lambda name, init=None: pipe)
+    monkeypatch.setattr(loading, "load", lambda name, **how: pipe)
     said = io.StringIO()
     examine("toy", "cpu", None, Console(file=said, width=width), Console(file=io.StringIO()))
     lines = said.getvalue().splitlines()
@@ -208,7 +208,7 @@ def test_the_report_keeps_its_columns_at_any_width(monkeypatch: pytest.MonkeyPat
 def test_failed_checks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, said = Looped(), io.StringIO()
     pipe.detail.strength.data.fill_(torch.nan)
-    monkeypatch.setattr(loading, "load", lambda name, init=None: pipe)
+    monkeypatch.setattr(loading, "load", lambda name, **how: pipe)
     monkeypatch.setattr(health.importlib.util, "find_spec", lambda name: Site)     # as if ray and jupyterlab were there
     with pytest.raises(Unsound, match=r"of \d+ checks failed: weights, finite"):
         examine("toy", "cpu", None, Console(file=said, width=100), Console(file=io.StringIO()))

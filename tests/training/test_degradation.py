@@ -87,8 +87,10 @@ def test_a_crop_cuts_the_same_place_out_of_all(truth) -> None:
     assert torch.allclose(reduce(cut.target, 20), cut.video, atol=1e-6)
 
 
-def test_clips_without_truth_are_refused() -> None:
+def test_clips_whose_motion_nobody_knows_carry_their_first_frame_nowhere() -> None:
     clips = World(size=64).batch([0])
     clips.motion = None
-    with pytest.raises(ValueError, match="known motion"):
-        window(clips, 0, 4)
+    opening, later = (clean(window(clips, start, 4), 64) for start in (0, 2))
+    assert opening.valid[:, 0].eq(1).all() and torch.allclose(opening.reference[:, 0], opening.target[:, 0], atol=1e-6)
+    assert not opening.valid[:, 1:].any() and not later.valid.any()
+    assert not opening.reference[:, 1:].any() and not later.reference.any()      # mid grey: as without an image

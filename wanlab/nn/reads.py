@@ -234,21 +234,21 @@ class Call:
                             for one in (batch, heads, rows, columns)))
         if self.dense is not None:
             return _at(self.dense, at).float()
-        logits = self.scale * products(_at(q, at, (0, 1, 2)), _at(k, {0: at[0], 1: at[1], 2: at[3]}))
+        logits = products(_at(q, at, (0, 1, 2)), _at(k, {0: at[0], 1: at[1], 2: at[3]}), self.scale)
         logits = logits if self.bias is None else logits + _at(self.bias, at)
         if columns is None:
             return torch.softmax(logits, -1)
         return (logits - _at(self.lse, at, (0, 1, 2))[..., None]).exp()
 
 
-def products(q: Tensor, k: Tensor) -> Tensor:
-    """q k^T in float32, of b k n d and b k j d. Those in half precision are widened in parts that stay in the cache: twice as
-    fast as a wide copy of all keys, and without its memory."""
+def products(q: Tensor, k: Tensor, scale: float = 1.0) -> Tensor:
+    """(scale q) k^T in float32, of b k n d and b k j d; rounded as the dense map is. Keys in half precision are widened in parts
+    that stay in the cache: twice as fast as a wide copy of all of them, and without its memory."""
     if q.dtype in (torch.float32, torch.float64):
-        return (q @ k.transpose(-1, -2)).float()
+        return ((scale * q) @ k.transpose(-1, -2)).float()
     if q.shape[-2] > k.shape[-2]:
-        return products(k, q).transpose(-1, -2)
-    q, parts = q.float(), []
+        return products(k, q, scale).transpose(-1, -2)
+    q, parts = scale * q.float(), []
     for head in range(q.shape[1]):
         at = [slice(start, start + PART) for start in range(0, k.shape[-2], PART)]
         parts.append(torch.cat([q[:, head] @ k[:, head, cut].float().transpose(-1, -2) for cut in at], -1))
