@@ -162,6 +162,9 @@ function render({ model, el }) {
     root.dataset.asked = performance.now();
     model.set("view", view);
     model.save_changes();
+    // JupyterLab sends "busy" before the answer, and TCP holds the answer back until that was acknowledged, up to 40 ms later
+    // (Nagle's algorithm against delayed acknowledgements). Anything sent meanwhile carries the acknowledgement along.
+    setTimeout(() => model.send?.({ waiting: asked }), 4);
     controlsNow();
   }
 
