@@ -18,11 +18,17 @@ FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "wan"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "cells"), [("blocks", 91), ("conditioning", 7)])
-def test_a_study_of_wan_runs_on_one_sample(name: str, cells: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "cells", "less"), [
+    ("blocks", 91, []),
+    ("conditioning", 7, []),
+    ("frames", 33, ["sampler.steps=2"]),
+    ("heads", 25, ["sampler.steps=2", 'axes.block={edits.0.at: {"0": dit.blocks.0.self_attn.z, "29": dit.blocks.29.self_attn.z}}']),
+])  # fmt: skip
+def test_a_study_of_wan_runs_on_one_sample(
+        name: str, cells: int, less: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(FOLDER.parents[1])
     said = io.StringIO()
-    root, outcome = run_study(FOLDER / f"{name}.yaml", tmp_path / "out", ["data.n=1", "report.videos=1"], "cpu",
+    root, outcome = run_study(FOLDER / f"{name}.yaml", tmp_path / "out", ["data.n=1", "report.videos=1", *less], "cpu",
                               console=Console(file=said, width=200))
     assert not outcome.failed and len(outcome.done) == cells, said.getvalue()
     assert (root / "report" / "report.html").is_file()
