@@ -73,6 +73,7 @@ def test_metrics_without_a_gradient_raise(pipe: Linear) -> None:
         _ = check.spearman
 
 
+@pytest.mark.slow
 def test_on_the_shipped_cascade_estimates_rank_true_ablations() -> None:
     from wanlab.data.procedural import World
 

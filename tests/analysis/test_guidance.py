@@ -43,6 +43,7 @@ def test_numbers_and_directions_are_those_of_the_two_branches(pipe: Any, request
     assert steered.video.shape == (2, 8, 3, 128, 128)
 
 
+@pytest.mark.slow
 def test_a_branch_put_into_the_other_at_the_end_of_a_step_is_that_step_without_guidance(pipe: Any, request_: Any) -> None:
     like = readouts.likeness(cells.generate(pipe, request_).video)
     table = guidance.crossed(pipe, request_, ["sampler.*.velocity", BLOCK], {"like": like}, windows=2, into="uncond")

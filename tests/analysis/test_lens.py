@@ -61,6 +61,7 @@ def test_what_no_lens_looks_through_raises(pipe: Any, asked: Any) -> None:  # no
         lens.blocks(pipe, asked, "image.tokens")
 
 
+@pytest.mark.slow
 def test_wan_is_looked_through_too() -> None:
     from wanlab.pipelines.wan_parts import random_pipeline
     from wanlab.pipelines.wan_presets import PRESETS

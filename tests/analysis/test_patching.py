@@ -136,6 +136,7 @@ def test_shared_cells_are_those_of_a_plain_loop_and_edits_of_the_corrupted_run_s
         grid.run(metrics, read="denoize")
 
 
+@pytest.mark.slow
 def test_a_study_makes_the_same_cells(tiny: Any, red_circle: torch.Tensor, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -44,6 +44,7 @@ def test_every_published_model_fits_the_device_that_the_documentation_names() ->
     assert torch.tensor(list(most.values())).min() > 10
 
 
+@pytest.mark.slow
 def test_stages_of_the_article_and_of_wan_are_counted_by_one_rule() -> None:
     article = {one.name: one for one in stage_costs(load("article", init="meta"))}
     assert article["generator"].flop == pytest.approx(1.293e12, rel=0.01) and article["generator"].runs == 60
