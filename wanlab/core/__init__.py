@@ -24,6 +24,7 @@ from wanlab.core.pattern import PatternError
 from wanlab.core.place import Place
 from wanlab.core.quantiles import QuantileStat
 from wanlab.core.record import Record
+from wanlab.core.sample import SampleStat
 from wanlab.core.select import Select, SelectionError
 from wanlab.core.site import Hookable, Site, Sites, UnknownSite, sites_of
 from wanlab.core.stat import Moment, Statistic, StatisticError
@@ -41,6 +42,6 @@ __all__ = [
     "Identity", "Zero", "Mean", "Resample", "Noise", "Scale", "Steer", "Patch", "Bypass", "Replace",
     "FreezeFrame", "ShuffleFrames", "ReverseFrames", "LowPassFrames", "CutFrames",
     "Capture", "Record", "Entry", "RecordError", "BudgetError", "GIB",
-    "Statistic", "StatisticError", "Moment", "MeanStat", "CovarianceStat", "QuantileStat", "TopStat",
+    "Statistic", "StatisticError", "Moment", "MeanStat", "CovarianceStat", "QuantileStat", "TopStat", "SampleStat",
     "Ledger", "LedgerError", "Trace", "trace", "NonFiniteError", "GradientError", "checkpointed",
 ]

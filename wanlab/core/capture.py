@@ -26,11 +26,12 @@ class Capture:
     disk            the values, in one safetensors file a firing, mapped into memory when they are read; in the system's
                     folder for temporary files (TMPDIR names another) until the record is gone, or elsewhere by `record.save`
     graph           the values with their autograd graph
-    mean            streamed in constant memory over samples, steps and branches, and so are the next three;
+    mean            streamed in constant memory over samples, steps and branches, and so are the next four;
                     mean(per=c) keeps the axes c apart, by default all but samples
     covariance      of the channels (axis c, else d) over all else; covariance(per=k) one for each head
     quantiles       of all values with a relative error of 0.001; quantiles(error=0.01,per=c) for each channel
     topk            the 10 largest values and where they stood; topk(k=32,per=c,order=magnitude) (or smallest)
+    sample          64 feature rows (axis c, else d) drawn at random, and where they stood; sample(k=256,per=b,seed=1)
 
     Statistics take by=step, by=branch or by=step|branch: one for each. `record.statistics` holds them, to be merged, asked
     for other quantiles, or used in edits: Mean(site, reference=record). `grad`: what is kept is the gradient of whatever

@@ -3,6 +3,7 @@
 Sums run in float64: parts merged give what the whole gives, to rounding. Each kind registers by its name:
 
     "site -> mean"  "site -> mean(per=c)"  "site -> covariance(per=k)"  "site -> quantiles"  "site -> topk(k=32,per=c)"
+    "site -> sample(k=256,per=b)"
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Statistic(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        STATISTICS[cls.name] = cls
+        if cls.name:
+            STATISTICS[cls.name] = cls
 
     def __init__(self, source: Sequence[str], per: Sequence[str] = ()) -> None:
         self.source, self.per, self.count = tuple(source), tuple(per), 0

@@ -10,19 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanlab.core.entry import Entry
-from wanlab.core.label import Label
-from wanlab.core.stat import Moment, Statistic, axes_named, wide
+from wanlab.core.placed import Placed, number
+from wanlab.core.stat import Moment, axes_named, wide
 
-NONE = -(2**63)             # no step, no branch, no seed
 ORDERS = ("largest", "smallest", "magnitude")
-
-
-def _number(text: str) -> int:
-    k = int(text)
-    if k < 1:
-        raise ValueError("expected 1 or more")
-    return k
 
 
 def _order(text: str) -> str:
@@ -31,7 +22,7 @@ def _order(text: str) -> str:
     return text
 
 
-class TopStat(Statistic):
+class TopStat(Placed):
     """The `k` largest values (or `smallest`, or largest in `magnitude`) of all, or for each position of the axes `per`.
 
     Labels of the axis `rank` say where each stood: s, branch, seed of the sample (where announced), and the position on
@@ -39,15 +30,12 @@ class TopStat(Statistic):
     """
 
     name, STATE = "topk", ("_values", "_places")
-    OPTIONS: ClassVar = {"k": _number, "per": axes_named, "order": _order}
+    OPTIONS: ClassVar = {"k": number, "per": axes_named, "order": _order}
 
     def __init__(self, source: Sequence[str], k: int = 10, per: Sequence[str] = (), order: str = "largest") -> None:
         super().__init__(source, per)
-        self.k, self.order, self.axes = k, order, (*self.per, "rank")
-        self._pooled = tuple(axis for axis in self.source if axis not in self.per)
-        self._branches: list[str] = []
+        self.k, self.order = k, order
         self._values = torch.zeros(0, dtype=torch.float64)                      # per..., rank
-        self._places = torch.zeros(0, 0, dtype=torch.int64)                     # per..., rank, (s, branch, *pooled, seed)
 
     def options(self) -> dict[str, Any]:
         mine = {"k": self.k} if self.k != 10 else {}
@@ -65,11 +53,7 @@ class TopStat(Statistic):
         self._take(values, torch.from_numpy(places).reshape(*values.shape, -1), apart.shape[-1])
 
     def _merge(self, other: Self) -> None:
-        places = other._places.clone()
-        for name in other._branches:
-            self._branch(name)
-        for i, name in enumerate(other._branches):
-            places[..., 1][other._places[..., 1] == i] = self._branches.index(name)
+        places = self._places_of(other)
         self._take(other._values, places, other.count)
 
     def _take(self, values: Tensor, places: Tensor, count: int) -> None:
@@ -85,55 +69,11 @@ class TopStat(Statistic):
     def _key(self, x: Tensor) -> Tensor:
         return {"largest": x, "smallest": -x, "magnitude": x.abs()}[self.order]
 
-    def _placed(self, kept: np.ndarray, sizes: list[int], at: Moment) -> np.ndarray:
-        """Step, branch, positions and seed of flat positions."""
-        found = dict(zip(self._pooled, np.unravel_index(kept, sizes or [1]), strict=False))
-        named = {axis: np.asarray(at.coords[axis])[found[axis]] if axis in at.coords else found[axis] for axis in found}
-        seeds = np.full_like(kept, NONE) if at.seeds is None or "b" not in named else np.asarray(at.seeds)[named["b"]]
-        step = NONE if at.tick.step is None else at.tick.step
-        branch = NONE if at.tick.branch is None else self._branch(at.tick.branch)
-        columns = [np.full_like(kept, step), np.full_like(kept, branch), *(named[axis] for axis in self._pooled), seeds]
-        return np.stack([np.broadcast_to(column, kept.shape) for column in columns], -1).astype(np.int64)
-
-    def _branch(self, name: str) -> int:
-        """The rank of a branch by its name: equal values rank alike, whichever branch came first."""
-        if name not in self._branches:
-            names = sorted([*self._branches, name])
-            if self.count:
-                held = self._places[..., 1].clone()
-                for i, old in enumerate(self._branches):
-                    self._places[..., 1][held == i] = names.index(old)
-            self._branches = names
-        return self._branches.index(name)
-
-    # -- reading
     @property
     def value(self) -> Tensor:
         """The values, float32, best first."""
         self._some()
         return self._values.float()
-
-    @property
-    def places(self) -> dict[str, np.ndarray]:
-        """Where each value stood, by name, shaped as `value`; what does not apply is left out."""
-        self._some()
-        names = ["s", "branch", *self._pooled, "seed"]
-        columns = dict(zip(names, self._places.movedim(-1, 0).numpy(), strict=True))
-        found = {name: column for name, column in columns.items() if not (column == NONE).any()}
-        if "branch" in found:
-            found["branch"] = np.array(self._branches)[found["branch"]]
-        return found
-
-    def entry(self, site: str = "") -> Entry:
-        return Entry(self.value, self.axes, site, self.coords, {name: Label(self.axes, at) for name, at in self.places.items()})
-
-    # -- as data
-    def told(self) -> dict[str, Any]:
-        return super().told() | {"branches": list(self._branches)}
-
-    def _restore(self, told: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-        super()._restore(told, state)
-        self._branches = list(told["branches"])
 
     def forecast(self, sizes: Mapping[str, int]) -> int:
         return 8 * prod(sizes[axis] for axis in self.per) * self.k * (4 + len(self._pooled))

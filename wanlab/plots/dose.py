@@ -1,0 +1,79 @@
+"""Dose-response curves: how numbers change with the strength of an edit, beside a placebo of equal length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wanlab.plots.style import COLOURS, SERIES, sheet, styled
+from wanlab.plots.text import wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+TALL, OVER, BELOW, LEFT, GAP = 1.0, 0.22, 0.32, 0.42, 0.46  # inches: of a panel, above, below, at the left, between panels
+LINES = {"steered": (SERIES[0], "o", (None, None)), "random": (COLOURS["unclear"], "s", (3, 1.5))}
+
+
+def doses(panels: Mapping[str, DataFrame], note: str = "", width: float = 5.5) -> Figure:
+    """A panel for each metric: change by dose, with intervals, of the direction and of random ones.
+
+    Args:
+        panels: metric -> lines with direction ("steered" or "random"), dose, change, low, high, n.
+        note: written below.
+        width: of the figure in inches, exact.
+
+    Raises:
+        ValueError: no panels, or one without lines.
+    """
+    if not panels or any(not len(panel) for panel in panels.values()):
+        raise ValueError("a figure of doses needs at least one metric")
+    columns = min(len(panels), 3)
+    rows, wide = math.ceil(len(panels) / columns), (width - LEFT - 0.06 - (columns - 1) * GAP) / columns
+    counts = sorted({int(n) for panel in panels.values() for n in panel.n})
+    told = f"n = {', '.join(map(str, counts))} clips, paired, 95 % intervals; random: directions of equal length"
+    lines = wrapped(told + (f"; {note}" if note else ""), width - 0.1, 6)
+    foot = 0.2 + 0.11 * len(lines)
+    height = rows * (OVER + TALL + BELOW) + foot
+    with styled():
+        figure = sheet(width, height)
+        for number, (name, panel) in enumerate(panels.items()):
+            row, column = divmod(number, columns)
+            x, y = LEFT + column * (wide + GAP), height - row * (OVER + TALL + BELOW) - OVER - TALL
+            axes = figure.add_axes((x / width, y / height, wide / width, TALL / height))
+            axes.axhline(0, color=COLOURS["ink"], linewidth=0.5, zorder=1)
+            for kind, (colour, marker, dashes) in LINES.items():
+                mine = panel[panel.direction == kind]
+                if len(mine):
+                    dose, change, low, high = _with_zero(mine).T
+                    axes.plot(dose, change, color=colour, marker=marker, markersize=3, linewidth=0.9, dashes=dashes, zorder=3)
+                    axes.fill_between(dose, low, high, color=colour, alpha=0.2, linewidth=0, zorder=2)
+            axes.set_title(name, pad=3, parse_math=False)
+            axes.set_xlabel("dose", labelpad=1)
+            axes.tick_params(labelsize=6)
+            if column == 0:
+                axes.set_ylabel("change", labelpad=2)
+        _legend(figure, lines)
+    return figure
+
+
+def _with_zero(lines: DataFrame) -> np.ndarray:
+    """dose, change, low, high in the order of doses; at 0 nothing changes."""
+    found = lines[["dose", "change", "low", "high"]].to_numpy(float)
+    found = found if (found[:, 0] == 0).any() else np.concatenate([found, np.zeros((1, 4))])
+    return found[found[:, 0].argsort()]
+
+
+def _legend(figure: Figure, lines: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=colour, marker=marker, markersize=3, linewidth=0.9, dashes=dashes)
+               for colour, marker, dashes in LINES.values()]
+    height = figure.get_figheight()
+    figure.legend(handles, list(LINES), loc="lower center", ncols=2, fontsize=6, frameon=False, borderpad=0,
+                  bbox_to_anchor=(0.5, (0.06 + 0.11 * len(lines)) / height))
+    figure.text(0.5, 0.03 / height, "\n".join(lines), ha="center", va="bottom", fontsize=6, parse_math=False)
