@@ -1,6 +1,6 @@
 # Aliases; dev.py does the work.
 PYTHON ?= python3.11
 
-.PHONY: demo test env bench
-demo test env bench:
+.PHONY: demo test env bench docs audit
+demo test env bench docs audit:
 	$(PYTHON) dev.py $@ $(ARGS)

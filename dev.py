@@ -7,14 +7,18 @@
 also
     python3.11 dev.py env      only the environment (.venv; --extras NAMES, --venv FOLDER for another one)
     python3.11 dev.py bench    benchmarks/demo.py (arguments go to it)
+    python3.11 dev.py docs     the documents as a site, site/index.html; warnings are errors (arguments go to mkdocs build)
+    python3.11 dev.py audit    bandit, and pip-audit where its service can be reached (arguments go to pip-audit)
 
 The first call installs the packages pinned in constraints.txt (several minutes, about 6 GB with CUDA libraries);
 a stamp in the environment lets later calls start at once until setup.cfg or constraints.txt changes.
+docs and audit need none of that: each has a small environment of its own (.venv-docs, .venv-audit).
 """
 
 from __future__ import annotations
 
 import argparse
+import configparser
 import hashlib
 import os
 import subprocess
@@ -28,6 +32,7 @@ BIN = "Scripts" if os.name == "nt" else "bin"
 EXE = ".exe" if os.name == "nt" else ""
 OLDEST = (3, 11)
 STAMP = "wanlab.stamp"
+SMALL = ("docs", "audit")  # commands with a small environment of their own
 
 
 class Stop(Exception):
@@ -108,6 +113,21 @@ def environment(venv: Path, extras: str = EXTRAS) -> Path:
     return venv
 
 
+def light(venv: Path, extra: str) -> Path:
+    """An environment with the packages of one extra alone, without those that the package itself needs."""
+    stamp, wanted = venv / STAMP, fingerprint(f"only {extra}")
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return venv
+    create(venv)
+    print(f"installing the packages of the extra {extra} (a minute or less)", flush=True)
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    packages = parser["options.extras_require"][extra].split()
+    pip(venv, "install", "--quiet", "--constraint", "constraints.txt", *packages)
+    stamp.write_text(wanted)
+    return venv
+
+
 def call(*command: str) -> int:
     """Run a command in the repository with its output shown; returns its exit code."""
     return subprocess.run(command, cwd=ROOT).returncode
@@ -147,18 +167,34 @@ def bench(venv: Path, rest: list[str]) -> int:
     return call(program(venv, "python"), "benchmarks/demo.py", *rest)
 
 
+def docs(venv: Path, rest: list[str]) -> int:
+    """The site; nothing of the package is imported but its command line, so a light environment does."""
+    code = call(program(venv, "python"), "-m", "mkdocs", "build", "--strict", "--quiet", *rest)
+    if code == 0 and not rest:
+        print(f"open {(ROOT / 'site' / 'index.html').as_uri()}")
+    return code
+
+
+def audit(venv: Path, rest: list[str]) -> int:
+    """What known flaws our code and the pinned packages have."""
+    return call(program(venv, "python"), ".ci/audit.py", *rest)
+
+
 def main(arguments: list[str]) -> int:
     """Parse the command line and run one command."""
     parser = argparse.ArgumentParser(
         prog="dev.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("command", choices=["demo", "test", "env", "bench"])
-    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="folder of the environment")
+    parser.add_argument("command", choices=["demo", "test", "env", "bench", *SMALL])
+    parser.add_argument("--venv", type=Path, help="folder of the environment (default: .venv; .venv-docs, .venv-audit)")
     parser.add_argument("--extras", default=EXTRAS, help="extras of setup.cfg to install (default: %(default)s)")
     known, rest = parser.parse_known_args(arguments)
     if rest and known.command == "env":
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    venv = environment(known.venv.absolute(), known.extras)
+    if known.command in SMALL:
+        venv = light((known.venv or ROOT / f".venv-{known.command}").absolute(), known.command)
+        return {"docs": docs, "audit": audit}[known.command](venv, rest)
+    venv = environment((known.venv or ROOT / ".venv").absolute(), known.extras)
     if known.command == "env":
         print(f"environment: {venv}")
         return 0

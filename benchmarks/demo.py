@@ -7,6 +7,7 @@ Workload (fixed): preset tiny, 8 frames of 128 x 128, 8 steps with guidance, pro
 
     what                                  --quick             full
     import wanlab over import torch       5 fresh processes   15
+    wanlab --help, from process start     5                   15
     wanlab.load over import wanlab        2 fresh processes   5
     first video, from process start       1 fresh process     3
     each stage, batch of 8 and of 1       2 rounds            5       (medians, one warm-up round)
@@ -29,10 +30,12 @@ from harness import ROOT, Row, fresh, main
 
 STUDY = "experiments/quickstart.yaml"
 IMPORT_TARGET = 0.3  # seconds over `import torch`
+HELP_TARGET = 1.0  # seconds until `wanlab --help` has answered
 STUDY_TARGET = 300.0  # seconds for the full quickstart on two cores
 BATCHES = (8, 1)
 
 IMPORT = "import time, torch; t = time.perf_counter(); import wanlab; print(time.perf_counter() - t)"
+HELP = "import sys; from wanlab.cli import main; sys.argv = ['wanlab', '--help']; main()"
 LOAD = "import time, wanlab, torch; t = time.perf_counter(); wanlab.load('tiny'); print(time.perf_counter() - t)"
 FIRST = """
 import sys, wanlab
@@ -50,9 +53,11 @@ def waited(action: Callable[[], Any]) -> float:
 
 
 def importing(quick: bool) -> Iterator[Row]:
-    """How much longer the process takes for `import wanlab` once torch is there."""
+    """How much longer the process takes for `import wanlab` once torch is there; how long the command takes to say what it can."""
     seconds = [float(fresh(IMPORT)) for _ in range(5 if quick else 15)]
     yield Row.of("import wanlab, over import torch", statistics.median(seconds), "s", IMPORT_TARGET)
+    seconds = [waited(lambda: fresh(HELP)) for _ in range(5 if quick else 15)]
+    yield Row.of("wanlab --help, from process start", statistics.median(seconds), "s", HELP_TARGET)
     seconds = [float(fresh(LOAD)) for _ in range(2 if quick else 5)]
     yield Row.of('wanlab.load("tiny"), over import wanlab', statistics.median(seconds), "s")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import fnmatch
+import functools
 import re
 import subprocess
 import sys
@@ -42,6 +43,7 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     """Syntax tree of one file."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
@@ -80,10 +82,10 @@ def room(dotted: str) -> str | None:
     return parts[1] if len(parts) > 1 and parts[1] in FLOORS else "__init__"
 
 
-def climbs(source: str, package: list[str], here: str) -> list[str]:
-    """Imports in a source text that do not go down, as `line: target`."""
+def climbs(tree: ast.AST, package: list[str], here: str) -> list[str]:
+    """Imports in a file that do not go down, as `line: target`."""
     found = []
-    for line, target in imports(ast.parse(source), package):
+    for line, target in imports(tree, package):
         there = room(target)
         if there is None or there == here or (here, there) in SIDEWAYS:
             continue
@@ -103,7 +105,7 @@ def test_imports_only_go_down() -> None:
     for path in sources("wanlab"):
         parts = path.relative_to(ROOT / "wanlab").parts
         here = parts[0] if len(parts) > 1 else path.stem
-        wrong += [f"{name(path)}:{found}" for found in climbs(path.read_text(encoding="utf-8"), package_of(path), here)]
+        wrong += [f"{name(path)}:{found}" for found in climbs(parse(path), package_of(path), here)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -119,7 +121,7 @@ def test_imports_only_go_down() -> None:
     ],
 )
 def test_the_floor_check_sees_every_form_of_import(source: str, expected: int) -> None:
-    assert len(climbs(source, ["wanlab", "nn"], "nn")) == expected
+    assert len(climbs(ast.parse(source), ["wanlab", "nn"], "nn")) == expected
 
 
 def test_metrics_knows_nothing_of_wanlab_and_imports_itself_relatively() -> None:
@@ -195,16 +197,36 @@ def test_public_things_have_docstrings() -> None:
     assert not wrong, "without a docstring:\n" + "\n".join(wrong)
 
 
+# What runs code that stands in data, by how it is called; `.` before a name: of any object.
+RUNS_CODE = {
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "runpy.run_path", "torch.jit.load",
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "marshal.load", "shelve.open", "joblib.load", "dill.load",
+    ".read_pickle", "yaml.load", "yaml.unsafe_load", ".extractall",
+}  # fmt: skip
+
+
+def runs_code(called: str, given: dict[str, str]) -> str | None:
+    """Why a call can run code that stands in data, or None."""
+    if called in RUNS_CODE or f".{called.rpartition('.')[2]}" in RUNS_CODE:
+        return f"{called} can run code from a file"
+    if called == "torch.load" and given.get("weights_only") != "True":
+        return "torch.load without weights_only=True"
+    if called in ("YAML", "ruamel.yaml.YAML") and given.get("typ") != "'safe'":
+        return "YAML that is not read as plain data"
+    if wrong := [f"{k}=True" for k in ("allow_pickle", "shell", "trust_remote_code", "use_pickle") if given.get(k) == "True"]:
+        return f"{called} with {wrong[0]}"
+    return None
+
+
 def dangers(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, reason) of pickle loads, swallowed exceptions and placeholders."""
+    """(line, reason) of what runs foreign code, of swallowed exceptions and placeholders."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            if called == "torch.load" and given.get("weights_only") != "True":
-                yield node.lineno, "torch.load without weights_only=True"
-            if called in ("pickle.load", "pickle.loads", "torch.jit.load") or given.get("allow_pickle") == "True":
-                yield node.lineno, f"{called} can run code from a file"
+            if reason := runs_code(called, {keyword.arg or "": ast.unparse(keyword.value) for keyword in node.keywords}):
+                yield node.lineno, reason
+            if re.fullmatch(r"subprocess\.\w+", called) and node.args and isinstance(node.args[0], ast.Constant | ast.JoinedStr):
+                yield node.lineno, "a program is started by a list of words, never by a line for a shell"
             if called.endswith("suppress") and {"Exception", "BaseException"} & {ast.unparse(a) for a in node.args}:
                 yield node.lineno, "suppresses every exception"
         if isinstance(node, ast.ExceptHandler):
@@ -231,10 +253,27 @@ def test_no_pickle_no_swallowed_exception_no_placeholder() -> None:
     "source",
     ["import torch\ntorch.load(p)", "import pickle\npickle.load(f)", "numpy.load(f, allow_pickle=True)",
      "try:\n    f()\nexcept ValueError:\n    pass", "raise NotImplementedError('later')",
-     "with contextlib.suppress(Exception):\n    f()"],
+     "with contextlib.suppress(Exception):\n    f()", "eval(text)", "exec(code, names)", "os.system(line)", "frame.read_pickle(p)",
+     "subprocess.run(line, shell=True)", "subprocess.run(f'git {name}')", "yaml.load(text)", "YAML().load(text)",
+     "YAML(typ='unsafe')", "AutoModel.from_pretrained(p, trust_remote_code=True)", "archive.extractall(p)", "torch.jit.load(p)"],
 )  # fmt: skip
 def test_the_danger_check_sees(source: str) -> None:
     assert list(dangers(ast.parse(source)))
+
+
+def test_no_program_is_started_through_a_shell_anywhere() -> None:
+    files = [*sources("wanlab", "metrics", "benchmarks", "tests", "docs"), ROOT / "dev.py"]
+    wrong = [f"{name(p)}:{line}" for p in files for line, reason in dangers(parse(p)) if "shell" in reason or "os.system" in reason]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_the_templates_leave_unescaped_is_ours() -> None:
+    unescaped = re.compile(r"\{\{\s*(\w+)\s*\|\s*safe|"
+                           r"\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval|Markup)\b\s*[(=]")
+    files = [path for root in PACKAGES for kind in ("*.html", "*.js", "*.py") for path in (ROOT / root).rglob(kind)]
+    found = {match.group(1) or match.group(0) for path in files for match in unescaped.finditer(path.read_text(encoding="utf-8"))
+             if ".eval(" not in path.read_text(encoding="utf-8")[match.start() - 1 : match.end()]}  # fmt: skip
+    assert found <= {"style", "script"}, f"goes into a page without being escaped: {sorted(found)}"
 
 
 def test_no_mark_of_unfinished_work_and_no_path_of_one_machine() -> None:

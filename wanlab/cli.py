@@ -16,18 +16,37 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+OPENING = """Take image-to-video diffusion systems apart.
+
+Load a pipeline, see every place where a tensor flows, change or keep any of
+them at any denoising step, swap one stage for another, and run grids of such
+changes that come out as numbers with intervals, tables, figures and videos.
+
+\b
+A first look, on the small trained pipeline that ships with the package:
+  wanlab sites tiny --match "generator.**"
+  wanlab generate --image first.png --prompt "a red circle moves left"
+  wanlab generate --image first.png --prompt "a red circle moves left" --ablate temporal
+  wanlab run experiments/quickstart.yaml
+"""
+ONE, MANY, MORE = "One video", "Studies", "Numbers, weights, this machine"
+
 app = typer.Typer(
     name="wanlab",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Take image-to-video diffusion systems apart: edit, record, swap, measure.",
+    help=OPENING,
+    epilog="`wanlab COMMAND --help` says what a command takes. Every command works offline.",
 )
 console, errors = Console(), Console(stderr=True)
 RESUMABLE = ("run", "train")
 
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting of the file (repeatable).")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting: data.n=8 (repeatable).")]
+Swaps = Annotated[
+    list[str] | None, typer.Option("--swap", metavar="STAGE=VARIANT", help="A stage in another variant: align=none (repeatable).")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 PipelineName = Annotated[str, typer.Option("--pipeline", "-p", help="A preset's name or a folder with pipeline.json.")]
 Init = Annotated[str | None, typer.Option("--init", metavar="random", help="random: allow stages without trained weights.")]
@@ -79,32 +98,41 @@ def _is_mistake(error: BaseException) -> bool:
     return isinstance(error, (ValueError, LookupError, OSError, MemoryError, WeightsError, LedgerError)) and bool(str(error))
 
 
-@app.command()
+@app.command(rich_help_panel=ONE)
 def generate(
     prompt: Annotated[str, typer.Option(help="What happens in the video (without: nothing is said).")] = "",
     image: Annotated[Path | None, typer.Option(help="The first frame (without: none).")] = None,
     last_image: Annotated[Path | None, typer.Option(help="The last frame, where the pipeline takes one.")] = None,
     out: Annotated[Path, typer.Option(help="The video to write.")] = Path("out.mp4"),
     pipeline: PipelineName = "tiny",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    steps: Annotated[int | None, typer.Option(min=1)] = None,
-    guidance: Annotated[float | None, typer.Option(min=0)] = None,
-    guidance_2: Annotated[float | None, typer.Option(min=0, help="Of the second of two experts (Wan2.2).")] = None,
-    negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="All noise of the video follows from it.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps (without: the pipeline's own number).")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Scale of guidance; 1: none (without: the pipeline's own).")] = None,
+    guidance_2: Annotated[float | None, typer.Option(min=0, help="Guidance of the second of two experts (Wan2.2).")] = None,
+    negative: Annotated[str | None, typer.Option(help="What the video should not show (a negative prompt).")] = None,
     edit: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND:SITE", help='For example "zero:fusion.attn.z[heads=2]@steps=0:4" (repeatable).'),
+        typer.Option(metavar="KIND:SITE", help=r'An edit at a site: "zero:fusion.attn.z\[heads=2]@steps=0:4" (repeatable).'),
     ] = None,
-    ablate: Annotated[list[str] | None, typer.Option(help="Remove a component (repeatable).")] = None,
-    swap: Annotated[list[str] | None, typer.Option(metavar="STAGE=VARIANT", help="Another variant (repeatable).")] = None,
-    tile: Annotated[int | None, typer.Option(min=0, help="Of super-resolution in tiles: their side in pixels; 0: untiled.")] = None,
-    fps: Annotated[float, typer.Option(min=0.1)] = 8.0,
-    lossless: Annotated[bool, typer.Option(help="RGB without loss; not every player shows it.")] = False,
+    ablate: Annotated[list[str] | None, typer.Option(help="Remove a component: text, temporal, ... (repeatable).")] = None,
+    swap: Swaps = None,
+    tile: Annotated[int | None, typer.Option(min=0, help="Super-resolution in tiles of so many pixels; 0: untiled.")] = None,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames per second of the file.")] = 8.0,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Write RGB without loss; not every player shows it.")] = False,
     device: Device = "auto",
     init: Init = None,
     debug: Debug = False,
 ) -> None:
-    """Make one video from an image and a prompt; beside it, what the edits did (NAME.ledger.json)."""
+    """Make one video from an image and a prompt, with parts removed, edited or swapped as you say.
+
+    Beside the video stands what the edits did (NAME.ledger.json): where each
+    was due, and where it acted.
+
+    \b
+      wanlab generate --image first.png --prompt "a red circle moves left"
+      wanlab generate --image first.png --ablate temporal --out still.mp4
+      wanlab generate --edit "zero:generator.mid.temporal.attn.z"
+    """
     from wanlab.data.folder import load_image
     from wanlab.runs import generating
     from wanlab.runs.files import demand_place
@@ -121,23 +149,28 @@ def generate(
     generating.generate(pipe, picture, prompt, out, edits, settings, {"fps": fps, "lossless": lossless}, console)
 
 
-@app.command()
+@app.command(rich_help_panel=MANY)
 def run(
     study: Annotated[Path, typer.Argument(help="A study file.")],
     out: Annotated[Path | None, typer.Option(help="The run folder (default runs/NAME).")] = None,
     sets: Sets = None,
-    engine: Annotated[str, typer.Option(help="inline (this process) or ray (workers, on one machine or many).")] = "inline",
-    address: Annotated[str | None, typer.Option(help="ray: join this cluster (auto finds one) instead of starting one.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="ray: so many workers (default: as many as fit).")] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only part I of N, for job arrays: --shard 2/8.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU, for each task (part of the content keys).")] = None,
+    engine: Annotated[str, typer.Option(help="Who works: inline (this process) or ray (many workers).")] = "inline",
+    address: Annotated[str | None, typer.Option(help="With ray: join this cluster (auto finds one).")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With ray: so many workers (default: as many as fit).")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Do part I of N alone, for job arrays: --shard 2/8.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a task (part of the content keys).")] = None,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Run a study, or go on with one, and write its report.
 
-    Several processes may run one study into one folder: with --shard i/n each, in any order and at any time; then
-    `wanlab report`. What is finished is never run again.
+    What is finished is never run again: after Ctrl-C, a kill or an empty
+    battery the same command goes on. Several processes may fill one folder,
+    each with --shard i/n, in any order and at any time; then `wanlab report`.
+
+    \b
+      wanlab run experiments/components.yaml
+      wanlab run experiments/components.yaml --set data.n=8 --out runs/short
     """
     from wanlab.runs.engine import make_engine
     from wanlab.runs.shard import Shard
@@ -161,12 +194,12 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=MANY)
 def plan(
     study: Annotated[Path, typer.Argument(help="A study file.")],
     out: Annotated[Path | None, typer.Option(help="The run folder whose finished work counts (default runs/NAME).")] = None,
     sets: Sets = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Schedule it on so many: wall time, hours, traffic, disk.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Schedule it on so many: wall time, hours, traffic.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; with an outline: one that it states.")] = "auto",
     debug: Debug = False,
 ) -> None:
@@ -178,11 +211,11 @@ def plan(
     plan_study(study, out, sets or [], device, workers, console)
 
 
-@app.command()
+@app.command(rich_help_panel=MANY)
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Of report, stats and title: report.width=icml (repeatable).")
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting: report.width=icml (repeatable).")
     ] = None,
     device: Device = "cpu",
     debug: Debug = False,
@@ -195,14 +228,14 @@ def report(
     console.print(escape(str(page.resolve())), highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=ONE)
 def sites(
     pipeline: Annotated[str, typer.Argument(help="A preset's name or a folder with pipeline.json.")] = "tiny",
-    match: Annotated[str, typer.Option("--match", "-m", help="A pattern such as generator.**.attn.*")] = "**",
-    swap: Annotated[list[str] | None, typer.Option(metavar="STAGE=VARIANT", help="Another variant (repeatable).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON: name, axes, shape (of one row), clock.")] = False,
-    meta: Annotated[bool, typer.Option("--meta", help="From sizes alone: no weights are read.")] = False,
-    cost: Annotated[bool, typer.Option("--cost", help="With --meta: memory and operations of each node, computed.")] = False,
+    match: Annotated[str, typer.Option("--match", "-m", help="Show those that fit a pattern: `generator.**.attn.*`")] = "**",
+    swap: Swaps = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: name, axes, shape (of one row), clock.")] = False,
+    meta: Annotated[bool, typer.Option("--meta", help="Work from sizes alone: no weights are read.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="With --meta: show memory and operations of each node, computed.")] = False,
     init: Init = None,
     debug: Debug = False,
 ) -> None:
@@ -232,14 +265,18 @@ def sites(
         console.print(escape(str(found)), highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=MORE)
 def train(
     file: Annotated[Path, typer.Argument(help="A training file, for example experiments/train/tiny.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Where checkpoints go (default runs/train-NAME).")] = None,
     sets: Sets = None,
     debug: Debug = False,
 ) -> None:
-    """Train what a file describes, or go on with it from its checkpoints."""
+    """Train what a file describes, or go on with it from its checkpoints.
+
+    It shows part, step, loss and time left. Ctrl-C ends after the step in
+    hand with a checkpoint, and the same command goes on.
+    """
     from wanlab.runs.document import read
 
     document = read(file)
@@ -257,26 +294,30 @@ def train(
     console.print(escape(str((pipeline if pipeline.exists() else folder).resolve())), highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=MORE)
 def metrics(
     real: Annotated[Path | None, typer.Option(help="Folder of reference videos (files, or folders of frames).")] = None,
     fake: Annotated[Path | None, typer.Option(help="Folder of videos to judge; paired by name, else by order.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Names (repeatable, or several after one --metric).")] = None,
-    more: Annotated[list[str] | None, typer.Argument(metavar="[METRIC]...", help="More names.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Names of metrics (repeatable, or several after one).")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="[METRIC]...", help="More names of metrics.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the numbers here; values per video and frame beside it.")] = None,
-    preset: Annotated[str, typer.Option(help="Protocol of set distances, such as videogpt or styleganv.")] = "motionnet",
-    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip of the preset (default: the preset's).")] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="From one frame of a clip to the next.")] = None,
+    preset: Annotated[str, typer.Option(help="Protocol of set distances: videogpt, styleganv, ...")] = "motionnet",
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip (default: the preset's).")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Steps from frame to frame (default: the preset's).")] = None,
     offset: Annotated[str | None, typer.Option(help="Where clips begin: first, middle, seeded, uniform.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of seeded clips.")] = 0,
-    weights: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Weights of others (repeatable).")] = None,
-    size: Annotated[str | None, typer.Option(metavar="N|H,W", help="Crop to it and resize (default: their own).")] = None,
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="CSV file,prompt: for clip_text and clip_score.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Where seeded clips begin follows from it.")] = 0,
+    weights: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Where others' weights lie (repeatable).")] = None,
+    size: Annotated[str | None, typer.Option(metavar="N|H,W", help="Crop and resize to this size (default: their own).")] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A CSV file,prompt, for clip_text and clip_score.")] = None,
     cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep what is found here; a stopped call goes on.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Videos at once, at most.")] = 8,
     device: Device = "auto", debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Judge a folder of videos against another; without folders: list the metrics."""
+    """Judge a folder of videos against another; without folders, list the metrics and what each needs.
+
+    \b
+      wanlab metrics --real clips --fake made --metric fvd lpips warp_error --json out.json
+    """
     from wanlab.runs import judging
     if real is None and fake is None:
         judging.listing(console)
@@ -290,12 +331,12 @@ def metrics(
     judging.judge(judging.request(real, fake, names, clips, weights or [], size, **more_of_it), console, errors)
 
 
-@app.command()
+@app.command(rich_help_panel=MANY)
 def schema(
-    out: Annotated[Path | None, typer.Option(help="Write it here instead of printing it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
     debug: Debug = False,
 ) -> None:
-    """The JSON schema of study files, for editors."""
+    """Print the JSON schema of study files, with which editors complete and check them."""
     from wanlab.runs.spec import schema_text
 
     if out is None:
@@ -304,19 +345,22 @@ def schema(
         out.write_text(schema_text(), encoding="utf-8")
 
 
-@app.command()
+@app.command(rich_help_panel=MORE)
 def doctor(
     pipeline: Annotated[str, typer.Argument(help="A preset's name or a folder with pipeline.json.")] = "tiny",
     nan: Annotated[bool, typer.Option("--nan", help="Generate, and name the first site, step, branch that is not finite.")] = False,
     image: Annotated[Path | None, typer.Option(help="With --nan: the first frame.")] = None,
     prompt: Annotated[str | None, typer.Option(help="With --nan: what happens in the video.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="With --nan.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="With --nan.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="With --nan: the seed.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="With --nan: denoising steps.")] = None,
     device: Device = "auto",
     init: Init = None,
     debug: Debug = False,
 ) -> None:
-    """Check this installation: packages, device, weights, and that edits and records do exactly what they say."""
+    """Check this installation: packages, device, weights, and that edits and records do exactly what they say.
+
+    With --nan it generates, and names the first site, step and branch whose values are not finite.
+    """
     from wanlab.data.folder import load_image
     from wanlab.runs import health
 

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from the tracked files alone."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
-    subprocess.run(f"git archive HEAD | tar -x -C '{tree}'", shell=True, cwd=ROOT, check=True)
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-x", "-C", str(tree)], input=archive, check=True)
     offline = ["--no-deps", "--no-build-isolation", "--no-index"]  # setuptools is there with the extra dev
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", *offline, "--wheel-dir", str(out), str(tree)]
     subprocess.run(pip, check=True)

@@ -1,7 +1,8 @@
 """Parts of a cascade that others published: T5 for the text stage, DiT and its autoencoder for the image stage.
 
-They are read from a local folder, or from the hub's cache by id (huggingface_hub downloads what is not there); strictly, and only
-where their sizes are those of the stage. The projections around them belong to no published model and stay as they are.
+They are read from a local folder, or from the hub's cache by id (huggingface_hub downloads what is not there), at one revision:
+the same bytes for everyone, whatever is uploaded later. They are read strictly, and only where their sizes are those of the stage.
+The projections around them belong to no published model and stay as they are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wanlab.core.nearest import suggestion
 from wanlab.pipelines.shards import Shards
 from wanlab.pipelines.weights import WeightsError
 from wanlab.stages.image_dit_keys import from_diffusers
@@ -22,12 +24,13 @@ from wanlab.stages.t5 import T5Encoder
 
 # what each stage is published as, and what of a repository is read
 T5, DIT = "google-t5/t5-base", "facebook/DiT-XL-2-256"
+REVISIONS = {T5: "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1", DIT: "eab87f77abd5aef071a632f08807fbaab0b704d0"}
 _TEXT = ["*.json", "*.safetensors", "*.model"]
 _IMAGE = ["transformer/*", "vae/*"]
 
 
 def fill_published(stage: str, module: nn.Module, source: str | Path) -> None:
-    """Give a stage the weights of `source`, a folder or a hub id (`T5`, `DIT`, or another of the same sizes).
+    """Give a stage the weights of `source`: a folder, or a hub id (`T5`, `DIT`, or another of the same sizes as `ID@REVISION`).
 
     Raises WeightsError for a folder that is missing, partial, damaged or of another model, LookupError for a stage without
     published parts.
@@ -48,8 +51,13 @@ def _folder(source: str | Path, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    name, _, said = str(source).partition("@")
+    revision = said or REVISIONS.get(name)
+    if revision is None:
+        raise WeightsError(f"{source} is no folder, and as a repository of the hub it needs the revision that you trust: "
+                           f"{source}@COMMIT{suggestion(name, REVISIONS)}")
     try:
-        return Path(snapshot_download(str(source), allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError) as error:
         raise WeightsError(f"{source} is no folder, and no repository that the hub or its cache has: {error}") from None
 

@@ -18,6 +18,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 Loc = tuple[str | int, ...]
+DEEPEST = 50  # levels of nesting; a study has about ten
+REPEATS = 100_000  # values that aliases may stand for a second time: nine lines of nine aliases each would be 400 million
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def parse(text: str, name: str = "(text)") -> Document:
         node = YAML(typ="safe", pure=True).compose(text)
         twice: list[Problem] = []
         if node is not None:
-            _mark(node, (), document, twice)
+            _mark(node, (), document, twice, Aliases())
         if twice:
             raise document.error(twice)
         document.data = None if node is None else YAML(typ="safe", pure=True).constructor.construct_document(node)
@@ -166,6 +168,8 @@ def parse(text: str, name: str = "(text)") -> Document:
         raise document.error([Problem((), f"not YAML: {_broken(error, text)}", *place)]) from None
     except YAMLError as error:
         raise document.error([Problem((), f"not YAML: {_first_line(error)}")]) from None
+    except RecursionError:
+        raise document.error([Problem((), f"nested too deeply: at most {DEEPEST} levels")]) from None
     return document
 
 
@@ -186,12 +190,32 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _mark(node: Node, path: Loc, document: Document, twice: list[Problem]) -> None:
+class Aliases:
+    """What was met while a document is gone through, so that a few lines of aliases cannot unfold without end."""
+
+    def __init__(self) -> None:
+        self._met: set[int] = set()
+        self._repeats = 0
+
+    def meet(self, node: Node, path: Loc, document: Document) -> None:
+        """Raises StudyError for a node that lies too deep (or in itself), or once aliases stand for too much."""
+        place = (node.start_mark.line + 1, node.start_mark.column + 1)
+        self._repeats += id(node) in self._met
+        self._met.add(id(node))
+        if len(path) > DEEPEST:
+            said = f"nested too deeply: at most {DEEPEST} levels, and nothing within itself"
+            raise document.error([Problem(path[:3], said, *place)])
+        if self._repeats > REPEATS:
+            raise document.error([Problem(path[:3], f"its aliases stand for more than {REPEATS:,} values", *place)])
+
+
+def _mark(node: Node, path: Loc, document: Document, twice: list[Problem], aliases: Aliases) -> None:
     """Note where `node` and everything below it stand; collect keys that stand twice in one mapping."""
+    aliases.meet(node, path, document)
     document.values.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
     if isinstance(node, SequenceNode):
         for index, item in enumerate(node.value):
-            _mark(item, (*path, index), document, twice)
+            _mark(item, (*path, index), document, twice, aliases)
     if not isinstance(node, MappingNode):
         return
     seen: dict[str, int] = {}
@@ -203,7 +227,7 @@ def _mark(node: Node, path: Loc, document: Document, twice: list[Problem]) -> No
             continue
         seen[name] = line
         document.keys[(*path, name)] = (line, column)
-        _mark(value, (*path, name), document, twice)
+        _mark(value, (*path, name), document, twice, aliases)
 
 
 def _along(data: Any, parts: Sequence[str]) -> Loc:

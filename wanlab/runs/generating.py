@@ -50,9 +50,14 @@ def edit(text: str) -> Any:
     if not colon or (bracket and not inside.endswith("]")):
         raise ValueError(f"--edit {text}: expected KIND:SITE, for example zero:fusion.attn.z[heads=2]@steps=0:4")
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     pairs = [pair.partition("=") for pair in inside[:-1].split(",") if pair] if bracket else []
-    parameters = {name.strip(): YAML(typ="safe", pure=True).load(value) for name, _, value in pairs}
+    try:
+        parameters = {name.strip(): YAML(typ="safe", pure=True).load(value) for name, _, value in pairs}
+    except YAMLError as error:
+        said = str(error).strip().splitlines()[0]
+        raise ValueError(f"--edit {text}: what follows an = in brackets is a plain value: {said}") from None
     return edit_from_dict({"kind": kind, "at": site, **parameters})
 
 
