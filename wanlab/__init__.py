@@ -17,7 +17,7 @@ _FACE = {
     "trace": "wanlab.core",
     **dict.fromkeys(("adapt", "Place"), "wanlab.core"),
     **dict.fromkeys(("Capture", "Select", "Record", "Ledger", "Sites", "Edit", "edit_from_dict"), "wanlab.core"),
-    **dict.fromkeys(("Identity", "Zero", "Mean", "Resample", "Noise", "Scale", "Steer", "Patch", "Bypass", "Replace",
+    **dict.fromkeys(("Identity", "Zero", "Mean", "Resample", "Noise", "Scale", "Steer", "Patch", "Bypass", "Replace", "Feature",
                      "FreezeFrame", "ShuffleFrames", "ReverseFrames", "LowPassFrames"), "wanlab.core"),
     "World": "wanlab.data.procedural",
     "explore": "wanlab.analysis.explore",

@@ -1,4 +1,5 @@
-"""Facts about `tiny` that tracing must find: the text decides the motion, the image decides what moves."""
+"""Facts about `tiny` that must come out (docs/findings.md, on fewer clips), each beside a placebo: the text decides the motion,
+the image what moves; temporal attention keeps frames together; the texture head carries the finest octave."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 import wanlab
+from docs import findings
 from wanlab.analysis import patching, readouts
 from wanlab.analysis.contrast import Contrast
 
@@ -38,3 +40,21 @@ def test_the_text_decides_the_motion_and_the_image_what_moves(pipe: Any, clean: 
     assert value["image", "mine is shown"] > 5 * value["image", "theirs is shown"]
     for metric in metrics:
         assert abs(value["placebo", metric] - table.base["placebo", metric]) < 0.02, "a place of neither changes neither"
+
+
+@pytest.mark.slow
+def test_motion_is_the_texts_and_colour_and_shape_the_images_beyond_places_of_equal_size() -> None:
+    share = findings.paths(2, draws=2).set_index(["metric", "site"]).share
+    for metric, owner, other in (("motion", "text", "image"), ("colour", "image", "text"), ("shape", "image", "text")):
+        chance = [value for site, value in share[metric].items() if "placebo" in site]
+        assert share[metric, owner] > 0.8 and abs(share[metric, other]) < 0.2
+        assert len(chance) == 4 and share[metric, owner] > 0.3 + max(map(abs, chance))
+
+
+@pytest.mark.slow
+def test_the_texture_head_carries_the_finest_octave_and_no_other() -> None:
+    change = findings.texture(6).set_index(["cell", "metric"]).delta
+    placebos = [cell for cell in dict.fromkeys(change.index.get_level_values("cell")) if cell.startswith("placebo")]
+    assert change["gan_head", "octave 0"] < -0.15 and len(placebos) == 5
+    assert all(change["gan_head", "octave 0"] < 2 * min(change[cell, "octave 0"], 0) for cell in placebos)
+    assert all(abs(change["gan_head", octave]) < 0.05 for octave in findings.OCTAVES[1:])

@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from torch import Tensor
@@ -90,6 +92,19 @@ def test_the_table_says_what_each_band_of_each_link_decides(contrast: Contrast) 
     skip = change["upsample.1.residual.skip"]
     assert skip["2"] > 10 * skip["0"], "the mean of a picture lies in what is left when all detail is taken away"
     assert change["base"].item() == 0
+    other = contrast.pipe.generate(contrast.corrupted.images, PROMPT, contrast.corrupted.seeds).video
+    assert table.other.to_numpy() == pytest.approx(float(other.mean()))
+
+
+def test_a_share_is_the_slope_of_changes_on_differences() -> None:
+    draw = np.random.default_rng(0)
+    base, gap = draw.normal(size=40), draw.normal(size=40)
+    parts = [pandas.DataFrame({"site": "link", "band": str(band), "row": range(40), "metric": "texture", "base": base,
+                               "other": base + gap, "change": slope * gap + noise * draw.normal(size=40)})
+             for band, slope, noise in ((0, 0.7, 0.0), (1, 0.0, 0.5))]
+    found = links.shares(pandas.concat(parts)).set_index("band")
+    assert found.share["0"] == pytest.approx(0.7) and found.low["0"] == pytest.approx(found.high["0"])
+    assert found.low["1"] < 0 < found.high["1"] and set(found.n) == {40}
 
 
 def test_sites_without_bands_are_told(contrast: Contrast) -> None:

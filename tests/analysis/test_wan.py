@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from wanlab.analysis import attention
+from wanlab.analysis import attention, paths
+from wanlab.analysis.cells import Seen, generate
+from wanlab.analysis.contrast import Contrast
 from wanlab.analysis.sparse import classify
+from wanlab.core import Patch
 from wanlab.pipelines.wan21 import Wan
 from wanlab.pipelines.wan_parts import random_pipeline
 from wanlab.pipelines.wan_presets import PRESETS
 
 PROMPT = "a red circle moves left"
+FIRST = "dit.blocks.0.resid_post"
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +48,23 @@ def test_words_profiles_statistics_and_maps_are_those_of_the_dense_map(pipe: Wan
 def test_its_heads_have_a_choice_between_frame_and_place(pipe: Wan) -> None:
     table = classify(pipe, None, PROMPT, layer="dit.blocks.0.self_attn", step=0, steps=1)
     assert table.sizes["head"] == pipe.dit.config.heads and (table > 0).all()
+
+
+def test_paths_from_words_to_a_block_are_those_of_runs_by_hand_and_closed_ones_carry_nothing() -> None:
+    """Words reach block 1 through its own cross-attention, and through block 0, which is held still."""
+    pipe = random_pipeline(PRESETS["wan-random-tiny"])
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    left, right = (pipe.request(image, f"a red circle moves {way}", 0, steps=1) for way in ("left", "right"))
+    plain = generate(pipe, left, capture=[FIRST]).record, generate(pipe, left).video
+
+    def moved(seen: Seen) -> torch.Tensor:
+        return (seen.video - plain[1]).square().sum((1, 2, 3, 4))
+
+    receivers = {"block 1": "dit.blocks.1.cross_attn.out", "its queries": "dit.blocks.1.cross_attn.q"}
+    found = paths.patch(Contrast(pipe, left, right), {"words": "text.out"}, receivers, FIRST, {"moved": moved})
+    value = found.table.set_index("receiver").value
+    sent = generate(pipe, right, capture=["text.out"]).record
+    arrived = generate(pipe, left, edits=[Patch(FIRST, plain[0]), Patch("text.out", sent)], capture=[receivers["block 1"]]).record
+    by_hand = generate(pipe, left, edits=[Patch(receivers["block 1"], arrived)]).video
+    assert value["block 1"] == pytest.approx(float(moved(Seen({"video": by_hand}, left)))) and value["block 1"] > 0
+    assert value["its queries"] == 0 == found.table.base.iloc[0], "they hear of the words through block 0 alone"

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.contracts.edit_contract import EditContract
 from tests.core.models import Denoiser, start
-from wanlab.core import KINDS, Edit, trace
+from wanlab.core import KINDS, Dictionary, Edit, trace
 
 
 class TestIdentity(EditContract):
@@ -86,6 +87,20 @@ class TestResampleFromReference(FromRecord):
 
 class TestPatch(FromRecord):
     kind = "patch"
+
+
+class TestFeature(EditContract):
+    """Two features of a saved dictionary of the site, with random directions."""
+
+    kind = "feature"
+
+    @pytest.fixture(autouse=True)
+    def _dictionary(self, tmp_path: Path) -> None:
+        draw = torch.Generator().manual_seed(0)
+        directions = torch.nn.functional.normalize(torch.randn(16, 8, generator=draw), dim=1)
+        held = Dictionary(directions, torch.zeros(16), directions, torch.zeros(8), torch.tensor(1.0), 6, {"site": self.site})
+        self.parameters: dict[str, Any] = {"dictionary": {"path": str(held.save(tmp_path / "held.safetensors"))},
+                                           "features": [0, 3, 5, 8, 11], "factor": -1.0}
 
 
 def test_every_kind_stands_under_the_contract() -> None:

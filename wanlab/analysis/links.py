@@ -1,7 +1,8 @@
 """What the residual links of a cascade carry: Laplacian bands of one run put into another, link by link and band by band.
 
     contrast = Contrast(pipe, clean=pipe.request(image, prompt, 0), corrupted=pipe.request(other, prompt, 1))
-    table = links.carried(contrast)         # site, band, row, metric, value, base, change
+    table = links.carried(contrast)         # site, band, row, metric, value, base, other, change
+    links.shares(table)                     # site, band, metric, share, low, high, n
 
 A link's content is the sum of its bands (Burt & Adelson 1983): band 0 holds the finest details, each next one those of twice the
 size, the last what is left. Band k of the clean run is exchanged for that of the corrupted one, and everything after the link runs
@@ -15,6 +16,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -87,12 +89,38 @@ def exchanges(contrast: Contrast, at: str = LINKS, levels: int = 3) -> list[Cell
 
 
 def carried(contrast: Contrast, metrics: Mapping[str, Metric] | None = None, at: str = LINKS, levels: int = 3) -> DataFrame:
-    """What changes: site, band, cell, row, metric, value, base, change = value - base. Without metrics: `METRICS`."""
-    table = run(contrast.pipe, contrast.clean, exchanges(contrast, at, levels), metrics or METRICS)
-    base = table[table.site == BASE].set_index(["row", "metric"]).value
-    table["base"] = base.loc[list(zip(table.row, table.metric, strict=True))].to_numpy()
+    """What changes: site, band, cell, row, metric, value, base, other (of the corrupted run), change = value - base. Without
+    metrics: `METRICS`."""
+    metrics = metrics or METRICS
+    table = run(contrast.pipe, contrast.clean, exchanges(contrast, at, levels), metrics)
+    request, edits = contrast.run("corrupted")
+    there = run(contrast.pipe, request, [Cell("other", edits)], metrics)
+    for name, known in (("base", table[table.site == BASE]), ("other", there)):
+        values = known.set_index(["row", "metric"]).value
+        table[name] = values.loc[list(zip(table.row, table.metric, strict=True))].to_numpy()
     table["change"] = table.value - table.base
     return table
+
+
+def shares(table: DataFrame, draws: int = 2000, seed: int = 0, confidence: float = 0.95) -> DataFrame:
+    """What part of the difference between two runs a band decides, over the rows of `carried` (of several calls: rows numbered
+    on): share = sum of change * gap over sum of gap^2 with gap = other - base, the slope of changes on gaps; 0: none, 1: all.
+    low, high: percentile bootstrap over rows. n: rows.
+
+    A band of one picture in another also makes a mixture of both, with edges of both: shares far above 1 say so.
+    """
+    import pandas
+
+    found = []
+    draw = np.random.default_rng(seed)
+    for (site, band, metric), part in table[table.site != BASE].groupby(["site", "band", "metric"], sort=False):
+        gap = (part.other - part.base).to_numpy()
+        over, under = part.change.to_numpy() * gap, gap**2
+        rows = draw.integers(0, len(gap), (draws, len(gap)))
+        low, high = np.quantile(over[rows].sum(1) / under[rows].sum(1), [(1 - confidence) / 2, (1 + confidence) / 2])
+        found.append({"site": site, "band": band, "metric": metric, "share": over.sum() / under.sum(), "low": low, "high": high,
+                      "n": len(gap)})
+    return pandas.DataFrame(found)
 
 
 def texture(seen: Seen) -> Tensor:

@@ -7,6 +7,7 @@ from wanlab.core.budget import GIB, BudgetError
 from wanlab.core.capture import Capture
 from wanlab.core.checkpoint import checkpointed
 from wanlab.core.clock import Plan, Tick
+from wanlab.core.dictionary import Dictionary, DictionaryError, Feature
 from wanlab.core.edit import KINDS, Edit, EditError, Event, NotSerialisable, edit_from_dict
 from wanlab.core.entry import Entry
 from wanlab.core.frames import CutFrames, FreezeFrame, LowPassFrames, ReverseFrames, ShuffleFrames
@@ -40,6 +41,7 @@ __all__ = [
     "Select", "SelectionError", "PatternError", "PositionError", "nearest", "suggestion",
     "Edit", "EditError", "NotSerialisable", "Event", "KINDS", "edit_from_dict",
     "Identity", "Zero", "Mean", "Resample", "Noise", "Scale", "Steer", "Patch", "Bypass", "Replace",
+    "Dictionary", "DictionaryError", "Feature",
     "FreezeFrame", "ShuffleFrames", "ReverseFrames", "LowPassFrames", "CutFrames",
     "Capture", "Record", "Entry", "RecordError", "BudgetError", "GIB",
     "Statistic", "StatisticError", "Moment", "MeanStat", "CovarianceStat", "QuantileStat", "TopStat", "SampleStat",

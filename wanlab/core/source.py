@@ -30,16 +30,16 @@ class Source:
         if value is None or isinstance(value, Source):
             return value
         if isinstance(value, Record):
-            return cls(_file_hash(value.path), str(value.path)) if value.path else cls(value.digest(), None, value)
+            return cls(file_hash(value.path), str(value.path)) if value.path else cls(value.digest(), None, value)
         if isinstance(value, Mapping):
             if not set(value) <= {"path", "sha256"} or "path" not in value:
                 raise RecordError(f"a saved record is given as path and sha256, not {dict(value)}")
-            found = _file_hash(Path(value["path"]))
+            found = file_hash(Path(value["path"]))
             if value.get("sha256", found) != found:
                 raise RecordError(f"{value['path']} has changed: its sha256 is {found}, not {value['sha256']}")
             return cls(found, str(value["path"]))
         if isinstance(value, (str, Path)):
-            return cls(_file_hash(Path(value)), str(value))
+            return cls(file_hash(Path(value)), str(value))
         raise RecordError(f"{value!r} is neither a Record nor the path of a saved one")
 
     @property
@@ -94,7 +94,8 @@ class NotSaved(RecordError):
     """A record in memory that somebody wants to write down by reference."""
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes; RecordError where there is none."""
     if not path.is_file():
         raise RecordError(f"no saved record at {path}")
     with path.open("rb") as file:

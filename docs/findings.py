@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+"""What is known of `tiny`, each fact with its measure, interval and placebo: .venv/bin/python docs/findings.py [paths] ...
+
+Each finding is a function from a number of clips to a table; run as a program it writes docs/findings/NAME.csv and draws
+docs/img/finding_NAME.png (`--draw`: of the tables that are kept). The tests ask for the same tables on fewer clips.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import torch
+
+import wanlab
+from wanlab.analysis import browse, cells, dictionary, links, patching, placebo, readouts
+from wanlab.analysis import features as rows
+from wanlab.analysis.cells import Cell, Seen
+from wanlab.analysis.contrast import Contrast
+from wanlab.core.seeding import generator
+from wanlab.data.shapes import COLOURS as COLOUR_NAMES
+from wanlab.measure import Batch, resolve
+from wanlab.plots.style import COLOURS, SERIES, SYMBOLS, sheet, styled
+from wanlab.runs.placebo import draw
+
+DOCS = Path(__file__).parent
+INPUTS = {"text": "text.{out,mask}", "image": "image.{tokens,pooled,frame,reference,present}"}
+HEADS = [f"generator.{block}.{{}}.attn.z" for block in ("down.0", "down.1", "mid", "up.0", "up.1")]
+OCTAVES = ("octave 0", "octave 1", "octave 2", "rest")
+
+
+def interval(numbers: np.ndarray, over: np.ndarray | None = None, draws: int = 2000) -> tuple[float, float, float]:
+    """The mean (or sum of numbers over sum of `over`) with its 95 % percentile bootstrap interval over rows."""
+    under = np.ones_like(numbers) if over is None else over
+    rows = np.random.default_rng(0).integers(0, len(numbers), (draws, len(numbers)))
+    low, high = np.quantile(numbers[rows].sum(1) / under[rows].sum(1), [0.025, 0.975])
+    return float(numbers.sum() / under.sum()), float(low), float(high)
+
+
+# ------------------------------------------------------------------------------------------------ which input decides what
+
+def pairs(n: int) -> list[tuple[int, int]]:
+    """Test clips of one object, two and two, that differ in colour and shape."""
+    world = wanlab.World(size=32, split="test", max_objects=1)
+    things = [world[index].factors["objects"][0] for index in range(4 * n + 8)]
+    found, used = [], set()
+    for i, one in enumerate(things):
+        for j, other in enumerate(things[:i]):
+            if len(found) < n and not {i, j} & used and one["colour"] != other["colour"] and one["shape"] != other["shape"]:
+                found.append((i, j))
+                used |= {i, j}
+    return found
+
+
+def paths(n: int, draws: int = 3) -> pandas.DataFrame:
+    """What is taken from the clean run (text, image, places of equal size at random) and put into the corrupted one, and how far
+    motion, colour and shape go along: share = sum of (value - base) over sum of (other - base). n pairs of clips."""
+    pipe = wanlab.load("tiny")
+    world = wanlab.World(size=128, split="test", max_objects=1)
+    judge = resolve(["shape_accuracy"])[0]
+    tables = []
+    for number, (clean, corrupted) in enumerate(pairs(n)):
+        mine, theirs = (world[index].factors["objects"][0] for index in (clean, corrupted))
+        ways = [("left", "right"), ("right", "left"), ("up", "down"), ("down", "up")][number % 4]
+        requests = [pipe.request(world[index].video[0], f"a {thing['colour']} {thing['shape']} moves {way}", 0)
+                    for index, thing, way in zip((clean, corrupted), (mine, theirs), ways, strict=True)]
+        found = [*patching.places(pipe, requests[0], INPUTS)]
+        for name, glob in INPUTS.items():
+            avoid = "{text,image}.**"
+            found += [patching.Place(place.selects, {**place.axes, "site": f"{name} {place.axes['site']}"})
+                      for place in placebo.places(pipe, glob, draws, seed=number, avoid=avoid)]
+        grid = patching.laid_out(Contrast(pipe, *requests), found)
+        metrics = {"motion": _heading((mine["colour"], theirs["colour"]), ways[0]),
+                   "colour": _difference(mine["colour"], theirs["colour"]), "shape": _named(judge, mine, theirs)}
+        tables.append(grid.run(metrics).table.assign(row=number))
+    table = pandas.concat(tables)
+    found = []
+    for (site, metric), part in table[table.cell != patching.BASE].groupby(["site", "metric"], sort=False):
+        share, low, high = interval((part.value - part.base).to_numpy(), (part.other - part.base).to_numpy())
+        found.append({"site": site, "metric": metric, "share": share, "low": low, "high": high, "n": len(part)})
+    return pandas.DataFrame(found)
+
+
+def _heading(colours: Sequence[str], way: str) -> Callable[[Seen], torch.Tensor]:
+    """How far whatever object there is moves along a way."""
+    parts = [readouts.displacement(colour, way) for colour in colours]
+    return lambda seen: parts[0](seen) + parts[1](seen)
+
+
+def _difference(mine: str, theirs: str) -> Callable[[Seen], torch.Tensor]:
+    return lambda seen: readouts.shown(mine)(seen) - readouts.shown(theirs)(seen)
+
+
+def _named(judge: Any, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Callable[[Seen], float]:
+    """1 where the object, of whichever colour, is named as the clean clip's shape, -1 where as the other's, else 0."""
+    def score(seen: Seen) -> float:
+        def named(shape: str) -> float:
+            things = [{**thing, "shape": shape, "occluded_last": False} for thing in (mine, theirs)]
+            return max(float(judge.score(Batch(seen.video, factors=[{"objects": [thing]}]))[0]) for thing in things)
+
+        return named(mine["shape"]) - named(theirs["shape"])
+
+    return score
+
+
+def draw_paths(table: pandas.DataFrame) -> Any:
+    """Shares of the way to the clean run, a panel for each metric; grey ticks are the placebos of each."""
+    with styled():
+        figure = sheet(5.5, 1.25)
+        for place, metric in enumerate(("motion", "colour", "shape")):
+            axes = figure.add_axes((0.1 + 0.305 * place, 0.36, 0.27, 0.46))
+            for row, name in enumerate(INPUTS):
+                part = table[table.metric == metric].set_index("site")
+                chance = part[part.index.str.startswith(f"{name} placebo")].share
+                axes.plot(chance, [row] * len(chance), "|", color="#999999", markersize=7, markeredgewidth=0.8, label="placebos")
+                one, look = part.loc[name], {"color": SERIES[row], "marker": SYMBOLS[row], "markersize": 4, "elinewidth": 1.0}
+                axes.errorbar([one.share], [row], xerr=[[one.share - one.low], [one.high - one.share]], **look)
+            axes.axvline(0, color=COLOURS["ink"], linewidth=0.6, zorder=0)
+            axes.set_xlim(-0.15, 1.1)
+            axes.set_ylim(1.6, -0.6)
+            axes.set_yticks([0, 1], list(INPUTS) if not place else ["", ""], fontsize=6)
+            axes.tick_params(labelsize=5.5)
+            axes.set_title(metric, fontsize=6.5)
+        told = f"share of the way from the corrupted to the clean run, n = {table.n.iloc[0]} pairs; grey ticks: placebos"
+        figure.text(0.5, 0.05, told, ha="center", fontsize=6)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------ what keeps frames together
+
+def temporal(n: int) -> pandas.DataFrame:
+    """Warping error (along the true clips' flow) where 5, 10, 15 or all 20 heads of temporal attention are zeroed, drawn at random,
+    and the same for as many heads of spatial attention, whose outputs are as large. Differences to the whole system; n clips."""
+    pipe = wanlab.load("tiny")
+    runs = [Cell("base")]
+    for kind in ("temporal", "spatial"):
+        order = torch.randperm(20, generator=generator("heads", kind, 0)).tolist()
+        for count in (5, 10, 15, 20):
+            heads = [(HEADS[at // 4].format(kind), at % 4) for at in sorted(order[:count])]
+            edits = tuple(wanlab.Zero(site, heads=[head for name, head in heads if name == site])
+                          for site in dict.fromkeys(name for name, _ in heads))
+            runs.append(Cell(f"{kind} {count}", edits, {"kind": kind, "count": str(count)}))
+    return _differences(pipe, n, runs, {"warp_error": "warp_error", "motion_accuracy": "motion_accuracy"})
+
+
+def _differences(pipe: Any, n: int, runs: Sequence[Cell], measures: Mapping[str, Any]) -> pandas.DataFrame:
+    """Each cell and measure against the cell `base`, paired by clip; n clips of the test split in batches of 8."""
+    world, tables = wanlab.World(size=128, split="test"), []
+    judges = {name: one if callable(one) else resolve([one])[0] for name, one in measures.items()}
+    for start in range(0, n, 8):
+        index = list(range(start, min(start + 8, n)))
+        clips = world.batch(index)
+
+        def metric(judge: Any, clips: Any = clips) -> Callable[[Seen], Any]:
+            return judge if not hasattr(judge, "score") else lambda seen: judge.score(
+                Batch(seen.video, reference=clips.video, factors=clips.factors))
+
+        metrics = {name: metric(judge) for name, judge in judges.items()}
+        made = cells.run(pipe, pipe.request(clips.video[:, 0], clips.captions, [0] * len(index)), runs, metrics)
+        tables.append(made.assign(row=made.row + start))
+    table = pandas.concat(tables)
+    base = table[table.cell == "base"].set_index(["metric", "row"])["value"].rename("base")
+    found = []
+    for (cell, name), part in table[table.cell != "base"].join(base, on=["metric", "row"]).groupby(["cell", "metric"], sort=False):
+        delta, low, high = interval((part.value - part.base).to_numpy())
+        found.append({"cell": cell, "metric": name, "base": part.base.mean(), "delta": delta, "low": low, "high": high,
+                      "n": len(part)})
+    return pandas.DataFrame(found)
+
+
+def draw_temporal(table: pandas.DataFrame) -> Any:
+    """Difference by how many heads are zeroed, temporal ones and as many spatial ones."""
+    with styled():
+        figure = sheet(5.5, 1.9)
+        for place, (metric, label) in enumerate((("warp_error", "warping error"), ("motion_accuracy", "motion accuracy"))):
+            axes = figure.add_axes((0.11 + 0.5 * place, 0.22, 0.37, 0.64))
+            for number, kind in enumerate(("temporal", "spatial")):
+                part = table[(table.metric == metric) & table.cell.str.startswith(kind)]
+                counts = part.cell.str.split().str[1].astype(int).to_numpy() + 0.3 * (number - 0.5)
+                ends = np.stack([part.delta - part.low, part.high - part.delta])
+                axes.errorbar(counts, part.delta, ends, color=SERIES[1 - number], marker=SYMBOLS[number], markersize=3.5,
+                              linewidth=0.9, elinewidth=0.8, label=f"{kind}{' (placebo)' if number else ''}")
+            axes.axhline(0, color=COLOURS["ink"], linewidth=0.6)
+            axes.set_title(f"{label}, difference to the whole", fontsize=6.5)
+            axes.set_xlabel(f"heads zeroed, of 20 (n = {table.n.iloc[0]} clips)", fontsize=6)
+            axes.set_xticks([5, 10, 15, 20])
+            axes.tick_params(labelsize=5.5)
+            if not place:
+                axes.legend(fontsize=6, frameon=False, loc="upper left")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------ where colours are told apart
+
+PIXELS = "align.pixels"
+
+
+def pixel_features(clips: int = 96, features: int = 64, k: int = 3, **settings: Any) -> Any:
+    """A dictionary of what the alignment says of each pixel of the first frame, trained on first frames of the training split."""
+    pipe, world = wanlab.load("tiny"), wanlab.World(size=128, frames=1, split="train")
+    requests = (_first_frames(pipe, world, range(start, min(start + 16, clips))) for start in range(0, clips, 16))
+    blocks = rows.stream(pipe, requests, PIXELS, rows=1024, branch="cond")
+    how = {"steps": 1500, "rate": 3e-3, "dead": 20_000} | settings
+    return dictionary.train(blocks, features, k, dictionary.about(pipe, PIXELS), **how)
+
+
+def _first_frames(pipe: Any, world: Any, index: Sequence[int], steps: int = 1) -> Any:
+    clips = world.batch(index)
+    return pipe.request(clips.video[:, 0], clips.captions, list(index), steps=steps)
+
+
+def coloured(held: Any, clips: int = 32) -> browse.Browsed:
+    """The dictionary's features over test clips, with what is known of them."""
+    pipe, world = wanlab.load("tiny"), wanlab.World(size=128, split="test")
+    parts = [range(start, min(start + 8, clips)) for start in range(0, clips, 8)]
+    factors = [one for part in parts for one in world.batch(part).factors]
+    return browse.read(pipe, held, (_first_frames(pipe, world, part) for part in parts), factors)
+
+
+def ablated(held: Any, best: Mapping[str, int], n: int) -> pandas.DataFrame:
+    """Mean change of the video inside the object and outside of it, where the feature of its colour is taken away, and where that
+    of another colour is (the placebo); n test clips of one object."""
+    pipe, world = wanlab.load("tiny"), wanlab.World(size=128, split="test", max_objects=1)
+    found: dict[str, list[torch.Tensor]] = {}
+    names = list(best)
+    for start in range(0, n, 8):
+        index = range(start, min(start + 8, n))
+        clips = world.batch(index)
+        request = pipe.request(clips.video[:, 0], clips.captions, list(index))
+        colours = [one["objects"][0]["colour"] for one in clips.factors]
+        plain = cells.generate(pipe, request).video
+        inside = readouts.weights(plain, colours) > 0.3
+        others = [names[(names.index(colour) + 1 + row % (len(names) - 1)) % len(names)] for row, colour in enumerate(colours)]
+        for name, told in (("its colour's", colours), ("another colour's", others)):
+            edits = [wanlab.Feature(PIXELS, dictionary=held, features=best[colour], rows=row) for row, colour in enumerate(told)]
+            change = (cells.generate(pipe, request, edits=edits).video - plain).abs().mean(2)
+            for where, mask in (("inside", inside), ("outside", ~inside)):
+                mean = (change * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)
+                found.setdefault(f"{name}, {where}", []).append(mean)
+    table = []
+    for name, parts in found.items():
+        mean, low, high = interval(torch.cat(parts).double().numpy())
+        kind, where = name.split(", ")
+        table.append({"feature": kind, "where": where, "change": mean, "low": low, "high": high, "n": n})
+    return pandas.DataFrame(table)
+
+
+def features(n: int) -> pandas.DataFrame:
+    """`ablated` for the features that go most with each colour; draws where one fires, and writes how well each goes with it."""
+    held = pixel_features()
+    seen = coloured(held)
+    best = {colour: int(seen.best(f"colour {colour}", 1).index[0]) for colour in COLOUR_NAMES}
+    told = pandas.DataFrame([{"colour": colour, "feature": one, "density": seen.table.density[one], "n": len(seen.videos),
+                              "correlation": seen.correlations[f"colour {colour}"][one],
+                              "rival": seen.best(f"colour {colour}", 1).rival.iloc[0]} for colour, one in best.items()])
+    (DOCS / "findings").mkdir(exist_ok=True)
+    told.to_csv(DOCS / "findings" / "colours.csv", index=False, float_format="%.5g")
+    seen.figure(best["red"]).savefig(DOCS / "img" / "finding_red.png", dpi=200)
+    fit = dictionary.compare(held, rows.stream(wanlab.load("tiny"), [_first_frames(wanlab.load("tiny"), wanlab.World(
+        size=128, frames=1, split="test"), range(16))], PIXELS, rows=1024))
+    fit.to_csv(DOCS / "findings" / "dictionary.csv", float_format="%.5g")
+    print(told.round(3).to_string(), fit.round(3).to_string(), sep="\n")
+    return ablated(held, best, n)
+
+
+def draw_features(table: pandas.DataFrame) -> Any:
+    """Change inside and outside, of the two kinds of feature."""
+    with styled():
+        figure = sheet(3.4, 1.5)
+        axes = figure.add_axes((0.3, 0.25, 0.66, 0.6))
+        for number, where in enumerate(("inside", "outside")):
+            part = table[table["where"] == where]
+            at = np.arange(len(part)) + 0.16 * (number - 0.5)
+            ends = np.stack([part.change - part.low, part.high - part.change])
+            axes.errorbar(part.change, at, xerr=ends, color=SERIES[number], marker=SYMBOLS[number], linestyle="none", markersize=4,
+                          elinewidth=0.9, label=f"{where} the object")
+        axes.set_yticks(range(2), [f"{name} away" for name in dict.fromkeys(table.feature)], fontsize=6)
+        axes.set_ylim(1.5, -0.5)
+        axes.tick_params(labelsize=5.5)
+        axes.set_xlabel("mean change of the video", fontsize=6)
+        axes.set_title(f"n = {table.n.iloc[0]} clips", fontsize=6.5)
+        axes.legend(fontsize=5.5, frameon=False)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------ where high frequencies come from
+
+def texture(n: int, draws: int = 5) -> pandas.DataFrame:
+    """Energy of each octave of the video without the texture head, and with cuts of equal size elsewhere in its stage, over that
+    of the whole system, as a difference of logarithms (base 2: -1 is half); n clips."""
+    pipe = wanlab.load("tiny")
+    runs = [Cell("base"), Cell("gan_head", tuple(pipe.ablate("gan_head")))]
+    runs += [Cell(f"placebo {number}", tuple(draw(pipe, ["gan_head"], number, 0))) for number in range(draws)]
+
+    def energy(band: int) -> Callable[[Seen], torch.Tensor]:
+        def measured(seen: Seen) -> torch.Tensor:
+            centred = seen.video - seen.video.mean((-2, -1), keepdim=True)          # the rest without the mean of the picture
+            return links.bands(centred)[band].square().mean((1, 2, 3, 4)).log2()
+
+        return measured
+
+    return _differences(pipe, n, runs, {name: energy(band) for band, name in enumerate(OCTAVES)})
+
+
+def draw_texture(table: pandas.DataFrame) -> Any:
+    """Difference of energy by octave; placebos in grey."""
+    with styled():
+        figure = sheet(3.4, 1.9)
+        axes = figure.add_axes((0.15, 0.2, 0.82, 0.66))
+        for cell, part in table.groupby("cell", sort=False):
+            mine = cell == "gan_head"
+            ends = np.stack([part.delta - part.low, part.high - part.delta])
+            at = np.arange(4) + (0 if mine else 0.06 * (int(cell.split()[1]) - 2))
+            label = "without the texture head" if mine else "as much cut elsewhere (placebos)" if cell == "placebo 0" else None
+            axes.errorbar(at, part.delta, ends, color=SERIES[1] if mine else "#999999", marker="v" if mine else "|",
+                          zorder=3 if mine else 2, markersize=4, linewidth=1.0 if mine else 0.5, elinewidth=0.8, label=label)
+        axes.axhline(0, color=COLOURS["ink"], linewidth=0.6)
+        axes.set_xticks(range(4), ["octave 0\n(finest)", *OCTAVES[1:]], fontsize=6)
+        axes.tick_params(labelsize=5.5)
+        axes.set_title(f"energy, log2 of the whole system's (n = {table.n.iloc[0]} clips)", fontsize=6.5)
+        axes.legend(fontsize=6, frameon=False)
+    return figure
+
+
+FINDINGS: dict[str, tuple[Callable[[int], pandas.DataFrame], Callable[[pandas.DataFrame], Any], int]] = {
+    "paths": (paths, draw_paths, 12), "temporal": (temporal, draw_temporal, 24), "texture": (texture, draw_texture, 32),
+    "features": (features, draw_features, 16)}
+
+
+if __name__ == "__main__":
+    kept = "--draw" in sys.argv
+    for name in [one for one in sys.argv[1:] if one != "--draw"] or FINDINGS:
+        made, drawn, n = FINDINGS[name]
+        path = DOCS / "findings" / f"{name}.csv"
+        table = pandas.read_csv(path) if kept else made(n)
+        path.parent.mkdir(exist_ok=True)
+        table.to_csv(path, index=False, float_format="%.5g")
+        drawn(table).savefig(DOCS / "img" / f"finding_{name}.png", dpi=200)
+        print(table.round(4).to_string())
