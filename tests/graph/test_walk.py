@@ -40,6 +40,7 @@ class Graph:
     most: int = 10**9
     fail: float = -1.0
     ran: list[tuple[str, int]] = field(default_factory=list)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def run_node(self, name: str, inputs: Mapping[str, Any], request: Request, edits: Sequence[Any] = (), *, progress: Any = None,
                  before: Any = None, until: int | None = None) -> dict[str, Tensor]:

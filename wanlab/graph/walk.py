@@ -17,6 +17,7 @@ import torch
 from wanlab.core import Edit
 from wanlab.core.rows import by_row, cut, join, placed
 
+from .apart import cell_by_cell
 from .cache import StageCache
 from .memory import Outputs
 from .piece import Piece
@@ -41,15 +42,21 @@ class Request(Protocol):
 class StageGraph(Protocol):
     """What a pipeline offers to the cache and the engines."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its stages run."""
+
     def run_node(self, name: str, inputs: Mapping[str, Outputs], request: Any, edits: Sequence[Any] = (), *,
                  progress: Steps | None = None, before: Outputs | None = None, until: int | None = None) -> Outputs:
         """Run one stage, or some steps of it, for the rows of `request`; CPU tensors by name, rows first."""
 
 
 def run_stage(graph: StageGraph, name: str, inputs: Mapping[str, Outputs], request: Request, edits: Sequence[Edit], *,
-              before: Outputs | None = None, until: int | None = None, fits: dict[str, int] | None = None,
+              before: Outputs | None = None, until: int | None = None, cells: int = 1, fits: dict[str, int] | None = None,
               progress: Steps | None = None) -> Outputs:
-    """The outputs of one stage for the rows of `request`.
+    """The outputs of one stage for the rows of `request`: those of `cells` cells, one after the other, equally many of each.
+
+    On a CPU the rows of each cell have the bytes that they have where it runs by itself (`apart`).
 
     A device without memory for so many rows gets half as many, again and again; `fits` keeps, by stage, what went through at
     last. Edits that do not act on each row by itself cannot be parted; they, and one row that does not fit, raise torch's
@@ -60,7 +67,8 @@ def run_stage(graph: StageGraph, name: str, inputs: Mapping[str, Outputs], reque
     while at < rows:
         size = min(fits.get(name, rows), rows - at)
         try:
-            done.append(_some_rows(slice(at, at + size), graph, name, inputs, request, edits, before, until, progress))
+            with cell_by_cell(graph.device, cells if size == rows else 1, rows):
+                done.append(_some_rows(slice(at, at + size), graph, name, inputs, request, edits, before, until, progress))
             at += size
             continue
         except torch.OutOfMemoryError:
@@ -163,7 +171,7 @@ class Walk:
         befores = [before for piece in pieces if (before := self._before(piece, cell)) is not None]
         outputs = self._timed(pieces[0], len(pieces), partial(
             run_stage, graph, pieces[0].node, joined, first.join(requests[1:]), [edit for edit in edits if edit is not None],
-            before=join(befores) if befores else None, **self._told(pieces[0], cell)))
+            before=join(befores) if befores else None, cells=len(pieces), **self._told(pieces[0], cell)))
         parts = [cut(outputs, slice(place * n, (place + 1) * n)) for place in range(len(pieces))]
         return [{name: value.clone() for name, value in part.items()} for part in parts]    # a view would hold all rows
 

@@ -99,7 +99,7 @@ def _names(together: Sequence[Piece], renamed: Mapping[str, str]) -> dict[str, s
     if len(together) == 1 and inputs[0] == list(together[0].needs):
         return {together[0].key: together[0].key}
     names = [[piece.key, *read] for piece, read in zip(together, inputs, strict=True)]
-    return {piece.key: digest(["packed", names, place]) for place, piece in enumerate(together)}
+    return {piece.key: digest(["products by cell", names, place]) for place, piece in enumerate(together)}
 
 
 def _renamed(piece: Piece, renamed: Mapping[str, str]) -> Piece:

@@ -6,6 +6,7 @@ rows. A plain `generate`, the stage cache and every study engine go through it.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from wanlab.core import GIB, Capture, Edit, Grid, Ledger, Probe, Record, Sites, clock, stretch, suggestion, trace
 from wanlab.core.gradient import GradientError
+from wanlab.core.lineage import Lineage, Lines
 from wanlab.core.stretch import Stretch
 from wanlab.diffusion.segment import Paused, Segment, segment
 from wanlab.graph.configs import told
@@ -110,9 +112,7 @@ class Pipeline(nn.Module):
         before that step and gives its state, which as `before` is where another call goes on. Edits are those due in that part.
         """
         here = None if before is None else {key: value.to(self.device) for key, value in before.items()}
-        with segment(here, until) as part, self._announced(request, part), \
-                trace(self, edits=edits, capture=_of_values(capture), sites=self._sites(),
-                      within=lambda site: self._owner(site) == name and self._runs(site)):
+        with segment(here, until) as part, self._announced(request, part), self._traced(name, edits, capture):
             try:
                 self._admit()
                 out = self._run_here(name, inputs, request, progress)
@@ -121,6 +121,13 @@ class Pipeline(nn.Module):
         if until not in (None, request.steps):
             raise RuntimeError(f"{name} was to pause before step {until} and ran to its end: its loop is not the sampler's")
         return out
+
+    def _traced(self, node: str, edits: Sequence[Edit], capture: Sequence[Capture | str]) -> AbstractContextManager[Any]:
+        """A trace of one node; none, which costs a walk through all modules, where nothing is asked of it."""
+        if not edits and not capture:
+            return nullcontext()
+        return trace(self, edits=edits, capture=_of_values(capture), sites=self._sites(),
+                     within=lambda site: self._owner(site) == node and self._runs(site))
 
     def levels(self, request: Request) -> list[float] | None:
         """The noise level of each denoising step; None where the loop is not `diffusion.sampler`'s and cannot pause."""
@@ -241,6 +248,28 @@ class Pipeline(nn.Module):
         if "_known_sites" not in self.__dict__:
             self.__dict__["_known_sites"] = Context().run(self._probed)     # a context in which no trace of the caller's is open
         return self.__dict__["_known_sites"]
+
+    def lineage(self) -> Lineage:
+        """How the sites feed each other and the video, from a run of a twin without values."""
+        if "_known_lineage" not in self.__dict__:
+            self.__dict__["_known_lineage"] = Context().run(self._twin()._lines)
+        return self.__dict__["_known_lineage"]
+
+    def _lines(self) -> Lineage:
+        from wanlab.pipelines.inputs import sides
+
+        frame = torch.zeros(1, 3, *sides(self.config["size"])) if self.takes_image else None
+        steps, guidance = self._dry
+        with Lines(self) as lines:
+            out = self.generate(frame, last_image=frame if self.takes_last else None, steps=steps, guidance=guidance, grad=True)
+        return lines.of(out.video)
+
+    def _twin(self) -> Self:
+        """A copy on the meta device: sizes alone, whatever they are."""
+        values = [*self.parameters(), *self.buffers()]
+        twin = copy.deepcopy(self, {id(value): value.detach().to("meta") for value in values})
+        twin.residence = None
+        return twin
 
     def _probed(self) -> Sites:
         with torch.no_grad(), Probe(self) as probe:

@@ -5,7 +5,6 @@ by the first frame at full size moved by that motion.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -176,9 +175,7 @@ class Cascade(Pipeline):
         """Sites from a twin without values: at sizes that ask for tiles, a run for the sake of shapes would take minutes."""
         if self.tiling is None or self.device.type == "meta":
             return super()._probed()
-        values = [*self.parameters(), *self.buffers()]
-        twin: Cascade = copy.deepcopy(self, {id(value): value.to("meta") for value in values})
-        return twin._probed()
+        return self._twin()._probed()
 
     def dry_run(self, *args: Any, **kwargs: Any) -> Request:
         """A run of one step, and of the discriminator too, which generating leaves out."""

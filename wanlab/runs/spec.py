@@ -221,7 +221,7 @@ class Cache(Part):
 
 
 class Share(Part):
-    """What cells have in common and how far it is used. `cache` and `fork` change no byte; `pack` changes the rounding."""
+    """What cells have in common and how far it is used. `cache` and `fork` change no byte; `pack` changes the rounding on a GPU."""
 
     cache: bool = Field(True, description="stage outputs are computed once; false: every cell by itself, without forks")
     fork: bool = Field(True, description="cells share the denoising steps before the first one in which they differ")

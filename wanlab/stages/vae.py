@@ -79,7 +79,7 @@ class VaeEncoder(Hookable):
         with _emptied(vae):
             if video.is_meta and self._taps is not None:        # what further frames pass is what the second part passes
                 mean = vae.encode(x[:, :, :1 + stride]).latent_dist.mode()
-                mean = mean.new_empty(*mean.shape[:2], 1 + (x.shape[2] - 1) // stride, *mean.shape[3:])
+                mean = mean[:, :, :1].repeat(1, 1, 1 + (x.shape[2] - 1) // stride, 1, 1)
             else:
                 mean = vae.encode(x).latent_dist.mode()
         return (rearrange(mean, "b c f h w -> b f c h w").float() - _of(vae, "mean", mean)) / _of(vae, "std", mean)
@@ -111,7 +111,7 @@ class VaeDecoder(Hookable):
             if z.is_meta and self._taps is not None:            # as in the encoder
                 video = vae.decode(z[:, :, :2]).sample
                 frames = 1 + (z.shape[2] - 1) * vae.config.scale_factor_temporal
-                video = video.new_empty(*video.shape[:2], frames, *video.shape[3:])
+                video = video[:, :, :1].repeat(1, 1, frames, 1, 1)
             else:
                 video = vae.decode(z).sample
         video = rearrange(video, "b c f h w -> b f c h w").float()
