@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from tests.runs.toy import bench
 from wanlab.runs import progress
+from wanlab.runs.forecast import forecast
 from wanlab.runs.progress import TrainingMonitor, clock
+from wanlab.runs.store import RunFolder
 
 
 def test_a_training_without_a_terminal_is_told_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +53,22 @@ def test_ctrl_c_waits_for_the_step_in_hand_and_for_nothing_else() -> None:
         with pytest.raises(KeyboardInterrupt):  # the second time
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+SECONDS = "seconds={text: 0.5, denoise: 2, upsample.0: 0.25, upsample.1: 0.25, detail: 0.25, metrics: 0.1}"
+
+
+def test_a_run_ends_with_what_the_plan_said_and_what_it_was(run: Callable[..., Any], tmp_path: Path) -> None:
+    planned, said = forecast(bench(SECONDS), RunFolder(tmp_path / "out")), io.StringIO()
+    root, outcome = run("out", SECONDS, said=said)
+    assert planned.seconds > 60 and outcome.seconds[0] == pytest.approx(planned.seconds) and outcome.seconds[1] > 0
+    assert f"stage runs: would have been 150, was {outcome.runs['made']} (as planned)" in said.getvalue()
+    assert f"time: {clock(outcome.seconds[1])} (planned were {clock(planned.seconds)})" in said.getvalue()
+    ended = RunFolder(root).attempts()[-1]
+    assert (ended["expected_seconds"], ended["seconds"]) == outcome.seconds
+    quiet = io.StringIO()
+    _, outcome = run("other", said=quiet)
+    assert outcome.seconds[0] is None and "planned were" not in quiet.getvalue() and "time: " in quiet.getvalue()
 
 
 def test_times_as_people_read_them() -> None:

@@ -7,6 +7,7 @@ does not grow with the number of cells or samples. All files are written here, i
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .cell import Failure
 from .engine import Engine
 from .files import RunFolderError, write, write_text
+from .forecast import expected
 from .store import CellFolder, Part, RunFolder
 
 if TYPE_CHECKING:
@@ -29,13 +31,15 @@ ATTEMPTS = 3  # of one task in one run, before its cell is given up
 @dataclass
 class Outcome:
     """How a run ended: finished cells, failed ones with their message, cells that were done before, and cells of which
-    other shards hold a part. runs: stage runs alone, with sharing, and those that were made."""
+    other shards hold a part. runs: stage runs alone, with sharing, and those that were made. seconds: as expected before the
+    run (None: where the seconds of a stage are not known, or several workers ran), and as they were."""
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     before: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     runs: dict[str, int] = field(default_factory=dict)
+    seconds: tuple[float | None, float] = (None, 0.0)
 
 
 class Executor:
@@ -65,9 +69,12 @@ class Executor:
         tasks = [task for task in self._mine if not self._left_out(task.cell, task.chunk)]
         left = sum(rows[task.chunk] for task in tasks)
         self._open = Counter(task.cell for task in tasks)
+        alone = engine.name == "inline"
+        forecast = expected(self.bench.study, self.folder, planned, left) if alone else None
         who = {"engine": engine.name, "shard": None if self.shard is None else str(self.shard)}
         self.folder.log({"state": "began", **who, "samples": left})
         self.monitor.begin(len(self.cells), len(self.done), left)
+        start = time.monotonic()
         try:
             self._keep_references()
             self._exhaust(engine)
@@ -76,9 +83,12 @@ class Executor:
                 self.folder.log({"state": "stopped", "error": str(error) or type(error).__name__, **self._sum(planned)})
             raise
         self.outcome.runs = self._sum(planned)
-        self.folder.log({"state": "ended", "failed": list(self.outcome.failed), **self.outcome.runs})
+        self.outcome.seconds = forecast, time.monotonic() - start
+        told = dict(zip(("expected_seconds", "seconds"), self.outcome.seconds, strict=True))
+        self.folder.log({"state": "ended", "failed": list(self.outcome.failed), **self.outcome.runs, **told})
         if left:
             self.monitor.shared(**self.outcome.runs)
+            self.monitor.took(*self.outcome.seconds)
         return self.outcome
 
     def _exhaust(self, engine: Engine) -> None:

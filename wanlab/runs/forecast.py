@@ -144,6 +144,13 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
     )
 
 
+def expected(study: Study, folder: RunFolder, left: StageRuns, metric_rows: int) -> float | None:
+    """Seconds that stage runs and the metrics of so many rows will take; None where a stage's are not known."""
+    each = {**study.seconds, **measured(cells_of(folder))}
+    rows = {name: count for name, count in [*left.rows.items(), ("metrics", metric_rows)] if count}
+    return None if rows.keys() - each.keys() else sum(count * each[name] for name, count in rows.items())
+
+
 def folder_bytes(study: Study, samples: int, metrics: int) -> int:
     """About how many bytes a run folder takes: clips to look at, rows of numbers, features of the set metrics."""
     rows = samples * len(study.seeds)

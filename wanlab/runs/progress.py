@@ -93,6 +93,11 @@ class Monitor:
         planned = "as planned" if made == shared else f"planned were {shared}"
         self.console.print(f"stage runs: would have been {alone}, was {made} ({planned})", highlight=False)
 
+    def took(self, expected: float | None, seconds: float) -> None:
+        """How long the run was, beside what the plan said (None: it did not)."""
+        planned = "" if expected is None else f" (planned were {clock(expected)})"
+        self.console.print(f"time: {clock(seconds)}{planned}", highlight=False)
+
 
 class TrainingMonitor(Watch):
     """Progress of `wanlab train` on a console. Use as a context, together with `training.watched_by`.
