@@ -98,3 +98,19 @@ def test_what_has_no_features_is_told(pipe: Any) -> None:  # noqa: F811
         next(features.stream(pipe, [asked(pipe, 0)], site))
     with pytest.raises(BudgetError):
         next(features.stream(pipe, [asked(pipe, 0)], "generator.mid.resid_post", rows=100, budget=1000))
+
+
+@pytest.mark.slow
+def test_rows_and_means_of_wan_are_those_of_its_values() -> None:
+    from wanlab.pipelines.wan_parts import random_pipeline
+    from wanlab.pipelines.wan_presets import PRESETS
+
+    wan = random_pipeline(PRESETS["wan-random-tiny-t2v"])
+    site, request = "dit.blocks.1.resid_post", wan.request(None, ["a red circle", "a blue star"], [0, 1], steps=2)
+    values = cells.generate(wan, request, capture=f"{site}@branch=cond").record[site, 0, "cond"].tensor
+    [block] = features.gather(features.stream(wan, [request], site, rows=7, steps=[0]))
+    at = tuple(torch.from_numpy(block.places[name]) for name in ("sample", "frame", "h", "w"))
+    assert torch.allclose(block.values, values[at], atol=1e-5) and len(set(zip(*(one.tolist() for one in at), strict=True))) == 14
+    for frames, over in ((False, (1, 2, 3)), (True, (2, 3))):
+        [means] = features.gather(features.pooled(wan, [request], site, steps=[0], frames=frames))
+        assert torch.allclose(means.values, values.mean(over).flatten(0, -2), atol=1e-5)

@@ -64,10 +64,10 @@ def test_the_dose_is_what_is_added_and_a_placebo_is_as_long(pipe: Any, left: Any
     line = summary.loc[("along", "steered", 0.5)]
     assert line.n == 3 and line.low <= line.change <= line.high
     assert line.change == pytest.approx(0.5 * float(vector.norm()), rel=1e-3)
-    assert set(summary.index.get_level_values("direction")) == {"steered", "random"}
+    assert set(summary.index.get_level_values("direction")) == {"steered", "random 0", "random 1"}
     figure = found.figure(note="made up")
-    assert [axes.get_xlabel() for axes in figure.axes] == ["dose", "dose"]
-    assert list(figure.axes[0].lines[1].get_xdata()) == [-1, 0, 0.5] and len(figure.axes[0].lines) == 3
+    assert [(axes.get_title(loc="left"), axes.get_xlabel()) for axes in figure.axes] == [("along", "dose"), ("across", "dose")]
+    assert list(figure.axes[0].lines[1].get_xdata()) == [-1, 0, 0.5] and len(figure.axes[0].lines) == 1 + 3
     assert "n = 3 clips" in " ".join(text.get_text() for text in figure.texts)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,13 +84,17 @@ def linear(features: Sequence[Features], labels: Mapping[str, Any], **how: Any) 
     return _probes(features, labels, readers.linear, _pooled, **how)
 
 
-def attentive(features: Sequence[Features], labels: Mapping[str, Any], **how: Any) -> Probes:
+def attentive(features: Sequence[Features], labels: Mapping[str, Any], *, where: bool = False, **how: Any) -> Probes:
     """Attentive probes: a learned query pools over the tokens of a clip, a linear map reads what it has pooled.
 
     features   as many rows for each clip (`features.stream`)
-    Other arguments and errors as of `linear`. Numbers for each frame are read all at once from what is pooled.
+    where      with each token its frame, row and column on the grid (from -1 to 1; 0 where it has none): what is read may then be
+               the place of the tokens that the query picks, such as the position of an object
+
+    Other arguments and errors as of `linear`. A number for each frame is read from the tokens of its own frame where each frame has
+    as many (all were drawn: `rows` at least frames x tokens), and otherwise with all others from what is pooled.
     """
-    return _probes(features, labels, readers.attentive, _tokens, **how)
+    return _probes(features, labels, readers.attentive, partial(_tokens, where=where), **how)
 
 
 def _probes(features: Sequence[Features], labels: Mapping[str, Any], fit: Callable[..., Reader],
@@ -174,6 +179,21 @@ def _pooled(block: Features, clips: int, label: Label) -> np.ndarray:
     return x.reshape(clips, -1)
 
 
-def _tokens(block: Features, clips: int, label: Label) -> np.ndarray:
-    """(clips, tokens, width)."""
-    return _by_clip(block, clips)
+def _tokens(block: Features, clips: int, label: Label, where: bool) -> np.ndarray:
+    """(clips, tokens, width), or for numbers of frames (clips, frames, tokens, width) where every frame has as many tokens."""
+    x = _by_clip(block, clips)
+    frames = block.places["frame"].reshape(x.shape[:2])
+    if where:
+        x = np.concatenate([x, *(_along(block.places[name]).reshape(*x.shape[:2], 1) for name in ("frame", "h", "w"))], -1)
+    if label.values.ndim == 1 or (frames < 0).any():
+        return x
+    count = label.values.shape[1]
+    order = np.argsort(frames, 1, kind="stable")
+    if x.shape[1] % count or (np.take_along_axis(frames, order, 1) != np.repeat(np.arange(count), x.shape[1] // count)).any():
+        return x
+    return np.take_along_axis(x, order[..., None], 1).reshape(clips, count, -1, x.shape[-1])
+
+
+def _along(places: np.ndarray) -> np.ndarray:
+    """Positions from -1 to 1, none as 0."""
+    return np.where(places < 0, 0.0, 2 * places / max(places.max(), 1) - 1)

@@ -91,8 +91,8 @@ def _quality(read: Callable[[np.ndarray], np.ndarray], x: np.ndarray, label: Lab
 
 
 def attentive(x: np.ndarray, label: Label, split: Split, penalties: Sequence[float], seed: int) -> Reader:
-    """A few queries that pool over tokens (clips, tokens, width), and a linear map of what they pool; the penalty and the step of
-    training are chosen on validation. Equal inputs give equal probes."""
+    """A few queries that pool over tokens (clips, [frames,] tokens, width), and a linear map of what they pool; the penalty and the
+    step of training are chosen on validation. Equal inputs give equal probes."""
     flat = x[split.train].reshape(-1, x.shape[-1])
     centre, scale = flat.mean(0), np.where(flat.std(0) > FLAT, flat.std(0), np.inf)
     tokens = torch.from_numpy((x - centre) / scale).float()
@@ -105,7 +105,8 @@ def attentive(x: np.ndarray, label: Label, split: Split, penalties: Sequence[flo
     else:
         numbers = label.values.reshape(len(x), -1)
         middle, spread = numbers[split.train].mean(0), float(numbers[split.train].std())
-        aims, outputs = torch.from_numpy((numbers - middle) / spread).float(), numbers.shape[1]
+        aims = torch.from_numpy((numbers - middle) / spread).float()
+        aims, outputs = (aims[..., None], 1) if x.ndim == 4 else (aims, aims.shape[1])
     found = [_trained(tokens, aims, outputs, split, penalty, seed) + (penalty,) for penalty in penalties]
     _, query, weight, bias, penalty = max(found, key=lambda one: (one[0], one[-1]))
 
@@ -113,15 +114,15 @@ def attentive(x: np.ndarray, label: Label, split: Split, penalties: Sequence[flo
         out = _forward(torch.from_numpy((given - centre) / scale).float(), query, weight, bias).numpy()
         if classes is not None:
             return np.array(classes)[out.argmax(1)]
-        return (out * spread + middle).reshape(-1, *label.values.shape[1:])
+        return (out.reshape(len(given), -1) * spread + middle).reshape(-1, *label.values.shape[1:])
 
     return Reader(read, penalty)
 
 
 def _forward(x: Tensor, query: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Each query's mean over tokens, weighted by the softmax of its product with them; then a linear map. Clips to outputs."""
-    share = torch.softmax(x @ query.T / x.shape[-1] ** 0.5, 1)               # clip token query
-    return (share.mT @ x).flatten(1) @ weight.T + bias
+    """Each query's mean over tokens, weighted by the softmax of its product with them; then a linear map."""
+    share = torch.softmax(x @ query.T / x.shape[-1] ** 0.5, -2)                 # clip [frame] token query
+    return (share.mT @ x).flatten(-2) @ weight.T + bias                         # clip [frame] output
 
 
 def _trained(x: Tensor, aims: Tensor, outputs: int, split: Split, penalty: float, seed: int

@@ -115,21 +115,20 @@ class Doses:
 
     @property
     def summary(self) -> DataFrame:
-        """Change by metric, direction and dose over the rows, paired, with its 95 % bootstrap interval and n; random directions are
-        averaged for each row first."""
+        """Change by metric, direction and dose over the rows, paired, with its 95 % bootstrap interval and n. Each random direction
+        has lines of its own: their mean would cancel."""
         import pandas
 
-        table = self.table.assign(direction=self.table.direction.where(self.table.direction == STEERED, "random"))
         rows = []
-        for (metric, direction, dose), part in table.groupby(["metric", "direction", "dose"], sort=False):
-            changes = part.groupby("row").change.mean().to_numpy()
+        for (metric, direction, dose), part in self.table.groupby(["metric", "direction", "dose"], sort=False):
+            changes = part.change.to_numpy()
             value, low, high = interval(mean_of(changes), len(changes))
             rows.append({"metric": metric, "direction": direction, "dose": dose, "change": value, "low": low, "high": high,
                          "n": len(changes)})
         return pandas.DataFrame(rows)
 
     def figure(self, metrics: Sequence[str] | None = None, note: str = "", width: float = 5.5) -> Figure:
-        """A panel for each metric: change by dose, steered and random."""
+        """A panel for each metric: change by dose, steered, and a grey line for each random direction."""
         from wanlab.plots.dose import doses
 
         names = list(self.table.metric.unique()) if metrics is None else list(metrics)

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-TALL, OVER, BELOW, LEFT, GAP = 1.0, 0.22, 0.32, 0.42, 0.46  # inches: of a panel, above, below, at the left, between panels
+TALL, OVER, BELOW, LEFT, GAP = 1.0, 0.22, 0.32, 0.46, 0.48  # inches: of a panel, above, below, at the left, between panels
 LINES = {"steered": (SERIES[0], "o", (None, None)), "random": (COLOURS["unclear"], "s", (3, 1.5))}
 
 
 def doses(panels: Mapping[str, DataFrame], note: str = "", width: float = 5.5) -> Figure:
-    """A panel for each metric: change by dose, with intervals, of the direction and of random ones.
+    """A panel for each metric: change by dose, with intervals, of the direction and of each random one.
 
     Args:
-        panels: metric -> lines with direction ("steered" or "random"), dose, change, low, high, n.
+        panels: metric -> lines with direction ("steered", "random 0", ...), dose, change, low, high, n.
         note: written below.
         width: of the figure in inches, exact.
 
@@ -35,7 +35,7 @@ def doses(panels: Mapping[str, DataFrame], note: str = "", width: float = 5.5) -
     columns = min(len(panels), 3)
     rows, wide = math.ceil(len(panels) / columns), (width - LEFT - 0.06 - (columns - 1) * GAP) / columns
     counts = sorted({int(n) for panel in panels.values() for n in panel.n})
-    told = f"n = {', '.join(map(str, counts))} clips, paired, 95 % intervals; random: directions of equal length"
+    told = f"change from dose 0, n = {', '.join(map(str, counts))} clips, 95 % paired intervals; random: directions of equal length"
     lines = wrapped(told + (f"; {note}" if note else ""), width - 0.1, 6)
     foot = 0.2 + 0.11 * len(lines)
     height = rows * (OVER + TALL + BELOW) + foot
@@ -46,17 +46,14 @@ def doses(panels: Mapping[str, DataFrame], note: str = "", width: float = 5.5) -
             x, y = LEFT + column * (wide + GAP), height - row * (OVER + TALL + BELOW) - OVER - TALL
             axes = figure.add_axes((x / width, y / height, wide / width, TALL / height))
             axes.axhline(0, color=COLOURS["ink"], linewidth=0.5, zorder=1)
-            for kind, (colour, marker, dashes) in LINES.items():
-                mine = panel[panel.direction == kind]
-                if len(mine):
-                    dose, change, low, high = _with_zero(mine).T
-                    axes.plot(dose, change, color=colour, marker=marker, markersize=3, linewidth=0.9, dashes=dashes, zorder=3)
-                    axes.fill_between(dose, low, high, color=colour, alpha=0.2, linewidth=0, zorder=2)
+            for which, mine in panel.groupby("direction", sort=False):
+                colour, marker, dashes = LINES[str(which).split()[0]]
+                dose, change, low, high = _with_zero(mine).T
+                axes.plot(dose, change, color=colour, marker=marker, markersize=3, linewidth=0.9, dashes=dashes, zorder=3)
+                axes.fill_between(dose, low, high, color=colour, alpha=0.2, linewidth=0, zorder=2)
             axes.set_title(name, pad=3, parse_math=False)
             axes.set_xlabel("dose", labelpad=1)
             axes.tick_params(labelsize=6)
-            if column == 0:
-                axes.set_ylabel("change", labelpad=2)
         _legend(figure, lines)
     return figure
 
