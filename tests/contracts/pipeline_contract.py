@@ -47,6 +47,8 @@ class PipelineContract:
     prediction  the noise or velocity prediction of each branch
     latent      the latent after each step
     outside     a site outside the loop
+    few         the least denoising steps in which every site fires: of two experts each has its own
+    more        what `generate` needs beside image and prompt
     """
 
     chain: list[str]
@@ -59,19 +61,35 @@ class PipelineContract:
     prompt = "a red circle moves left"
     steps = 3
     guidance = 2.0
+    few = 1
+
+    @property
+    def more(self) -> dict[str, Any]:
+        return {}
 
     @cached_property
-    def image(self) -> Tensor:
+    def image(self) -> Any:
         return torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
 
     def run(self, pipe: Any, *edits: Any, capture: Any = (), seed: Any = 0, **kwargs: Any) -> Any:
         return pipe.generate(self.image, self.prompt, seed=seed, guidance=self.guidance, edits=list(edits),
-                             capture=list(capture), **{"steps": self.steps, **kwargs})
+                             capture=list(capture), **{"steps": self.steps, **self.more, **kwargs})
+
+    def request(self, pipe: Any, steps: int | None = None) -> Any:
+        return pipe.request(self.image, self.prompt, steps=steps or self.steps, guidance=self.guidance, **self.more)
 
     def fired(self, pipe: Any) -> list[str]:
-        """The sites that generating passes; a stage that no node runs has sites too."""
+        """The sites that generating passes, in `few` steps and in more; a stage that no node runs has sites too."""
         run = tuple(f"{stage}." for node in pipe.nodes for stage in node.stages)
-        return [site.name for site in pipe.sites() if site.name.startswith(run)]
+        steps_of = pipe.steps_of(self.request(pipe, self.few))
+        names = [site.name for site in pipe.sites() if site.name.startswith(run)]
+        assert all(steps_of(name) is None or len(steps_of(name)) for name in names), "`few` steps are too few"
+        return names
+
+    def begin(self, pipe: Any, site: str) -> int:
+        """The first step in which a site within the loop fires."""
+        fires = pipe.steps_of(self.request(pipe))(site)
+        return 0 if fires is None else fires.start
 
     # ------------------------------------------------------------------------------------- nothing changes
 
@@ -122,19 +140,19 @@ class PipelineContract:
     # ------------------------------------------------------------------------------------- exactly this changes
 
     def test_zeroing_a_site_changes_only_what_lies_downstream(self, pipe: Any) -> None:
-        plain = self.run(pipe, capture=self.chain, steps=1).record
+        plain = self.run(pipe, capture=self.chain, steps=self.few).record
         for i, site in enumerate(self.chain):
-            edited = self.run(pipe, Zero(site), capture=self.chain, steps=1).record
+            edited = self.run(pipe, Zero(site), capture=self.chain, steps=self.few).record
             for j, other in enumerate(self.chain[:i + 1]):
                 before, after = (_first(record[other]) for record in (plain, edited))
                 assert torch.equal(before, after) is (j < i), f"zeroing {site} and {other}"
 
     def test_whatever_fired_before_an_edit_acted_is_as_it_was(self, pipe: Any) -> None:
         """At any site: those before it in the run, its upstream among them, keep their bytes."""
-        plain, draw = self.run(pipe, capture=["**"], steps=1).record, random.Random(2)
+        plain, draw = self.run(pipe, capture=["**"], steps=self.few).record, random.Random(2)
         order, derived = plain.firings, {site.name for site in pipe.sites() if site.derived}
         for name in draw.sample([name for name in self.fired(pipe) if name not in derived], 4):
-            edited = self.run(pipe, Zero(name), capture=["**"], steps=1).record
+            edited = self.run(pipe, Zero(name), capture=["**"], steps=self.few).record
             first = next(i for i, key in enumerate(order) if key.site == name)
             same = [_same(plain.entry(key).tensor, edited.entry(key).tensor) for key in order]
             assert edited.firings == order and all(same[:first]), f"zeroing {name}"
@@ -148,13 +166,14 @@ class PipelineContract:
     def test_a_branch_leaves_the_others_prediction_at_the_first_step(self, pipe: Any) -> None:
         plain, edited = (self.run(pipe, *edits, capture=[self.prediction]).record
                          for edits in ((), (Zero(self.block, branch="cond"),)))
-        same = {branch: torch.equal(*(record[self.prediction, 0, branch].tensor for record in (plain, edited)))
+        first = self.begin(pipe, self.block)
+        same = {branch: torch.equal(*(record[self.prediction, first, branch].tensor for record in (plain, edited)))
                 for branch in ("cond", "uncond")}
         assert same == {"cond": False, "uncond": True}
 
     def test_a_pattern_edited_in_one_row_and_head_leaves_the_rest(self, pipe: Any) -> None:
         z = self.pattern.removesuffix("pattern") + "z"
-        plain, edited = (_first(self.run(pipe, *edits, capture=[z], seed=[0, 1], steps=1).record[z, 0, "cond"])
+        plain, edited = (_first(self.run(pipe, *edits, capture=[z], seed=[0, 1], steps=self.few).record[z, 0, "cond"])
                          for edits in ((), (Zero(self.pattern, rows=1, heads=0),)))
         assert torch.equal(plain[0], edited[0]) and not torch.equal(plain[1], edited[1])
         heads = pipe.sites()[z].axes.index("k") - 1
@@ -163,12 +182,12 @@ class PipelineContract:
     def test_a_words_edit_is_for_its_tokens_in_cond(self, pipe: Any) -> None:
         plain = self.run(pipe, capture=[self.word_map])
         edited = self.run(pipe, Zero(self.word_map, words="left"), capture=[self.word_map])
-        [token] = pipe.tokens_of(plain.request, "left", 0)
-        before, after = (out.record[self.word_map, 0, "cond"].tensor for out in (plain, edited))
+        [token], first = pipe.tokens_of(plain.request, "left", 0), self.begin(pipe, self.word_map)
+        before, after = (out.record[self.word_map, first, "cond"].tensor for out in (plain, edited))
         assert before[..., token].any() and not after[..., token].any()
         others = [i for i in range(before.shape[-1]) if i != token]
         assert torch.equal(before[..., others], after[..., others])
-        assert torch.equal(*(out.record[self.word_map, 0, "uncond"].tensor for out in (plain, edited)))
+        assert torch.equal(*(out.record[self.word_map, first, "uncond"].tensor for out in (plain, edited)))
         with pytest.raises(LookupError, match="left"):
             self.run(pipe, Zero(self.word_map, words="rihgt"))
         with pytest.raises(SelectionError, match="not the prompt's"):
@@ -177,7 +196,8 @@ class PipelineContract:
     def test_a_mask_reaches_the_tokens_of_its_part_of_the_picture(self, pipe: Any) -> None:
         left = torch.zeros(8, 8)
         left[:, :4] = 1
-        plain, edited = (self.run(pipe, *edits, capture=[self.block], steps=1).record[self.block, 0, "cond"]
+        first = self.begin(pipe, self.block)
+        plain, edited = (self.run(pipe, *edits, capture=[self.block], steps=self.few).record[self.block, first, "cond"]
                          for edits in ((), (Zero(self.block, mask=left),)))
         if "n" in plain.axes:                                       # tokens in a row, the first of them on a grid
             (_, h, w), n = pipe.grid_of(self.block).sides, plain.axes.index("n")
@@ -187,15 +207,16 @@ class PipelineContract:
             n = plain.axes.index("w")
             inside = torch.arange(plain.tensor.shape[n]) < plain.tensor.shape[n] // 2
         before, after = plain.tensor.movedim(n, 0), edited.tensor.movedim(n, 0)
+        assert inside.any() and not inside.all()
         assert before[inside].all() and not after[inside].any() and torch.equal(before[~inside], after[~inside])
 
     def test_a_row_edited_in_a_batch_is_the_row_alone_and_others_do_not_move(self, pipe: Any) -> None:
         """Eight samples, one of them edited; `EditContract` has every kind of edit do this on a small model."""
         seeds, site = list(range(8)), pipe.sites()[self.block]
-        plain, others = self.run(pipe, seed=seeds, steps=1).video, [row for row in seeds if row != 2]
+        plain, others = self.run(pipe, seed=seeds, steps=self.few).video, [row for row in seeds if row != 2]
         for edit in (Zero(self.block), Noise(self.block, 0.5, seed=1), Mean(self.block), Steer(self.block, [1.0] * site.size("c"))):
-            batch = self.run(pipe, dataclasses.replace(edit, rows=2), seed=seeds, steps=1).video
-            alone = self.run(pipe, edit, seed=2, steps=1).video
+            batch = self.run(pipe, dataclasses.replace(edit, rows=2), seed=seeds, steps=self.few).video
+            alone = self.run(pipe, edit, seed=2, steps=self.few).video
             assert torch.equal(batch[others], plain[others]), edit
             assert torch.allclose(batch[2:3], alone, atol=1e-5), edit
             assert not torch.equal(batch[2], plain[2]), edit
@@ -205,7 +226,7 @@ class PipelineContract:
         sites = [site for site in pipe.sites() if site.name in fired]
 
         @settings(max_examples=5, phases=[Phase.reuse, Phase.generate])
-        @given(strategies.edits(sites, rows=2, steps=2, branches=("cond", "uncond")))
+        @given(strategies.edits(sites, rows=2, steps=2, branches=("cond", "uncond"), steps_of=pipe.steps_of(self.request(pipe, 2))))
         def check(told: list[dict[str, Any]]) -> None:
             edits = [edit_from_dict(one) for one in told]
             again = [edit_from_dict(json.loads(json.dumps(edit.to_dict()))) for edit in edits]
@@ -242,7 +263,7 @@ class PipelineContract:
         assert not done
 
     def test_a_step_or_branch_at_a_site_that_has_none_raises_at_every_such_site(self, pipe: Any) -> None:
-        request, fired = pipe.request(self.image, self.prompt, steps=self.steps, guidance=self.guidance), self.fired(pipe)
+        request, fired = self.request(pipe), self.fired(pipe)
         lacking = [(site.name, limit) for site in pipe.sites() for limit, part in (("steps", "step"), ("branch", "branch"))
                    if site.name in fired and part not in (site.clock or ())]
         assert len({name for name, limit in lacking if limit == "steps"}) > 20
@@ -252,7 +273,7 @@ class PipelineContract:
 
     def test_an_edit_of_a_branch_that_does_not_run_raises(self, pipe: Any) -> None:
         with pytest.raises(SelectionError, match="uncond"):
-            pipe.generate(self.image, self.prompt, steps=1, guidance=1, edits=[Zero(self.block, branch="uncond")])
+            pipe.generate(self.image, self.prompt, steps=1, guidance=1, **self.more, edits=[Zero(self.block, branch="uncond")])
 
     def test_a_trace_around_generate_sees_what_generate_does(self, pipe: Any) -> None:
         inside = self.run(pipe, capture=[self.latent])
@@ -267,7 +288,7 @@ class PipelineContract:
 
     @pytest.mark.parametrize("rounds", [20, pytest.param(1000, marks=pytest.mark.slow)])
     def test_exceptions_at_random_sites_leave_the_model_as_it_was(self, pipe: Any, rounds: int) -> None:
-        before, plain, draw = _state(pipe), self.run(pipe, steps=1).video, random.Random(1)
+        before, plain, draw = _state(pipe), self.run(pipe, steps=self.few).video, random.Random(1)
         fired = self.fired(pipe)
         editable = [site.name for site in pipe.sites() if site.name in fired and not site.derived]
         for _ in range(rounds):
@@ -275,8 +296,8 @@ class PipelineContract:
                 raise draw.choice([ValueError, KeyboardInterrupt, GeneratorExit])
 
             with pytest.raises((ValueError, KeyboardInterrupt, GeneratorExit)):
-                self.run(pipe, Replace(draw.choice(editable), fail), capture=["**"], steps=1)
-        assert _state(pipe) == before and torch.equal(self.run(pipe, steps=1).video, plain)
+                self.run(pipe, Replace(draw.choice(editable), fail), capture=["**"], steps=self.few)
+        assert _state(pipe) == before and torch.equal(self.run(pipe, steps=self.few).video, plain)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -12,6 +12,7 @@ from wanlab.core.select import AXIS_OF
 from wanlab.core.values import KEPT
 
 Data = dict[str, Any]
+StepsOf = Callable[[str], range | None]
 
 
 def positions(size: int) -> st.SearchStrategy[Any]:
@@ -21,8 +22,16 @@ def positions(size: int) -> st.SearchStrategy[Any]:
     return one | st.lists(one, min_size=1, max_size=3) | slices | st.just("last")
 
 
+def moments(steps: int, fires: range | None) -> st.SearchStrategy[Any]:
+    """Steps of a run, one of them at least among those in which a site fires (None: in all)."""
+    if fires is None:
+        return positions(steps)
+    return st.sampled_from(fires) | st.sampled_from([f"{fires.start}:{fires.stop}", ":", list(fires)])
+
+
 @st.composite
-def limits(draw: st.DrawFn, site: Site, rows: int, steps: int, branches: Sequence[str], masks: bool = True) -> Data:
+def limits(draw: st.DrawFn, site: Site, rows: int, steps: int, branches: Sequence[str], masks: bool = True,
+           fires: range | None = None) -> Data:
     """Limits that fit a site: positions on some of its axes, a mask where it has a picture, some steps and branches."""
     sizes = dict(zip(site.axes, site.shape or (), strict=True)) | {"b": rows}
     known = {key: sizes[axis] for key, axis in AXIS_OF.items() if axis in site.axes}
@@ -30,7 +39,7 @@ def limits(draw: st.DrawFn, site: Site, rows: int, steps: int, branches: Sequenc
     if masks and {"h", "w"} <= set(site.axes) and draw(st.booleans()):
         told["mask"] = draw(st.sampled_from(["1", "10/10", "0110*2/1111*2", [[0, 1], [1, 1]]]))
     if "step" in (site.clock or ()) and draw(st.booleans()):
-        told["steps"] = draw(positions(steps))
+        told["steps"] = draw(moments(steps, fires))
     if "branch" in (site.clock or ()) and draw(st.booleans()):
         told["branch"] = draw(st.sampled_from(list(branches)))
     return told
@@ -65,13 +74,16 @@ def kinds(site: Site, rows: int) -> dict[str, st.SearchStrategy[Data]]:
 
 
 @st.composite
-def edits(draw: st.DrawFn, sites: Sequence[Site], rows: int, steps: int, branches: Sequence[str], most: int = 4) -> list[Data]:
-    """A list of edits of any kinds at any of the sites, several at one site among them."""
+def edits(draw: st.DrawFn, sites: Sequence[Site], rows: int, steps: int, branches: Sequence[str], most: int = 4,
+          steps_of: StepsOf = lambda site: None) -> list[Data]:
+    """A list of edits of any kinds at any of the sites, several at one site among them. steps_of: a site's name -> the steps in
+    which it fires, None: in all."""
     told = []
     for _ in range(draw(st.integers(1, most))):
         site = draw(st.sampled_from(list(sites)))
         kind = draw(st.sampled_from(sorted(known := kinds(site, rows))))
-        told.append({"kind": kind, "at": site.name, **draw(limits(site, rows, steps, branches)), **draw(known[kind])})
+        told.append({"kind": kind, "at": site.name, **draw(limits(site, rows, steps, branches, fires=steps_of(site.name))),
+                     **draw(known[kind])})
     return told
 
 
