@@ -13,9 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.pipelines import published
+from tests.pipelines.wan import made, small
 from tests.runs.toy import STUDY, Toy
 from wanlab import cli
+from wanlab.data.folder import read_video
 from wanlab.pipelines import load as loading
+from wanlab.pipelines import wan_presets
 from wanlab.runs import cell
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -257,6 +261,52 @@ def test_metrics_at_infinite_n_and_its_cautions(call: Call, tmp_path: Path, monk
     [row] = json.loads(Path("o.json").read_text())["rows"]
     assert code == 0 and row["infinity"] is None and row["n_reference"] == 6 and "at n = ∞" not in said
     assert "n = 6 with 3 features" in said and "give n >= 8" in said and "bias" in said
+
+
+@pytest.mark.slow
+def test_generate_gives_a_last_frame_and_a_second_guidance(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("flf2v", "a14b", "t2v"):
+        monkeypatch.setitem(wan_presets.PRESETS, f"wan-{kind}", small(kind))
+    first, last = (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    for name, picture in (("a.png", first), ("b.png", last)):
+        Image.fromarray((picture * 255).byte().permute(1, 2, 0).numpy()).save(name)
+    common = ("--image", "a.png", "--prompt", "a cat", "--steps", "2", "--lossless", "--device", "cpu")
+    asked = {"steps": 2, "prompt": "a cat", "image": "a.png"}
+    code, said = call("generate", "-p", "wan-flf2v", *common, "--last-image", "b.png", "--out", "flf2v.mp4")
+    assert code == 0, said
+    expected = made("flf2v").generate(**asked, last_image="b.png").video[0]
+    assert (read_video("flf2v.mp4") - expected).abs().max() <= 2 / 255
+    videos = []
+    for scales in (("--guidance", "3", "--guidance-2", "1.5"), ("--guidance", "3")):
+        code, said = call("generate", "-p", "wan-a14b", *common, *scales, "--out", "a14b.mp4")
+        assert code == 0, said
+        videos.append(read_video("a14b.mp4"))
+    expected = made("a14b").generate(**asked, guidance=3.0, guidance_2=1.5).video[0]
+    assert (videos[0] - expected).abs().max() <= 2 / 255 and not torch.equal(*videos)
+    code, said = call("generate", "-p", "wan-a14b", *common, "--last-image", "nowhere.png")
+    assert code == 2 and "nowhere.png" in said
+    for more, says in ((("--last-image", "b.png"), "takes no last frame"), (("--guidance-2", "2"), "guidance_2 is for the second")):
+        code, said = call("generate", "-p", "wan-t2v", "--prompt", "a cat", *more)
+        assert code == 2 and says in said
+
+
+@pytest.mark.slow
+def test_weights_of_a_folder_are_asked_for_by_path(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(wan_presets.PRESETS, "wan-t2v", small("t2v"))
+    published.write(pipe := made("t2v", seed=4), tmp_path / "models")
+    asked = ("--prompt", "a cat", "--steps", "1", "--lossless", "--device", "cpu")
+    for where in (("-p", "wan-t2v", "--path", "models"), ("-p", "models"), ("--path", "models", "--offload", "true")):
+        code, said = call("generate", *where, *asked)
+        assert code == 0, said
+        assert (read_video("out.mp4") - pipe.generate(None, "a cat", steps=1).video[0]).abs().max() <= 2 / 255
+    half = "sites", "--path", "models", "--match", "text.out"
+    assert call(*half)[1] == "1 sites text (1) out b=1 j=512 c=32"
+    code, said = call("generate", "-p", "wan-t2v", "--path", "models", *asked, "--dtype", "bfloat16", "--out", "half.mp4")
+    assert code == 0 and not torch.equal(read_video("half.mp4"), read_video("out.mp4"))
+    for wrong, says in (("--dtype bf16", "--dtype bf16 is not one of float32"), ("--offload no", "--offload no is not one of auto"),
+                        ("-p tiny --path models", "tiny takes no path"), ("--path nowhere", "no folder 'nowhere'")):
+        code, said = call("generate", *wrong.split())
+        assert code == 2 and says in said, said
 
 
 def test_train_hands_the_file_over(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -48,7 +48,11 @@ Swaps = Annotated[
     list[str] | None, typer.Option("--swap", metavar="STAGE=VARIANT", help="A stage in another variant: align=none (repeatable).")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-PipelineName = Annotated[str, typer.Option("--pipeline", "-p", help="A preset's name or a folder with pipeline.json.")]
+PIPELINE = "A preset's name, a folder with pipeline.json, or a folder of Wan's weights"
+PipelineName = Annotated[str | None, typer.Option("--pipeline", "-p", help=f"{PIPELINE} (default tiny).")]
+Weights = Annotated[Path | None, typer.Option("--path", help="The folder of a Wan model's weights, in either layout.")]
+Dtype = Annotated[str | None, typer.Option(help="Precision of a Wan model: float32, bfloat16 (default on a GPU), float16.")]
+Offload = Annotated[str, typer.Option(help="Keep stages of a Wan model in main memory until they run: true, false, auto.")]
 Init = Annotated[str | None, typer.Option("--init", metavar="random", help="random: allow stages without trained weights.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -104,7 +108,8 @@ def generate(
     image: Annotated[Path | None, typer.Option(help="The first frame (without: none).")] = None,
     last_image: Annotated[Path | None, typer.Option(help="The last frame, where the pipeline takes one.")] = None,
     out: Annotated[Path, typer.Option(help="The video to write.")] = Path("out.mp4"),
-    pipeline: PipelineName = "tiny",
+    pipeline: PipelineName = None,
+    path: Weights = None,
     seed: Annotated[int, typer.Option(min=0, help="All noise of the video follows from it.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps (without: the pipeline's own number).")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Scale of guidance; 1: none (without: the pipeline's own).")] = None,
@@ -120,6 +125,8 @@ def generate(
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second of the file.")] = 8.0,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write RGB without loss; not every player shows it.")] = False,
     device: Device = "auto",
+    dtype: Dtype = None,
+    offload: Offload = "auto",
     init: Init = None,
     debug: Debug = False,
 ) -> None:
@@ -139,7 +146,7 @@ def generate(
 
     demand_place(out)
     picture = None if image is None else load_image(image)
-    pipe = generating.opened(pipeline, device, init, swap or [], tile)
+    pipe = generating.opened(generating.model(pipeline, path, dtype, offload), device, init, swap or [], tile)
     edits = [e for name in ablate or [] for e in pipe.ablate(name)] + [generating.edit(text) for text in edit or []]
     for kind, text in generating.expectations(pipe, picture, prompt, negative or ""):
         said = f"{image}: {text}" if kind == "note" else text
@@ -230,7 +237,8 @@ def report(
 
 @app.command(rich_help_panel=ONE)
 def sites(
-    pipeline: Annotated[str, typer.Argument(help="A preset's name or a folder with pipeline.json.")] = "tiny",
+    pipeline: Annotated[str | None, typer.Argument(help=f"{PIPELINE} (default tiny).")] = None,
+    path: Weights = None,
     match: Annotated[str, typer.Option("--match", "-m", help="Show those that fit a pattern: `generator.**.attn.*`")] = "**",
     swap: Swaps = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: name, axes, shape (of one row), clock.")] = False,
@@ -242,20 +250,21 @@ def sites(
     """Show the sites of a pipeline as a tree, with how many there are, their axes and the shapes of one row."""
     if cost and not meta:
         raise ValueError("--cost is computed from sizes alone: give --meta with it")
-    with errors.status(f"loading {escape(pipeline)}", spinner="line"):
+    name = pipeline or (str(path) if path else "tiny")
+    with errors.status(f"loading {escape(name)}", spinner="line"):
         if cost:
             from wanlab.pipelines.cost import told
 
-            print(told(pipeline))
+            print(told(name))
             return
         if meta:
             from wanlab.pipelines.load import load
 
-            found = load(pipeline, init="meta").sites(match)
+            found = load(name, init="meta").sites(match)
         else:
-            from wanlab.runs.generating import opened
+            from wanlab.runs.generating import model, opened
 
-            found = opened(pipeline, "cpu", init, swap or []).sites(match)
+            found = opened(model(pipeline, path), "cpu", init, swap or []).sites(match)
     if as_json:
         import json
 
@@ -347,7 +356,7 @@ def schema(
 
 @app.command(rich_help_panel=MORE)
 def doctor(
-    pipeline: Annotated[str, typer.Argument(help="A preset's name or a folder with pipeline.json.")] = "tiny",
+    pipeline: Annotated[str, typer.Argument(help=f"{PIPELINE}.")] = "tiny",
     nan: Annotated[bool, typer.Option("--nan", help="Generate, and name the first site, step, branch that is not finite.")] = False,
     image: Annotated[Path | None, typer.Option(help="With --nan: the first frame.")] = None,
     prompt: Annotated[str | None, typer.Option(help="With --nan: what happens in the video.")] = None,

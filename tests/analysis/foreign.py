@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from wanlab.core import Grid, Hookable, clock
 from wanlab.core.pattern import matches
 from wanlab.nn.attention import Attention
-from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress
+from wanlab.pipelines.base import Outputs, Pipeline, Progress
+from wanlab.pipelines.node import Node
 from wanlab.pipelines.request import Request
 
 FRAMES, HEIGHT, WIDTH, TEXT, PICTURE = 3, 2, 4, 8, 6

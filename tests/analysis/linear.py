@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wanlab.core import Hookable, clock, stretch
-from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress
+from wanlab.pipelines.base import Outputs, Pipeline, Progress
+from wanlab.pipelines.node import Node
 from wanlab.pipelines.request import Request
 
 WORDS = ("a", "red", "circle", "left", "right")

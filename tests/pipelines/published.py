@@ -24,7 +24,7 @@ TEXT, VAE, CLIP = "models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", "models_c
 
 def write(pipe: Wan, folder: Path) -> Path:
     """The folder of a small pipeline in the layout of the published checkpoints, each transformer in one file."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     size = pipe.dit.config
     experts = {"high_noise_model": "high", "low_noise_model": "low"} if isinstance(pipe.dit, Experts) else {".": ""}
     for place, name in experts.items():

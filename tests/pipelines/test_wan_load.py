@@ -79,6 +79,18 @@ def test_a_pipeline_comes_back_from_either_layout(layout: str, pipe: Wan, reques
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1] == sum(value.numel() for value in pipe.parameters())
 
 
+def test_weights_are_read_for_their_hash_when_somebody_asks_and_once(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    plain = Wan.hash_of
+    monkeypatch.setattr(Wan, "hash_of", lambda self, *stages: asked.append(stages) or plain(self, *stages))
+    loaded = load_wan(small(), path=official)
+    loaded.generate(torch.rand(3, 32, 32), "a dog", steps=1)
+    assert not asked
+    hashes = [node.weights_hash for node in loaded.nodes]
+    assert [node.weights_hash for node in loaded.nodes] == hashes and len(asked) == len(set(asked)) == len(loaded.nodes) == 5
+    assert hashes == [plain(loaded, *node.stages) for node in loaded.nodes]
+
+
 def test_the_encoders_are_what_their_own_libraries_read(saved: Path) -> None:
     loaded = load_wan(small(), path=saved, dtype=torch.bfloat16)
     text = UMT5EncoderModel.from_pretrained(saved / "text_encoder", dtype=torch.bfloat16, local_files_only=True)

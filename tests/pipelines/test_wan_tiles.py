@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from PIL import Image
 
 from tests.pipelines.test_wan import theirs
@@ -42,6 +45,50 @@ def test_tiles_give_what_diffusers_gives_and_nearly_the_whole(pipe: Wan, picture
     assert away.max().item() <= 0.5 and away.mean().item() <= 0.1     # the first is what diffusers demands of its own tiles
     pipe.vae.disable_tiling()
     assert torch.equal(pipe.generate(picture, PROMPT, 3, steps=2, guidance=3.0).video, whole.video)
+
+
+@pytest.mark.parametrize("kind", ["i2v", pytest.param("5b", marks=pytest.mark.slow)])
+def test_tiles_are_those_of_diffusers_to_the_last_bit(kind: str) -> None:
+    """A second autoencoder with the same weights, in tiles of the same size, does the same to a clip that is no square."""
+    ours = made(kind).vae
+    inner, side = ours.encoder.net.inner, ours.strides[1]
+    theirs = AutoencoderKLWan.from_config(inner.config).eval()
+    theirs.load_state_dict(inner.state_dict())
+    tile = (2 * side, 3 * side, side, 2 * side)
+    whole, generator = theirs.tile_sample_min_height, torch.Generator().manual_seed(7)
+    latent = torch.randn(1, 2, inner.config.z_dim, 4, 6, generator=generator)
+    video = 2 * torch.rand(1, 5, 3, 4 * side, 6 * side, generator=generator) - 1
+    mean, std = (torch.tensor(inner.config[f"latents_{what}"])[:, None, None] for what in ("mean", "std"))
+
+    def compared() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            expected = theirs.decode((latent * std + mean).transpose(1, 2)).sample.transpose(1, 2)
+            decoded, encoded = ours.decoder(latent), ours.encoder.encode(video)
+            assert torch.equal(decoded, (expected / 2 + 0.5).clamp(0, 1))
+            expected = theirs.encode(video.transpose(1, 2)).latent_dist.mode().transpose(1, 2)
+            assert torch.equal(encoded, (expected - mean) / std)
+        return decoded, encoded
+
+    plain = compared()
+    ours.enable_tiling(*tile)
+    theirs.enable_tiling(*tile)
+    assert theirs.tile_sample_min_height == tile[0] != whole
+    assert not torch.equal(compared()[0], plain[0])
+
+
+def test_clips_of_several_threads_do_not_mix(pipe: Wan) -> None:
+    """The autoencoder keeps the last frames of a clip in itself while it works."""
+    latents = [torch.randn(1, 3, 16, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    with torch.no_grad():
+        expected = [pipe.vae.decoder(latent) for latent in latents]
+
+    def decoded(latent: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return pipe.vae.decoder(latent)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(decoded, latents))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_rows_one_by_one_are_the_same_rows(pipe: Wan, picture: Image.Image) -> None:

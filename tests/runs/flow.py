@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tests.runs.toy import Toy
 from wanlab.diffusion.sampler import Sampler, State, draw_noise
-from wanlab.pipelines.base import Node, Outputs, Progress, with_hashes
+from wanlab.pipelines.base import Outputs, Progress
+from wanlab.pipelines.node import Node, with_hashes
 from wanlab.pipelines.request import Request
 
 

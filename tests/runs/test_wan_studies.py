@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +13,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from tests.pipelines import published
 from tests.pipelines.wan import small
+from wanlab import cli
 from wanlab.pipelines import wan_presets
+from wanlab.pipelines.wan_parts import random_pipeline
+from wanlab.pipelines.wan_presets import PRESETS
 from wanlab.runs.study import run_study
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "wan"
@@ -32,6 +39,30 @@ def test_a_study_of_wan_runs_on_one_sample(
                               console=Console(file=said, width=200))
     assert not outcome.failed and len(outcome.done) == cells, said.getvalue()
     assert (root / "report" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_documentation_make_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word by word, with a small model in the published layout in the place of the true one; on fewer blocks, steps and samples."""
+    told = (FOLDER.parents[1] / "docs" / "wan.md").read_text().split("in three commands")[1].split("```")[1]
+    told = told.replace("wan2.1-t2v-1.3b", "wan-random-tiny-t2v").replace("Wan2.1-T2V-1.3B", "tiny")
+    download, *commands = [shlex.split(line) for line in told.strip().splitlines()]
+    published.write(random_pipeline(PRESETS["wan-random-tiny-t2v"], seed=4), tmp_path / "models" / "tiny")
+    assert download == ["hf", "download", "Wan-AI/tiny", "--local-dir", "models/tiny"] and len(commands) == 2
+    (tmp_path / "experiments").symlink_to(FOLDER.parent)
+    monkeypatch.chdir(tmp_path)
+    less = ("data.n=1", "sampler.steps=2", "axes.when={edits.0.steps: {early: ':1', late: '1:'}}",
+            'axes.block={edits.0.at: {"0": dit.blocks.0.resid_post, "29": dit.blocks.29.resid_post}}')
+    commands[0] += [word for one in less for word in ("--set", one)]
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert not left.value.code
+    root = tmp_path / "runs" / "wan-blocks"
+    assert (root / "report" / "report.html").is_file() and list((root / "report" / "figures").glob("heatmap*.pdf"))
+    weights = json.loads((root / "environment.json").read_text())["pipeline"]
+    assert weights["weights"] == random_pipeline(PRESETS["wan-random-tiny-t2v"], seed=4).weights_hash
 
 
 STUDY = """

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from wanlab.core import Bypass, Hookable, Zero, clock
 from wanlab.diffusion.sampler import draw_noise
 from wanlab.measure import SetMeasure, resolve
-from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, with_hashes
+from wanlab.pipelines.base import Outputs, Pipeline, Progress
+from wanlab.pipelines.node import Node, with_hashes
 from wanlab.pipelines.request import Request
 from wanlab.runs.cell import Workbench, open_workbench
 from wanlab.runs.reading import parse_study

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,27 +25,12 @@ from wanlab.core.lineage import Lineage, Lines
 from wanlab.core.stretch import Stretch
 from wanlab.diffusion.segment import Paused, Segment, segment
 from wanlab.graph.configs import told
+from wanlab.pipelines.node import Node
 from wanlab.pipelines.request import Request
 from wanlab.pipelines.residence import Residence
 
 Outputs = dict[str, Tensor]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Node:
-    """One step of a pipeline's graph: `inputs` are nodes, `stages` the parts it runs, `reads` what it reads of a request."""
-
-    name: str
-    inputs: tuple[str, ...]
-    stages: tuple[str, ...]
-    reads: tuple[str, ...] = ()
-    weights_hash: str = ""
-
-    @property
-    def steps(self) -> bool:
-        """Whether the node runs in denoising steps."""
-        return "steps" in self.reads
 
 
 @dataclass
@@ -389,8 +374,3 @@ def _of_values(capture: Iterable[Capture | str] | Capture | str) -> list[Capture
 def _home(x: Tensor) -> Tensor:
     """On the CPU, where nodes hand over; a tensor without values stays as it is."""
     return x if x.is_meta else x.cpu()
-
-
-def with_hashes(pipe: Pipeline, nodes: Sequence[Node]) -> list[Node]:
-    """The nodes with the hashes of the weights they run."""
-    return [replace(node, weights_hash=pipe.hash_of(*node.stages)) for node in nodes]

@@ -18,9 +18,10 @@ from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import matches
 from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
 from wanlab.nn.layers import MOTION, Window
-from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, with_hashes
+from wanlab.pipelines.base import Outputs, Pipeline, Progress
 from wanlab.pipelines.denoise import motion_std, predict
 from wanlab.pipelines.guide import Guide
+from wanlab.pipelines.node import Node, with_hashes
 from wanlab.pipelines.request import Request
 from wanlab.pipelines.tiles import Tiling, TilingError, tiled
 from wanlab.stages.align import Aligned

@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from wanlab.core import GIB
-from wanlab.pipelines.base import Node, Pipeline
+from wanlab.pipelines.base import Pipeline
+from wanlab.pipelines.node import Node
 from wanlab.pipelines.request import Request
 from wanlab.pipelines.wan_presets import PRESETS
 from wanlab.stages.experts import Experts

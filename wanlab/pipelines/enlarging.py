@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from wanlab.core import Bypass, Edit, Zero
-from wanlab.pipelines.base import Node, Pipeline
+from wanlab.pipelines.base import Pipeline
+from wanlab.pipelines.node import Node
 
 ENLARGING = ("upsample", "detail")
 

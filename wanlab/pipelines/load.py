@@ -15,6 +15,7 @@ from wanlab.core.nearest import suggestion
 from wanlab.pipelines.base import Pipeline
 from wanlab.pipelines.cascade import STAGES, Cascade
 from wanlab.pipelines.residence import decide
+from wanlab.pipelines.wan_kind import kind_of, place_of, unknown
 from wanlab.pipelines.wan_presets import PRESETS as WAN
 from wanlab.pipelines.weights import WeightsError
 from wanlab.stages import (
@@ -63,6 +64,10 @@ class TrilinearLevels(Levels):
     level = resize.Trilinear
 
 
+class SettingError(TypeError, ValueError):
+    """A setting of another kind of pipeline."""
+
+
 PRESETS = Path(__file__).parent.parent / "weights"
 FIELDS = ("name", "size", "frames", "slots", "sampler", "stages")      # of pipeline.json, that a pipeline is built from
 OPTIONAL = ("tiling", "note")
@@ -97,7 +102,8 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     """A pipeline ready to run.
 
     name      a preset that ships with the package ("tiny"), a folder with a pipeline.json, or a Wan model ("wan2.1-t2v-1.3b";
-              "wan-random-tiny" for tries without weights)
+              "wan-random-tiny" for tries without weights); or the folder of a Wan model's weights, or its repository in the hub's
+              cache: which one it is, is told by their sizes
     init      "random": stages without weights start from a fixed seed; otherwise they raise. "meta": sizes without values, to
               list sites
     variants  stage -> variant, where not the default
@@ -106,19 +112,27 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     offload   of a Wan model: True: stages wait in main memory and are on the device only while their node runs; "auto": where not
               all of it is free on the device (`wanlab sites NAME --meta --cost` says what that is)
     wan       of a Wan model: see `wanlab.pipelines.wan_load.load_wan`
-    Raises LookupError for an unknown preset or variant, WeightsError for missing or damaged weights.
+    Raises LookupError for an unknown preset or variant, SettingError for a setting of other pipelines, WeightsError for missing or
+    damaged weights.
     """
     if init not in (None, "random", "meta"):
         raise ValueError(f"init must be None, 'random' or 'meta', got {init!r}")
+    shipped = _shipped()
+    if name not in WAN and name not in shipped and (place := place_of(name)) is not None:
+        if wan.get("path") is not None:
+            raise SettingError(f"{name} is a folder of weights itself, and path={wan['path']} was given too: give one of them")
+        name, wan = kind_of(place), {**wan, "path": place}
     if name in WAN:
         if published:
-            raise TypeError(f"{name} takes no published=: its weights are one folder, path=")
+            raise SettingError(f"{name} takes no published=: its weights are one folder, path=")
         return _wan(str(name), init, torch.empty(0, device=device).device, offload, wan)
     if offload is True:
-        raise TypeError(f"{name} is small and stays on its device: offload is a setting of Wan models")
+        raise SettingError(f"{name} is small and stays on its device: offload is a setting of Wan models")
     if wan:
-        raise TypeError(f"{name} takes no {', '.join(wan)}: these are settings of Wan models")
-    folder = _folder(name)
+        raise SettingError(f"{name} takes no {', '.join(wan)}: these are settings of Wan models")
+    folder = PRESETS / name if name in shipped else Path(name).expanduser()
+    if not folder.is_dir():
+        raise unknown(str(name), [*shipped, *WAN])
     manifest = read_manifest(folder)
     chosen = {stage: entry["default"] for stage, entry in manifest["stages"].items()} | (variants or {})
     for stage in (*chosen, *(published or {})):
@@ -235,11 +249,6 @@ def save_stage(module: nn.Module, path: Path, half: bool = True) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _folder(name: str | Path) -> Path:
-    presets = sorted(p.parent.name for p in PRESETS.glob("*/pipeline.json"))
-    if isinstance(name, str) and name in presets:       # before a folder of that name, which a Path says
-        return PRESETS / name
-    if Path(name).is_dir():
-        return Path(name)
-    known = [*presets, *WAN]
-    raise LookupError(f"no preset and no folder {str(name)!r}{suggestion(str(name), known)}; presets: {', '.join(known)}")
+def _shipped() -> list[str]:
+    """The presets whose weights come with the package; they stand before a folder of that name, which a Path says."""
+    return sorted(place.parent.name for place in PRESETS.glob("*/pipeline.json"))

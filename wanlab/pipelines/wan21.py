@@ -20,9 +20,10 @@ from wanlab.core import Bypass, CutFrames, Edit, Grid, ShuffleFrames, clock
 from wanlab.core.pattern import matches
 from wanlab.diffusion.flow import flow_scheduler
 from wanlab.diffusion.sampler import COND, Sampler, State, branches, draw_noise
-from wanlab.pipelines.base import Node, Outputs, Pipeline, Progress, with_hashes
+from wanlab.pipelines.base import Outputs, Pipeline, Progress
 from wanlab.pipelines.enlarging import ENLARGING, enlarged, enlarging_components, enlarging_nodes
 from wanlab.pipelines.inputs import sides
+from wanlab.pipelines.node import Node, with_hashes
 from wanlab.pipelines.request import Request
 from wanlab.stages.experts import Experts
 from wanlab.stages.vae import refuse_parts

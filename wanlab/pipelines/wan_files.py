@@ -23,7 +23,7 @@ _DIFFUSERS = {"dit": "transformer", "dit.high": "transformer", "dit.low": "trans
 _PUBLISHED = {"dit": ".", "dit.high": "high_noise_model", "dit.low": "low_noise_model", "text": "models_t5_*.pth",
               "tokenizer": "google/umt5-xxl", "vae": "Wan2.?_VAE.pth", "clip": "models_clip_*.pth"}
 _PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def needed(preset: Preset) -> list[str]:
@@ -48,7 +48,7 @@ def find(preset: Preset, path: str | Path | None = None, parts: Parts | None = N
     if set(lacking) <= set(given):
         return given
     root = _root(preset, path)
-    found = {**_found(root, set(lacking) - set(given)), **given}
+    found = {**found_in(root, set(lacking) - set(given)), **given}
     if missing := [name for name in lacking if name not in found]:
         layout = _DIFFUSERS if _is_diffusers(root) else _PUBLISHED
         told = ", ".join(_shown(layout[name]) for name in missing)
@@ -65,23 +65,24 @@ def _place(name: str, place: Path) -> Path:
 def _root(preset: Preset, path: str | Path | None) -> Path:
     if path is None:
         for repository in _repositories(preset):
-            if cached := _cached(repository):
-                return cached
+            if folder := cached(repository):
+                return folder
         raise WeightsError(f"{preset.name} is not in the hub's cache on this machine, and no path= was given{_how(preset)}")
     folder = Path(path).expanduser()
     if folder.is_dir():
-        _check_root(folder)
+        check_root(folder)
         return folder
     if folder.is_file():
         raise WeightsError(f"{folder} is one file: give it as parts={{'dit': …}}, and as path= the folder that has the other parts")
-    if _HUB_ID.fullmatch(str(path)):
-        if cached := _cached(str(path)):
-            return cached
+    if HUB_ID.fullmatch(str(path)):
+        if snapshot := cached(str(path)):
+            return snapshot
         raise WeightsError(f"{path} is no folder, and no repository in the hub's cache on this machine; get it: hf download {path}")
     raise WeightsError(f"{folder} is no folder{_how(preset)}")
 
 
-def _cached(repository: str) -> Path | None:
+def cached(repository: str) -> Path | None:
+    """The folder of a repository in the hub's cache on this machine."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -113,7 +114,7 @@ def _is_diffusers(root: Path) -> bool:
     return (root / "model_index.json").is_file() or (root / "transformer").is_dir()
 
 
-def _check_root(root: Path) -> None:
+def check_root(root: Path) -> None:
     """Raise for the folder of another program, by its own words."""
     index = root / "model_index.json"
     told = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
@@ -121,7 +122,7 @@ def _check_root(root: Path) -> None:
         raise WeightsError(f"{root} is a {told}, by its model_index.json, and no Wan pipeline ({' or '.join(_PIPELINES)})")
 
 
-def _found(root: Path, wanted: Collection[str]) -> dict[str, Path]:
+def found_in(root: Path, wanted: Collection[str]) -> dict[str, Path]:
     """Those of the wanted parts that stand in a folder, in either layout."""
     if _is_diffusers(root):
         return {name: root / place for name, place in _DIFFUSERS.items() if (root / place).is_dir()}

@@ -70,17 +70,33 @@ def dit_reading(place: Path, dit: Dit, dtype: torch.dtype) -> Reading:
     told = _config(place)
     if told.get("_class_name", _TRANSFORMERS[0]) not in _TRANSFORMERS:
         raise WeightsError(f"{place} is a {told['_class_name']}, by its config.json, not {lookalikes.DIT}")
-    named = {_SIZES[key]: tuple(value) if isinstance(value, list) else value for key, value in told.items() if key in _SIZES}
-    _demand_sizes(place, named, dit.config)
+    _demand_sizes(place, _named(told), dit.config)
     shards = _of_kind(place, lookalikes.DIT)
     takes = dit_takes(shards.shapes)
-    try:
-        shapes = {take.name: shape for name, shape in shards.shapes.items() for take in takes(name)}
-        _demand_sizes(place, lookalikes.sizes_of(shapes, dit.config.head_width), dit.config)
-    except KeyError as error:
-        raise WeightsError(f"{place} is no whole Wan transformer: {error.args[0]}") from None
+    _demand_sizes(place, _sizes(shards, takes, dit.config.head_width), dit.config)
     filling = Filling(dit, shards, takes)
     return Reading(filling, lambda name: torch.float32 if any(part in name for part in FLOAT32) else dtype)
+
+
+def dit_sizes(place: Path) -> Callable[[int], dict[str, Any]]:
+    """The sizes of the transformer at a place, by the fields of its configuration, if its heads are so wide: what its own
+    configuration says, and its shapes. Raises WeightsError for something else."""
+    told, shards = _config(place), _of_kind(place, lookalikes.DIT)
+    takes = dit_takes(shards.shapes)
+    return lambda width: {**_sizes(shards, takes, width), **_named(told)}
+
+
+def _named(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes that a configuration of a transformer says."""
+    return {_SIZES[key]: tuple(value) if isinstance(value, list) else value for key, value in told.items() if key in _SIZES}
+
+
+def _sizes(shards: Shards, takes: Takes, head_width: int) -> dict[str, Any]:
+    try:
+        shapes = {take.name: shape for name, shape in shards.shapes.items() for take in takes(name)}
+        return lookalikes.sizes_of(shapes, head_width)
+    except KeyError as error:
+        raise WeightsError(f"{shards.path} is no whole Wan transformer: {error.args[0]}") from None
 
 
 def _reading(place: Path, module: Any, takes_of: Callable[[Any, Collection[str]], Takes], kind: str,

@@ -22,6 +22,7 @@ from wanlab.graph import GIB, StageCache, digest
 
 from .document import Document, Problem, StudyError
 from .environment import context_of
+from .opening import opened
 from .plan import Chunk, Group, Plan, Task, make_plan
 from .source import Source, SourceError, open_source
 from .spec import Folder, Image, Images, Procedural, Study
@@ -244,7 +245,7 @@ def open_workbench(
     Args:
         study, document: as read by `load_study`.
         device: where pipeline and metrics run.
-        load: name, init -> pipeline (default: `wanlab.pipelines.load.load`).
+        load: name, init -> pipeline (default: `opening.opened`).
         resolve: names, device -> measures (default: `wanlab.measure.resolve`).
         context: what results depend on beside the study, where they are made elsewhere (default: `context_of(device)`).
 
@@ -254,17 +255,14 @@ def open_workbench(
     """
     from wanlab.data.folder import MediaError
     from wanlab.measure import resolve as shipped_measures
-    from wanlab.pipelines.load import load as shipped_pipelines
+    from wanlab.pipelines.load import SettingError
 
     problems: list[Problem] = []
     measures = _measures(study, document, device, resolve or shipped_measures, problems)
     try:
         init = "random" if study.init == "random" else None
-        if load is None:
-            pipe: Any = shipped_pipelines(study.pipeline, init=init, device=device, offload="auto")
-        else:
-            pipe = load(study.pipeline, init=init).to(device)
-    except LookupError as error:
+        pipe = opened(study.pipeline, device, init, study.find) if load is None else load(study.pipeline.name, init=init).to(device)
+    except (LookupError, SettingError, StudyError) as error:
         raise document.error([*problems, document.problem(("pipeline",), str(error))]) from None
     source = open_source(_located(study, document, problems), pipe.config["size"], pipe.config["frames"])
     measures, left_out = _measurable(measures, source)

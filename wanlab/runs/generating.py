@@ -15,19 +15,24 @@ from wanlab.pipelines.cascade import Cascade
 from wanlab.pipelines.inputs import sides
 from wanlab.pipelines.tiles import Tiling
 from wanlab.pipelines.wan21 import Wan
+from wanlab.runs import opening
 from wanlab.runs.environment import pick_device
+from wanlab.runs.model import Model
+
+DTYPES = ("float32", "bfloat16", "float16")
+OFFLOAD: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
 
 
-def opened(name: str, device: str, init: str | None = None, swaps: Sequence[str] = (), tile: int | None = None) -> Any:
-    """The pipeline of a preset or folder on a device, with the variants of `swaps` ("align=none"), and tiles of so many pixels
-    (0: none) where it is a cascade. Raises ValueError.
+def opened(
+    model: Model, device: str, init: str | None = None, swaps: Sequence[str] = (), tile: int | None = None
+) -> Any:
+    """A pipeline on a device, with the variants of `swaps` ("align=none"), and tiles of so many pixels (0: none) where it is a
+    cascade. Raises ValueError.
     """
     if init not in (None, "random"):
         raise ValueError(f"--init {init}: the one way to go without trained weights is --init random")
-    from wanlab.pipelines.load import load
-
     place = pick_device(device)
-    pipe = load(name, init=init, device=place, offload="auto")
+    pipe = opening.opened(model, place, init)
     for text in swaps:
         stage, equals, variant = text.partition("=")
         if not equals:
@@ -35,9 +40,19 @@ def opened(name: str, device: str, init: str | None = None, swaps: Sequence[str]
         pipe = pipe.swap(stage, variant, init=init)
     if tile is not None:
         if not isinstance(pipe, Cascade):
-            raise ValueError(f"--tile {tile}: {name} has no super-resolution")
+            raise ValueError(f"--tile {tile}: {pipe.config['name']} has no super-resolution")
         pipe = pipe.tiled(Tiling(tile) if tile else None)
     return pipe if pipe.residence is not None else pipe.to(place)
+
+
+def model(name: str | None, path: Path | None, dtype: str | None = None, offload: str = "auto") -> Model:
+    """What the command line says of a pipeline: a name, a place, or both; of neither, `tiny`. Raises ValueError."""
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}")
+    if offload not in OFFLOAD:
+        raise ValueError(f"--offload {offload} is not one of {', '.join(OFFLOAD)}")
+    told = {"name": name or (None if path else "tiny"), "path": path, "dtype": dtype, "offload": OFFLOAD[offload]}
+    return Model.model_validate(told)
 
 
 def edit(text: str) -> Any:

@@ -26,7 +26,8 @@ from typing import Any
 from wanlab.graph import digest
 
 from .document import Loc, did_you_mean
-from .spec import Cell, below, part_of
+from .part import below, part_of
+from .spec import Cell
 
 LIMIT = 200_000  # cells of one grid
 LENGTH = 100  # letters of a cell's name, which is part of a folder's name

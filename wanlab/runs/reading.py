@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from .document import Document, Loc, Problem, did_you_mean, parse, read
 from .grid import NAME, expand
-from .spec import GRID, LONGEST, Cell, Folder, Image, Images, Part, Procedural, Study, StudyFile, below, part_of
+from .part import Part, below, part_of
+from .spec import GRID, LONGEST, Cell, Folder, Image, Images, Procedural, Study, StudyFile
 
 
 def load_study(path: Path, sets: Sequence[str] = ()) -> tuple[Study, Document]:
@@ -30,6 +31,8 @@ def parse_study(text: str, sets: Sequence[str] = (), name: str = "(text)") -> tu
 def validate(document: Document, sets: Sequence[str] = ()) -> tuple[Study, Document]:
     """The study that a document holds, its grid expanded. Raises StudyError."""
     for setting in sets:
+        if setting.startswith("pipeline.") and isinstance(document.data, dict) and isinstance(document.data.get("pipeline"), str):
+            document.data = {**document.data, "pipeline": {"name": document.data["pipeline"]}}      # a word may be said more of
         document.override(setting)
     if not isinstance(document.data, dict):
         found = "nothing" if document.data is None else type(document.data).__name__

@@ -10,47 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
 from wanlab.graph import digest
 
 from .document import did_you_mean, located
+from .model import Model, Named, OrWord, told
+from .part import Part
 
 WITHOUT_EFFECT = ("report", "cache", "seconds", "title", "outline")
-
-
-class Part(BaseModel):
-    """A mapping of a study file: unknown keys are errors, values do not change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @classmethod
-    def inner(cls, key: str) -> Any:
-        """The type of the value under a key, None where there is no such key; `below` goes on from it."""
-        field = cls.model_fields.get(key)
-        return None if field is None else field.annotation
-
-
-def below(kind: Any, step: str | int) -> Any:
-    """The type that stands under one step (a key or an index) of a type: of a Part, a mapping, a list, or a choice of them."""
-    if get_origin(kind) is Annotated:
-        return below(get_args(kind)[0], step)
-    if isinstance(kind, type) and issubclass(kind, Part):
-        return kind.inner(str(step))
-    if get_origin(kind) in (dict, Mapping):
-        return get_args(kind)[1]
-    if get_origin(kind) is list:
-        return get_args(kind)[0] if isinstance(step, int) else None
-    return next((found for one in get_args(kind) if (found := below(one, step)) is not None), None)
-
-
-def part_of(kind: Any) -> type[Part] | None:
-    """The Part in a type: itself, or the first of a choice."""
-    if isinstance(kind, type):
-        return kind if issubclass(kind, Part) else None
-    return next((found for one in get_args(kind) if (found := part_of(one)) is not None), None)
 
 
 def _listed(value: Any) -> Any:
@@ -237,7 +207,9 @@ class Study(Part):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=LONGEST)
     title: str | None = Field(None, description="headline of the report")
-    pipeline: str = Field("tiny", description="a preset's name or a folder with pipeline.json")
+    pipeline: Annotated[Model, Named, OrWord] = Field(
+        Model(name="tiny"), description="a preset's name or a folder with pipeline.json; or a mapping, of a Wan model"
+    )
     init: Literal["trained", "random"] = "trained"
     data: Annotated[Procedural | Folder | Image | Images, Field(discriminator="kind")]
     sampler: Sampler = Field(default_factory=Sampler)
@@ -326,6 +298,8 @@ GRID = tuple(name for name in StudyFile.model_fields if name not in Study.model_
 def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved study that can change a result."""
     found = {key: value for key, value in resolved.items() if key not in WITHOUT_EFFECT}
+    if "pipeline" in found:
+        found["pipeline"] = told(found["pipeline"])
     pack = found.pop("share", {}).get("pack", 1)
     return {**found, "share": {"pack": pack}} if pack > 1 else found
 

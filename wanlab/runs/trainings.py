@@ -36,7 +36,7 @@ class Untrained:
         """The graph; what holds untrained weights is known by the training that will make them."""
         mine = tuple(self._job.ships)
         return [
-            replace(node, weights_hash=f"untrained:{self._job.key}")
+            replace(node, weights=lambda: f"untrained:{self._job.key}")
             if any(stage == name or stage.startswith(f"{name}.") for stage in node.stages for name in mine)
             else node
             for node in self._pipe.nodes

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
+from threading import Lock, RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange, repeat
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 
 from wanlab.core import Hookable, Place, adapt
 
+_GUARD = Lock()
+_LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()      # beside the modules: a lock can be neither copied nor saved
 _VIDEO = {"reshape": "b c f h w -> b f c h w", "identity": None}
 ENCODER = {
     "conv_in": Place("encoder.conv_in", **_VIDEO),
@@ -76,7 +80,7 @@ class VaeEncoder(Hookable):
         vae: Any = self.net.inner
         refuse_parts(self.net, video.shape[-2:])
         x, stride = rearrange(video, "b f c h w -> b c f h w").to(vae.dtype), vae.config.scale_factor_temporal
-        with _emptied(vae):
+        with _alone(vae):
             if video.is_meta and self._taps is not None:        # what further frames pass is what the second part passes
                 mean = vae.encode(x[:, :, :1 + stride]).latent_dist.mode()
                 mean = mean[:, :, :1].repeat(1, 1, 1 + (x.shape[2] - 1) // stride, 1, 1)
@@ -107,7 +111,7 @@ class VaeDecoder(Hookable):
         refuse_parts(self.net, [side * vae.config.scale_factor_spatial for side in latent.shape[-2:]])
         z = latent.float() * _of(vae, "std", latent) + _of(vae, "mean", latent)
         z = rearrange(z, "b f c h w -> b c f h w").to(vae.dtype)
-        with _emptied(vae):
+        with _alone(vae):
             if z.is_meta and self._taps is not None:            # as in the encoder
                 video = vae.decode(z[:, :, :2]).sample
                 frames = 1 + (z.shape[2] - 1) * vae.config.scale_factor_temporal
@@ -199,12 +203,16 @@ def refuse_parts(net: Any, size: Sequence[int], site: str | None = None) -> None
 
 
 @contextmanager
-def _emptied(vae: Any) -> Iterator[None]:
-    """Nothing of a clip stays in the autoencoder, which keeps the last frames of every convolution for those that follow."""
-    try:
-        yield
-    finally:
-        vae.clear_cache()
+def _alone(vae: Any) -> Iterator[None]:
+    """One clip at a time, and nothing of it stays: an autoencoder keeps the last frames of every convolution for those that follow,
+    and would mix the clips of two threads."""
+    with _GUARD:
+        lock = _LOCKS.setdefault(vae, RLock())
+    with lock:
+        try:
+            yield
+        finally:
+            vae.clear_cache()
 
 
 def _of(vae: Any, what: str, like: Tensor) -> Tensor:
