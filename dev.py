@@ -169,6 +169,7 @@ def bench(venv: Path, rest: list[str]) -> int:
 
 def docs(venv: Path, rest: list[str]) -> int:
     """The site; nothing of the package is imported but its command line, so a light environment does."""
+    os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")  # the theme's word about its future is no fault of a page
     code = call(program(venv, "python"), "-m", "mkdocs", "build", "--strict", "--quiet", *rest)
     if code == 0 and not rest:
         print(f"open {(ROOT / 'site' / 'index.html').as_uri()}")
