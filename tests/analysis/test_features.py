@@ -11,7 +11,7 @@ import torch
 from tests.pipelines.conftest import folder, pipe  # noqa: F401
 from wanlab.analysis import cells, features
 from wanlab.analysis.features import FeatureError
-from wanlab.core import BudgetError
+from wanlab.core import BudgetError, Zero
 
 SITES = "{text.out,fusion.out,generator.mid.resid_post,generator.mid.temporal.attn.z,generator.down.0.grid}"
 IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -74,6 +74,17 @@ def test_means_are_those_of_the_captured_values(pipe: Any, record: Any) -> None:
         dense = (dense if frames else dense.mean(1, keepdim=True)).flatten(2).flatten(0, 1)
         assert torch.allclose(block.values, dense, atol=1e-5)
         assert block.places["frame"].tolist() == ([0, 1, 2, 3] * 3 if frames else [-1] * 3)
+
+
+def test_what_is_removed_is_not_told(pipe: Any) -> None:  # noqa: F811
+    """Edits act before the place, at it, and in the steps that run; what they do later or behind it does not matter."""
+    one, other = (pipe.request(IMAGES[:1], f"a red circle moves {way}", 0, steps=3) for way in ("left", "right"))
+    cut = [Zero("text.out"), Zero("generator.mid.resid_post@steps=1"), Zero("generator.mid.resid_mid@steps=2"), Zero("detail.gan")]
+    at = "{fusion.out,generator.mid.resid_post}"
+    plain, bare = (features.gather(features.pooled(pipe, [one, other], at, steps=":2", edits=edits)) for edits in ([], cut))
+    for told, silent in zip(plain, bare, strict=True):
+        assert not torch.allclose(told.values[0], told.values[1]) and torch.equal(silent.values[0], silent.values[1])
+        assert bool(silent.values.any()) == (silent.key[:2] != ("generator.mid.resid_post", 1))
 
 
 def test_what_follows_does_not_run(pipe: Any) -> None:  # noqa: F811

@@ -11,7 +11,7 @@ denoising steps after the last one that is asked for do not run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanlab.core import GIB, Entry, Grid, Record, Select, Site, trace
+from wanlab.core import GIB, Edit, Entry, Grid, Record, Select, Site, trace
 from wanlab.core.index import positions
+from wanlab.graph import Timetable, edits_by_node
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -66,7 +67,7 @@ class Features:
 
 
 def stream(pipe: Any, requests: Iterable[Any], at: str, *, rows: int = 64, seed: int = 0, steps: Any = None,
-           branch: str | None = "cond", budget: int | None = 2 * GIB) -> Iterator[Features]:
+           branch: str | None = "cond", edits: Iterable[Edit] = (), budget: int | None = 2 * GIB) -> Iterator[Features]:
     """Rows of some sites, drawn at random from all frames, tokens and heads: of each request a block for each site, step, branch.
 
     requests   any iterable; one is run at a time
@@ -74,16 +75,17 @@ def stream(pipe: Any, requests: Iterable[Any], at: str, *, rows: int = 64, seed:
     rows       of each sample at each site, step and branch; all, where there are fewer
     seed       of the draws, which depend on it, on the sample's number, step and branch alone, not on how samples share requests
     steps      of the denoising loop, by default all, as selections have them; branch: None for all
+    edits      under which the requests run: what is still told where something is removed
 
     Holds rows x width float32 for each sample of a request, site, step and branch; over the budget raises BudgetError before
     the run. FeatureError for a site without features, or that does not run; StatisticError where NaN passes.
     """
-    return _blocks(pipe, requests, at, steps, branch, budget,
+    return _blocks(pipe, requests, at, steps, branch, edits, budget,
                    lambda site, first: f"sample(k={rows},per=b,seed={seed}" + (f",first={first}" if first else "") + ")")
 
 
 def pooled(pipe: Any, requests: Iterable[Any], at: str, *, frames: bool = False, steps: Any = None, branch: str | None = "cond",
-           budget: int | None = 2 * GIB) -> Iterator[Features]:
+           edits: Iterable[Edit] = (), budget: int | None = 2 * GIB) -> Iterator[Features]:
     """Means over all tokens of a site, one row for each sample, or with `frames` one for each frame of each sample.
 
     Heads and slots stand side by side in the width. Arguments, blocks and errors as of `stream`.
@@ -92,7 +94,7 @@ def pooled(pipe: Any, requests: Iterable[Any], at: str, *, frames: bool = False,
     for site in pipe.sites(Select.of(at).at) if frames else ():
         if "f" not in site.axes:
             raise FeatureError(f"{site.name} has axes '{' '.join(site.axes)}' and no frames to keep apart: leave frames=True out")
-    return _blocks(pipe, requests, at, steps, branch, budget,
+    return _blocks(pipe, requests, at, steps, branch, edits, budget,
                    lambda site, first: f"mean(per={'|'.join(axis for axis in site.axes if axis in kept + WIDTH)})")
 
 
@@ -106,18 +108,18 @@ def gather(blocks: Iterable[Features]) -> list[Features]:
             for same in found.values()]
 
 
-def _blocks(pipe: Any, requests: Iterable[Any], at: str, steps: Any, branch: str | None, budget: int | None, keep: Any
-            ) -> Iterator[Features]:
+def _blocks(pipe: Any, requests: Iterable[Any], at: str, steps: Any, branch: str | None, edits: Iterable[Edit], budget: int | None,
+            keep: Callable[[Site, int], str]) -> Iterator[Features]:
     where = Select.of(at)
     wanted = [(site, replace(where, at=site.name,
                              steps=steps if steps is not None and "step" in (site.clock or ()) else where.steps,
                              branch=branch if branch is not None and "branch" in (site.clock or ()) else where.branch))
               for site in _featured(pipe, where)]
-    first = 0
+    first, by_node = 0, edits_by_node(pipe, list(edits))
     for request in requests:
         captures = [f"{select} -> {keep(site, first)}"[:-1] + ",by=step|branch)" for site, select in wanted]
         when = where if steps is None else replace(where, steps=steps)
-        record = _run(pipe, request, [site for site, _ in wanted], captures, when, budget)
+        record = _run(pipe, request, [site for site, _ in wanted], captures, when, by_node, budget)
         for key in record.firings:
             yield _features(pipe, record, key, first, len(request))
         first += len(request)
@@ -132,8 +134,9 @@ def _featured(pipe: Any, where: Select) -> list[Site]:
     return found
 
 
-def _run(pipe: Any, request: Any, sites: Sequence[Site], captures: Sequence[str], where: Select, budget: int | None) -> Record:
-    """What a request gives at some sites; what follows them is not run."""
+def _run(pipe: Any, request: Any, sites: Sequence[Site], captures: Sequence[str], where: Select,
+         by_node: Mapping[str, Sequence[Edit]], budget: int | None) -> Record:
+    """What a request gives at some sites under edits; what follows them is not run."""
     nodes = list(pipe.nodes)
     places = [next((i for i, node in enumerate(nodes) if any(site.name.startswith(f"{stage}.") for stage in node.stages)), None)
               for site in sites]
@@ -144,8 +147,11 @@ def _run(pipe: Any, request: Any, sites: Sequence[Site], captures: Sequence[str]
     until = None
     if nodes[last].steps and pipe.levels(request) is not None and where.steps is not None:
         until = max(positions(where.steps, request.steps, "steps")) + 1
+    acting, mine = [edit for node in nodes[:last] for edit in by_node[node.name]], by_node[nodes[last].name]
+    table = Timetable.of(mine, pipe.sites, pipe.levels(request))
+    acting += [edit for edit in mine if until is None or edit in (*table.always, *table.within(0, until))]
     inputs: dict[str, Any] = {}
-    with torch.no_grad(), trace(pipe, capture=captures, budget=budget, sites=pipe.sites()) as t:
+    with torch.no_grad(), trace(pipe, acting, captures, budget=budget, sites=pipe.sites()) as t:        # what is kept is edited
         for node in nodes[:last + 1]:
             part = {"until": until} if node is nodes[last] and until not in (None, request.steps) else {}
             inputs[node.name] = pipe.run_node(node.name, inputs, request, **part)
