@@ -326,9 +326,36 @@ def draw_texture(table: pandas.DataFrame) -> Any:
     return figure
 
 
+# ------------------------------------------------------------------------------------------------ what the links carry
+
+def bands(n: int) -> pandas.DataFrame:
+    """`links.shares` between a first frame and the same without its two finest octaves; n clips, of docs/swaps.md."""
+    pipe, world, tables = wanlab.load("tiny"), wanlab.World(size=128, split="test"), []
+    for start in range(0, n, 4):
+        index = list(range(start, min(start + 4, n)))
+        clips = world.batch(index)
+        first = clips.video[:, 0]
+        blurred = sum(links.bands(first[:, None], 2)[2:])[:, 0].clamp(0, 1)
+        requests = [pipe.request(images, clips.captions, index) for images in (first, blurred)]
+        table = links.carried(Contrast(pipe, *requests))
+        tables.append(table.assign(row=table.row + start))
+    return links.shares(pandas.concat(tables))
+
+
+def draw_bands(table: pandas.DataFrame) -> Any:
+    """Shares as tiles: links and sides down, octaves to the right."""
+    from wanlab.plots.tiles import tiles
+
+    order = [f"upsample.{level}.residual.{side}" for level in (0, 1) for side in ("skip", "branch")]
+    panels = {metric: part.pivot(index="site", columns="band", values="share").loc[order].to_numpy()
+              for metric, part in table.groupby("metric", sort=False)}
+    return tiles(panels, [site.replace(".residual.", " ").replace("upsample.", "level ") for site in order],
+                 ["0", "1", "2", "rest"], "share", across="octave", limit=1.0, note=f"n = {table.n.iloc[0]} clips")
+
+
 FINDINGS: dict[str, tuple[Callable[[int], pandas.DataFrame], Callable[[pandas.DataFrame], Any], int]] = {
     "paths": (paths, draw_paths, 12), "temporal": (temporal, draw_temporal, 24), "texture": (texture, draw_texture, 32),
-    "features": (features, draw_features, 16)}
+    "features": (features, draw_features, 16), "bands": (bands, draw_bands, 16)}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Dictionary:
 
     def to(self, device: Any) -> Dictionary:
         """The same on another device."""
-        return Dictionary(*(getattr(self, name).to(device) for name in PARTS), self.k, self.about)
+        return replace(self, **{name: getattr(self, name).to(device) for name in PARTS})
 
     # -- as data
     def bytes(self) -> bytes:
@@ -118,7 +118,7 @@ class Dictionary:
         if told is None:
             raise DictionaryError(f"{path} is a safetensors file, but not a saved dictionary")
         read = json.loads(told)
-        return cls(*(file.get_tensor(name).clone() for name in PARTS), read["k"], read["about"])
+        return cls(**{name: file.get_tensor(name).clone() for name in PARTS}, k=read["k"], about=read["about"])
 
     def __eq__(self, other: object) -> bool:
         return self.bytes() == other.bytes() if isinstance(other, Dictionary) else NotImplemented

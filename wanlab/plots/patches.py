@@ -34,12 +34,13 @@ def patches(rows: Sequence[Row], width: float = 5.5, frames: int = 8) -> Figure:
     wide = width / beside
     side = wide / count
     tall = side * rows[0][1].shape[1] / rows[0][1].shape[2]
-    height = HEAD + math.ceil(len(rows) / beside) * (WORDS + 2 * tall)
+    head = HEAD if count > 1 else 0.0
+    height = head + math.ceil(len(rows) / beside) * (WORDS + 2 * tall)
     with styled():
         figure = sheet(width, height)
         for number, (words, clip, heat, place) in enumerate(rows):
             line, column = divmod(number, beside)
-            left, top = column * wide, HEAD + line * (WORDS + 2 * tall) + WORDS
+            left, top = column * wide, head + line * (WORDS + 2 * tall) + WORDS
             told = f"up to {heat.max():.2g}" + ("" if beside > 1 else f" of {high:.2g}")
             words = shortened(words, wide - inches(told, 5) - 0.1, 6)
             figure.text((left + 0.01) / width, 1 - (top - 0.03) / height, words, ha="left", va="bottom", fontsize=6,
