@@ -1,7 +1,7 @@
 """The command line: `wanlab generate | run | plan | report | sites | train | metrics | schema | doctor`.
 
-A user's mistake ends with one clear message and exit code 2, Ctrl-C with 130, failed cells with 1. Tracebacks come with
-`--debug`. Everything heavy is imported by the command that needs it, so `wanlab --help` answers at once.
+A mistake of the user ends with one clear message and exit code 2, Ctrl-C with 130, SIGTERM with 143, failed cells with 1.
+Tracebacks come with `--debug`. Everything heavy is imported by the command that needs it, so `wanlab --help` answers at once.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 console, errors = Console(), Console(stderr=True)
 RESUMABLE = ("run", "train")
+STOPPED = (130, 143)  # by Ctrl-C, by SIGTERM: as shells count
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting: data.n=8 (repeatable).")]
 Swaps = Annotated[
@@ -66,7 +67,7 @@ def main() -> None:
         code = result if isinstance(result, int) else 0  # what typer.Exit carried
     except BaseException as error:
         code = _report_error(error, debug)
-    if code == 130:
+    if code in STOPPED:
         again = f"; what is finished is kept, go on with: {shlex.join(['wanlab', *arguments])}" if arguments[0] in RESUMABLE else ""
         errors.print(f"stopped{escape(again)}", highlight=False, soft_wrap=True)
     sys.exit(code)
@@ -74,6 +75,8 @@ def main() -> None:
 
 def _report_error(error: BaseException, debug: bool) -> int:
     """Say what went wrong, unless the exit says it by its code; the exit code."""
+    if _terminated(error):
+        return 143
     if isinstance(error, SystemExit):  # typer leaves this way on Ctrl-C too
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
@@ -88,6 +91,13 @@ def _report_error(error: BaseException, debug: bool) -> int:
     said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
     errors.print(f"[bold red]error[/]  {escape(said)}", highlight=False, soft_wrap=True)
     return 2
+
+
+def _terminated(error: BaseException | None) -> bool:
+    """Whether it was SIGTERM that ended the command, whatever typer made of it."""
+    while error is not None and type(error).__name__ != "Terminated":
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _is_mistake(error: BaseException) -> bool:
@@ -294,10 +304,11 @@ def train(
     if not isinstance(document.data, dict):
         raise ValueError(f"{file}: a training file is a mapping of keys")
     from wanlab import training
+    from wanlab.runs.files import stoppable
     from wanlab.runs.progress import TrainingMonitor
 
     folder = out or Path("runs") / f"train-{file.stem}"
-    with TrainingMonitor(errors) as monitor, training.watched_by(monitor):
+    with stoppable(), TrainingMonitor(errors) as monitor, training.watched_by(monitor):
         training.run(document.data, folder)
     pipeline = folder / "pipeline"
     console.print(escape(str((pipeline if pipeline.exists() else folder).resolve())), highlight=False, soft_wrap=True)

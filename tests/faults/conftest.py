@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from wanlab.pipelines.load import PRESETS
-from wanlab.runs.store import records
+from wanlab.runs.logs import records
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """

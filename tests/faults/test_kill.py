@@ -77,7 +77,7 @@ def test_a_stopped_run_finishes_its_write_and_says_how_to_go_on(
     wait_for(lambda: len(parts(out)) >= 7, process)
     os.kill(process.pid, number)
     said = process.communicate(timeout=120)[0]
-    assert process.returncode == 130 and "stopped; what is finished is kept, go on with: wanlab run" in said
+    assert process.returncode == 128 + number and "stopped; what is finished is kept, go on with: wanlab run" in said
     assert not list(out.rglob(".*.part*")) and RunFolder(out).attempts()[-1]["state"] == "stopped"
     assert wanlab.run(out)[0] == 0
     assert content(out) == content(undisturbed)

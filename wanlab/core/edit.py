@@ -22,6 +22,7 @@ from torch import Tensor
 
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.nearest import suggestion
+from wanlab.core.quote import quoted
 from wanlab.core.region import region
 from wanlab.core.select import Limits, Select
 from wanlab.core.site import Site
@@ -156,15 +157,15 @@ class Edit(Limits):
 def edit_from_dict(data: Mapping[str, Any]) -> Edit:
     """The edit that `Edit.to_dict` described. Unknown kinds and keys raise with the nearest right names."""
     if not isinstance(data, Mapping):
-        raise EditError(f"an edit is a mapping with kind and at, not {data!r}")
+        raise EditError(f"an edit is a mapping with kind and at, not {quoted(data)}")
     rest = dict(data)
     kind = rest.pop("kind", None)
-    if kind not in KINDS:
-        raise EditError(f"no kind of edit {kind!r}{suggestion(str(kind), KINDS)} (all: {', '.join(sorted(KINDS))})")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise EditError(f"no kind of edit {quoted(kind)}{suggestion(str(kind), KINDS)} (all: {', '.join(sorted(KINDS))})")
     known = [one.name for one in fields(KINDS[kind]) if one.init]
     for key in rest:
         if key not in known:
-            raise EditError(f"an edit of kind {kind!r} has no {key!r}{suggestion(str(key), known)}")
+            raise EditError(f"an edit of kind {kind!r} has no {quoted(key)}{suggestion(str(key), known)}")
     if "at" not in rest:
         raise EditError(f"the edit of kind {kind!r} names no site (at:)")
     return KINDS[kind](**rest)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from wanlab.core.nearest import suggestion
+from wanlab.core.quote import quoted
 
 # Keyword of a limit on positions -> its axis.
 AXIS_OF = {"heads": "k", "frames": "f", "tokens": "n", "keys": "j", "slots": "m", "channels": "c", "units": "d",
@@ -36,15 +37,15 @@ def split(text: str) -> tuple[str, dict[str, str | list[str]]]:
     """Take "site[parts]@times" apart into the glob and what its limits say; values are still text."""
     match = _FORM.fullmatch(text.strip())
     if match is None:
-        raise SelectionError(f"cannot read the selection {text!r}: expected site[heads=2]@steps=0:8,branch=cond")
+        raise SelectionError(f"cannot read the selection {quoted(text)}: expected site[heads=2]@steps=0:8,branch=cond")
     told: dict[str, str | list[str]] = {}
     for part, known, place in ((match["parts"], PARTS, "in [ ]"), (match["times"], TIMES, "after @")):
         for key, values in _items(part, text) if part is not None else ():
             if key not in known:
                 other = " (it belongs after @)" if key in TIMES else " (it belongs in [ ])" if key in PARTS else ""
-                raise SelectionError(f"{text!r}: no {key!r} {place}{other}{suggestion(key, known)}")
+                raise SelectionError(f"{quoted(text)}: no {quoted(key)} {place}{other}{suggestion(key, known)}")
             if key in told or (key in ONE and len(values) > 1):
-                raise SelectionError(f"{text!r}: {key} is given twice")
+                raise SelectionError(f"{quoted(text)}: {key} is given twice")
             told[key] = values[0] if key in ONE else values
     return match["site"].strip(), told
 
@@ -67,7 +68,7 @@ def _items(part: str, text: str) -> list[tuple[str, list[str]]]:
         match = _ITEM.match(part, at)
         value = match["value"] if match else ""
         if not match or not value or (not match["key"] and not found):
-            raise SelectionError(f"{text!r}: cannot read {part[at:]!r}; expected name=value")
+            raise SelectionError(f"{quoted(text)}: cannot read {quoted(part[at:])}; expected name=value")
         value = json.loads(value) if value[0] == '"' else value
         if match["key"]:
             found.append((match["key"], [value]))

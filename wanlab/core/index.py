@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from wanlab.core.quote import quoted
+
 Position = int | str                    # an int, or a slice as text
 Index = tuple[Position, ...]            # the canonical form; None elsewhere means "all"
 
@@ -38,12 +40,12 @@ def _position(value: object, what: str) -> Position:
             return int(text)
         if match := _SLICE.fullmatch(text):
             if match[3] and int(match[3]) == 0:
-                raise PositionError(f"{what}={value!r}: a slice cannot step by 0")
+                raise PositionError(f"{what}={quoted(value)}: a slice cannot step by 0")
             return text
     elif hasattr(value, "__index__") and not isinstance(value, bool):
         return int(value.__index__())
     levels = ", or a range of noise levels such as '0.3:0.8'" if what == "steps" else ""
-    raise PositionError(f"{what}={value!r}: expected an int, a list of ints, a slice such as '0:8' or '-3:', or "
+    raise PositionError(f"{what}={quoted(value)}: expected an int, a list of ints, a slice such as '0:8' or '-3:', or "
                         f"'last'{levels}")
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from wanlab.core.nearest import suggestion
 
 _ROW = r"[01]+(?:\*\d+)?"
+LARGEST, DIGITS = 2**26, 12  # positions of a mask; digits of how often a row stands there
 _TEXT = re.compile(rf"{_ROW}(?:[/;]{_ROW})*")
 
 
@@ -104,16 +105,24 @@ def _text(array: np.ndarray) -> str:
 
 
 def _parsed(text: str) -> np.ndarray:
-    samples = [[row for told in picture.split("/") for row in _repeated(told)] for picture in text.split(";")]
-    if len({len(row) for rows in samples for row in rows}) != 1 or len({len(rows) for rows in samples}) != 1:
+    samples = [[_repeated(told) for told in picture.split("/")] for picture in text.split(";")]
+    if len({len(row) for rows in samples for row, _ in rows}) != 1 or len({sum(n for _, n in rows) for rows in samples}) != 1:
         raise MaskError(f"the mask {_short(text)}: its rows have different lengths, or its samples different heights")
-    found = np.array([[[mark == "1" for mark in row] for row in rows] for rows in samples])
+    size = len(samples) * sum(n for _, n in samples[0]) * len(samples[0][0][0])
+    if size > LARGEST:
+        raise MaskError(f"the mask {_short(text)} has {size:,} positions; at most {LARGEST:,}")
+    if not size:
+        raise MaskError(f"the mask {_short(text)} has no row")
+    found = np.array([[np.frombuffer(row.encode(), np.uint8) == ord("1") for row, n in rows for _ in range(n)] for rows in samples])
     return found if ";" in text else found[0]
 
 
-def _repeated(told: str) -> list[str]:
+def _repeated(told: str) -> tuple[str, int]:
+    """A row, and how often it stands there."""
     row, _, count = told.partition("*")
-    return [row] * int(count or 1)
+    if len(count) > DIGITS:
+        raise MaskError(f"the mask repeats a row {_short(count)} times; a mask has at most {LARGEST:,} positions")
+    return row, int(count or 1)
 
 
 def _array(value: Any) -> np.ndarray:
@@ -145,17 +154,18 @@ def _from_file(path: Any, told: Mapping[str, Any]) -> Mask:
 
 
 def _read(path: Path) -> np.ndarray:
-    if path.suffix == ".npy":
-        try:
-            return _array(np.load(path, allow_pickle=False))
-        except (OSError, ValueError) as error:
-            raise MaskError(f"the mask {path} cannot be read: {error}") from None
-    from PIL import Image, UnidentifiedImageError
-
     try:
+        if path.suffix == ".npy":
+            return _array(np.load(path, allow_pickle=False))
+        from PIL import Image
+
         with Image.open(path) as image:
+            if (size := image.width * image.height) > LARGEST:
+                raise MaskError(f"the mask {path} has {size:,} positions; at most {LARGEST:,}")
             return np.asarray(image.convert("L")) >= 128
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except MaskError:
+        raise
+    except Exception as error:  # a damaged file leads to any: told as what it is
         raise MaskError(f"the mask {path} cannot be read: {error}") from None
 
 

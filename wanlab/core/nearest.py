@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200  # letters that are compared
+
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """The `n` names of `known` most like `name`, best first by difflib's ratio, however far off they are."""
     score = difflib.SequenceMatcher(autojunk=False)
-    score.set_seq2(name)
+    score.set_seq2(name[:LONGEST])
 
     def likeness(other: str) -> float:
         score.set_seq1(other)

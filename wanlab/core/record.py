@@ -279,18 +279,29 @@ class Record(Mapping[Any, Entry]):
         record, path = cls(), Path(path)
         file = opened(path)
         about = told(path, file)
-        record.steps, record.branches, record.sigmas = about["steps"], tuple(about["branches"]), dict(about["sigmas"])
+        try:
+            record._fill(about, file, path)
+        except MemoryError:
+            raise
+        except Exception as error:  # of a damaged header anything may follow
+            raise RecordError(f"{path} is damaged, or of another version: {type(error).__name__}: {error}") from error
+        record.path = path
+        return record
+
+    def _fill(self, about: Mapping[str, Any], file: Any, path: Path) -> None:
+        """Take over what a file says of a record, and where its tensors lie."""
+        self.steps, self.branches, self.sigmas = about["steps"], tuple(about["branches"]), dict(about["sigmas"])
         for i, one in enumerate(about["firings"]):
             key = Key(*one["key"])
             if "statistic" in one:
                 names = STATISTICS[one["statistic"]["name"]].STATE
                 state = {name: file.get_tensor(f"{i}.{name}").clone() for name in names}
-                record.add(key, Statistic.restored(one["statistic"], state))
+                self.add(key, Statistic.restored(one["statistic"], state))
             else:
-                entry = outline(outlined(file.get_tensor(str(i)), one["entry"]))
-                record._entries[key] = Stored(path, str(i), entry, file)
-        record.path = path
-        return record
+                entry = outlined(file.get_tensor(str(i)), one["entry"])
+                if len(entry.axes) != entry.tensor.ndim:
+                    raise RecordError(f"{key.site} has axes '{' '.join(entry.axes)}' and {entry.tensor.ndim} of values")
+                self._entries[key] = Stored(path, str(i), outline(entry), file)
 
 
 def _limited(entry: Entry, select: Select | None) -> Entry:

@@ -18,6 +18,7 @@ from wanlab.core.index import holds, index, plain
 from wanlab.core.mask import Mask
 from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import compiled
+from wanlab.core.quote import quoted
 
 __all__ = ["AXIS_OF", "PARTS", "TIMES", "Limits", "Select", "SelectionError"]
 
@@ -62,7 +63,7 @@ class Limits(metaclass=_Told):
 
     def __post_init__(self) -> None:
         if not isinstance(self.at, str):
-            raise SelectionError(f"a site is named by a string, not by {self.at!r}")
+            raise SelectionError(f"a site is named by a string, not by {quoted(self.at)}")
         at, told = split(self.at)
         compiled(at)
         object.__setattr__(self, "at", at)
@@ -79,7 +80,7 @@ class Limits(metaclass=_Told):
 
     def _tell(self, key: str, value: Any) -> None:
         if getattr(self, key) is not None:
-            raise SelectionError(f"{key} is given twice: {getattr(self, key)!r} and {value!r}")
+            raise SelectionError(f"{key} is given twice: {quoted(getattr(self, key))} and {quoted(value)}")
         object.__setattr__(self, key, value)
 
     @property
@@ -106,11 +107,11 @@ class Select(Limits):
         if isinstance(value, str):
             return cls(value)
         if not isinstance(value, Mapping) or "at" not in value:
-            raise SelectionError(f"a selection is a string or a mapping with at, not {value!r}")
+            raise SelectionError(f"a selection is a string or a mapping with at, not {quoted(value)}")
         known = ["at", *PARTS, *TIMES]
         for key in value:
             if key not in known:
-                raise SelectionError(f"a selection has no {key!r}{suggestion(str(key), known)}")
+                raise SelectionError(f"a selection has no {quoted(key)}{suggestion(str(key), known)}")
         return cls(**value)
 
     def acts(self, tick: Tick, plan: Plan, site: str) -> bool:
@@ -162,7 +163,7 @@ def _names(value: Any, what: str) -> tuple[str, ...] | None:
     many = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else value
     names = tuple(dict.fromkeys(many))
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise SelectionError(f"{what}={value!r}: expected a name or a list of names")
+        raise SelectionError(f"{what}={quoted(value)}: expected a name or a list of names")
     return names
 
 
@@ -182,9 +183,9 @@ def _range(value: Any, what: str) -> tuple[float, float] | None:
     try:
         low, high = (math.inf * side if end is None else float(end) for end, side in zip(ends, (-1, 1), strict=True))
     except (TypeError, ValueError):
-        raise SelectionError(f"{what}={value!r}: expected two ends, (low, high) or 'low:high'") from None
+        raise SelectionError(f"{what}={quoted(value)}: expected two ends, (low, high) or 'low:high'") from None
     if not low <= high:
-        raise SelectionError(f"{what}={value!r}: low is above high")
+        raise SelectionError(f"{what}={quoted(value)}: low is above high")
     return low, high
 
 

@@ -59,7 +59,10 @@ def told(path: Path, file: Any) -> dict[str, Any]:
     about = (file.metadata() or {}).get(MARK)
     if about is None:
         raise RecordError(f"{path} is a safetensors file, but not a saved record")
-    return json.loads(about)
+    try:
+        return dict(json.loads(about))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RecordError(f"{path}: what this record says of itself is damaged ({error})") from None
 
 
 def write(path: Path, entries: Mapping[str, Entry | Stored | Tensor], about: Mapping[str, Any] | None = None) -> None:

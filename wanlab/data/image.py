@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from wanlab.data.media import MediaError, Size, existing, fit
+from wanlab.data.media import LARGEST, MediaError, Size, existing, fit
+
+# what is told from its bytes; of what Pillow knows beside, some start programs (EPS), some take any bytes for theirs (TGA)
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "DIB", "PPM", "AVIF", "JPEG2000")
 
 
 class Picture(NamedTuple):
@@ -40,17 +44,29 @@ def load_image(path: str | Path, size: Size = None) -> Picture:
         raise MediaError(f"{path}: the file is empty")
     notes: list[str] = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large photographs are welcome
-            with Image.open(path) as image:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with Image.open(path, formats=_formats()) as image:
+                if (count := image.width * image.height) > LARGEST:
+                    raise MediaError(f"{path}: {image.width} x {image.height} are {count:,} pixels; at most {LARGEST:,} are read")
                 pixels = _pixels(image, notes)
+    except (MediaError, MemoryError):
+        raise
     except UnidentifiedImageError as error:
         raise MediaError(f"{path}: not an image in a format that is known here") from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"{path}: too large to be read safely ({error})") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # of damaged bytes each reader raises something else
         raise MediaError(f"{path}: truncated or corrupt ({error})") from error
+    heard = [str(one.message).strip() for one in told if not issubclass(one.category, Image.DecompressionBombWarning)]
+    notes += dict.fromkeys(heard)
     return Picture(fit(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0].contiguous(), tuple(notes))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _pixels(image: Image.Image, notes: list[str]) -> np.ndarray:

@@ -11,6 +11,8 @@ from torch import Tensor
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .gif".split())
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .gif".split())
 
+LARGEST = 100_000_000  # pixels of a picture or of a frame: 1.2 GB as numbers
+
 Size = int | tuple[int, int] | None
 
 

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from wanlab.data.image import load_image
-from wanlab.data.media import IMAGE_SUFFIXES, MediaError, Size, existing, fit
+from wanlab.data.media import IMAGE_SUFFIXES, LARGEST, MediaError, Size, existing, fit
 
 _CRF = 16  # visually without loss; metrics are computed from tensors, not from files
 
@@ -114,8 +114,8 @@ def frame_files(folder: Path) -> list[Path]:
     """The images of a folder in natural order: frame2 before frame10."""
 
     def natural(path: Path) -> list[tuple[int, int, str]]:
-        digits = "".join(char if char.isdigit() else " " for char in path.name).split()
-        letters = "".join(" " if char.isdigit() else char for char in path.name).split()
+        digits = "".join(char if char.isdecimal() else " " for char in path.name).split()
+        letters = "".join(" " if char.isdecimal() else char for char in path.name).split()
         return [(0, 0, letters[0] if letters else ""), *((1, int(number), "") for number in digits), (2, 0, path.name)]
 
     return sorted((entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES), key=natural)
@@ -149,12 +149,24 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     if path.stat().st_size == 0:
         raise MediaError(f"{path}: the file is empty")
     try:
-        with av.open(str(path)) as container:
+        with av.open(_address(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise MediaError(f"{path}: no video in this file")
+            wide, high = (getattr(container.streams.video[0], side, None) or 0 for side in ("width", "height"))
+            if wide * high > LARGEST:
+                raise MediaError(f"{path}: {wide} x {high} are {wide * high:,} pixels; at most {LARGEST:,} are read")
             yield container
+    except (MediaError, MemoryError):
+        raise
     except av.error.FFmpegError as error:
         raise MediaError(f"{path}: truncated, corrupt or not a video ({error.strerror})") from error
+    except Exception as error:  # of damaged bytes each reader raises something else
+        raise MediaError(f"{path}: truncated, corrupt or not a video ({error})") from error
+
+
+def _address(path: Path) -> str:
+    """How ffmpeg is told of a file: as one, whatever its name looks like (`take:2.mp4` would be of the protocol `take`)."""
+    return f"file:{path}"
 
 
 def _notes_on(form: av.VideoFormat | None) -> list[str]:
@@ -189,7 +201,7 @@ def _from_start(container: av.container.InputContainer, start: float) -> Iterato
         if time > start - tick + 1e-4:
             yield time, frame
     if not start and count < 0.9 * stream.frames:
-        raise MediaError(f"{container.name}: truncated: {count} of {stream.frames} frames")
+        raise MediaError(f"{container.name.removeprefix('file:')}: truncated: {count} of {stream.frames} frames")
 
 
 def _resampled(
@@ -246,7 +258,7 @@ def _encode(path: Path, images: np.ndarray, fps: float, lossless: bool) -> None:
     if not lossless:
         odd = images.shape[1] % 2, images.shape[2] % 2
         images = np.pad(images, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(_address(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = images.shape[1:3]
         stream.pix_fmt = pixel_format

@@ -63,7 +63,7 @@ def _tensor(image: Any) -> Tensor:
 def _fitted(x: Tensor, high: int, wide: int) -> Tensor:
     h, w = x.shape[-2:]
     scale = min(h / high, w / wide)
-    rows, columns = round(high * scale), round(wide * scale)
+    rows, columns = max(1, round(high * scale)), max(1, round(wide * scale))
     top, left = (h - rows) // 2, (w - columns) // 2
     x = x[..., top:top + rows, left:left + columns]
     if (rows, columns) == (high, wide):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from wanlab.core.nearest import suggestion
+from wanlab.core.quote import quoted
 from wanlab.pipelines.base import Pipeline
 from wanlab.pipelines.cascade import STAGES, Cascade
 from wanlab.pipelines.residence import decide
@@ -70,6 +72,7 @@ class SettingError(TypeError, ValueError):
 
 PRESETS = Path(__file__).parent.parent / "weights"
 FIELDS = ("name", "size", "frames", "slots", "sampler", "stages")      # of pipeline.json, that a pipeline is built from
+MOST = 8192                                                            # pixels of a side, frames, slots
 OPTIONAL = ("tiling", "note")
 
 # stage -> class name in pipeline.json -> (module class, configuration class)
@@ -170,14 +173,43 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """pipeline.json of a folder. WeightsError where it is missing or broken."""
     path = folder / "pipeline.json"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"{folder} is no pipeline folder: it has no pipeline.json") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not valid JSON: {error}") from None
-    if missing := [key for key in FIELDS if key not in manifest]:
-        raise WeightsError(f"{path} describes no pipeline: it lacks {', '.join(missing)}")
+    if not isinstance(manifest, dict) or (missing := [key for key in FIELDS if key not in manifest]):
+        raise WeightsError(f"{path} describes no pipeline: it lacks {', '.join(missing) if isinstance(manifest, dict) else 'keys'}")
+    for fault in _faults(manifest):
+        raise WeightsError(f"{path} describes no pipeline: {fault}")
     return manifest
+
+
+def _faults(manifest: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the form of a pipeline.json."""
+    sizes = {key: manifest[key] for key in ("frames", "slots")}
+    sides = manifest["size"] if isinstance(manifest["size"], list) else [manifest["size"]]
+    for key, value in [*sizes.items(), *(("size", side) for side in sides)]:
+        if type(value) is not int or not 1 <= value <= MOST:
+            yield f"{key} is {quoted(value)}, where a number from 1 to {MOST:,} stands"
+    if not isinstance(manifest["sampler"], dict) or not isinstance(manifest["stages"], dict):
+        yield "sampler and stages are mappings"
+        return
+    for key in ("steps", "guidance"):
+        if type(value := manifest["sampler"].get(key)) not in (int, float):
+            yield f"sampler.{key} is {quoted(value)}, where a number stands"
+    if missing := [stage for stage in STAGES if stage not in manifest["stages"]]:
+        yield f"stages lacks {', '.join(missing)}"
+    for stage, entry in manifest["stages"].items():
+        variants = entry.get("variants") if isinstance(entry, dict) else None
+        if not isinstance(variants, dict) or not isinstance(entry.get("default"), str):
+            yield f"stages.{stage} needs variants and a default"
+            continue
+        for name, one in variants.items():
+            if not isinstance(one, dict) or not isinstance(one.get("class"), str) or not isinstance(one.get("config", {}), dict):
+                yield f"stages.{stage}.variants.{name} needs a class and a config"
+            elif not isinstance(file := one.get("file") or "", str) or Path(file).name != file:
+                yield f"stages.{stage}.variants.{name}: {quoted(file)} is no name of a file in this folder"
 
 
 def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, init: str | None = None) -> nn.Module:
@@ -195,7 +227,13 @@ def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, 
     def made(device: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(0)
-            return cls(_config(config_class, entry.get("config", {}))).eval()
+            try:
+                return cls(_config(config_class, entry.get("config", {}))).eval()
+            except MemoryError:
+                raise
+            except Exception as error:  # of sizes that do not fit, each module raises something else
+                said = f"stage {stage}, variant {variant!r}: what pipeline.json says of it makes no module"
+                raise WeightsError(f"{said} ({type(error).__name__}: {error})") from error
 
     path = folder / entry["file"] if entry.get("file") else None
     if init == "meta":
@@ -226,9 +264,14 @@ def _fill(module: nn.Module, path: Path, sha256: str | None) -> None:
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise WeightsError(f"{path} is damaged or was replaced: its sha256 is not the one in pipeline.json")
     try:
-        state = {k: v.float() if v.is_floating_point() else v for k, v in parse(content).items()}
-    except SafetensorError as error:
+        held = parse(content)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:  # KeyError: numbers of a kind unknown here
         raise WeightsError(f"{path} is damaged: {error}") from None
+    wanted = module.state_dict()
+    for name, value in held.items():
+        if name in wanted and wanted[name].is_floating_point() != value.is_floating_point():
+            raise WeightsError(f"{path} was made for another configuration: {name} holds {value.dtype}, not {wanted[name].dtype}")
+    state = {k: v.float() if v.is_floating_point() else v for k, v in held.items()}
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+STEPS = 10_000  # denoising steps that anybody could mean
+SEEDS = 2**63  # that a generator tells apart
 
 @dataclass(frozen=True)
 class Request:
@@ -30,8 +33,14 @@ class Request:
         sizes |= {} if self.negative is None else {"negative": len(self.negative)}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"a request needs as many of each: {sizes}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not 1 <= self.steps <= STEPS:
+            raise ValueError(f"steps must be at least 1 and at most {STEPS:,}, got {self.steps:,}")
+        for name, scale in (("guidance", self.guidance), ("guidance_2", self.guidance_2)):
+            if scale is not None and not math.isfinite(scale):
+                raise ValueError(f"{name} must be a finite number, got {scale}")
+        for seed in self.seeds:
+            if not 0 <= seed < SEEDS:
+                raise ValueError(f"a seed is a whole number from 0 to {SEEDS - 1:,}, got {seed:,}")
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.core.nearest import suggestion
+from wanlab.core.quote import quoted
 from wanlab.pipelines import tensorfile
 from wanlab.pipelines.weights import WeightsError
 from wanlab.stages.takes import Take
@@ -49,7 +50,9 @@ def _files(path: Path) -> list[Path]:
     if indices:
         try:
             named = set(json.loads(indices[0].read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+            if strange := [name for name in named if not isinstance(name, str) or Path(name).name != name]:
+                raise ValueError(f"{quoted(strange[0])} is no name of a file beside it")
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise WeightsError(f"{indices[0]} is damaged: {error!r}") from None
         return [path / name for name in _all_there(path, sorted(named), f"which {indices[0].name} names")]
     files = sorted(path.glob("*.safetensors"))

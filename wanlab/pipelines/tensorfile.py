@@ -12,15 +12,18 @@ import mmap
 import pickle
 import struct
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from wanlab.core.quote import quoted
 from wanlab.pipelines.weights import WeightsError
 
 TORCH = (".pth", ".pt", ".bin")
+HEADER = 100_000_000  # bytes, as the safetensors library has it
 SUFFIXES = (".safetensors", *TORCH)
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
@@ -62,23 +65,38 @@ def _header(file: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
             size = file.stat().st_size
             if length > size - 8:
                 raise ValueError(f"it ends within its header, after {size} bytes")
+            if length > HEADER:
+                raise ValueError(f"its header would have {length:,} bytes; at most {HEADER:,}")
             told = json.loads(opened.read(length))
         found, end = {}, 8 + length
+        taken: list[tuple[int, int]] = []
         for name, one in told.items():
             if name == "__metadata__":
                 continue
             if one["dtype"] not in _DTYPES:
                 raise ValueError(f"{name} is of kind {one['dtype']}, which is not read here")
-            dtype, shape = _DTYPES[one["dtype"]], tuple(map(int, one["shape"]))
-            start, stop = (8 + length + int(at) for at in one["data_offsets"])
+            dtype, shape = _DTYPES[one["dtype"]], tuple(_whole(name, one["shape"]))
+            start, stop = (8 + length + at for at in _whole(name, one["data_offsets"]))
             if stop - start != math.prod(shape) * dtype.itemsize or start < 8 + length:
                 raise ValueError(f"{name} has no room for its shape {list(shape)}")
             found[name], end = (dtype, shape, start), max(end, stop)
+            taken.append((start, stop))
+        if any(stop > start for (_, stop), (start, _) in pairwise(sorted(taken))):
+            raise ValueError("two of its tensors lie over each other")
         if size != end:
             raise ValueError(f"it has {size} bytes and its header speaks of {end}")
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except RecursionError:
+        raise WeightsError(f"{file} is damaged or no safetensors file: its header is no list of tensors") from None
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
         raise WeightsError(f"{file} is damaged or no safetensors file: {error}") from None
     return found
+
+
+def _whole(name: str, numbers: Any) -> list[int]:
+    """Sizes or places: whole numbers from 0 on. Raises ValueError."""
+    if not isinstance(numbers, list) or not all(type(one) is int and 0 <= one < 2**62 for one in numbers):
+        raise ValueError(f"{name} says {quoted(numbers)} where whole numbers stand")
+    return numbers
 
 
 def _of_torch(file: Path) -> Mapping[str, Tensor]:
@@ -87,8 +105,11 @@ def _of_torch(file: Path) -> Mapping[str, Tensor]:
         held = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{file} holds more than tensors, which is not loaded: {str(error).splitlines()[0]}") from None
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise WeightsError(f"{file} is damaged, or no file that torch wrote: {str(error).splitlines()[0]}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # of damaged bytes its reader raises anything
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{file} is damaged, or no file that torch wrote: {said}") from None
     if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
         keys = f": it holds {', '.join(map(str, list(held)[:4]))}" if isinstance(held, Mapping) else ""
         raise WeightsError(f"{file} is no plain mapping of names to tensors{keys}")

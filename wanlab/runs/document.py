@@ -2,6 +2,9 @@
 
 PyYAML reads `1e-4` as a string, `no` as False and takes the last of two equal keys; in a grid each of these is a wrong
 result. Here the values come from ruamel.yaml (YAML 1.2), the places from its node tree, and equal keys are an error.
+
+A file may come from a stranger: tags are refused, dates are words, and what aliases unfold to, how deep a file is and how
+large are bounded before anything is built of it.
 """
 
 from __future__ import annotations
@@ -14,12 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.tokens import TagToken
 
 Loc = tuple[str | int, ...]
-DEEPEST = 50  # levels of nesting; a study has about ten
-REPEATS = 100_000  # values that aliases may stand for a second time: nine lines of nine aliases each would be 400 million
+LARGEST = 32 * 2**20  # bytes of a file
+DEEPEST = 50  # levels of mappings and lists; a study has about ten
+UNFOLDED = 100_000  # values that stand where an alias does
+BRACKETS = 500  # that are open at once, in words and lists together
+DIGITS = 1000  # of a whole number
+WIDEST = 160  # letters of a line that a message shows
+TOLD = 60  # mistakes that one message shows
+UNTOLD = re.compile("[\0\ud800-\udfff]")  # no text: what ends a file's name early, and halves of letters, which no file can hold
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,10 @@ class Document:
         if not equals or "" in path:
             raise StudyError([], f"--set {setting}: expected the form path.to.key=value")
         try:
-            value = _loader().load(right) if right.strip() else None
-        except YAMLError as error:
-            raise StudyError([], f"--set {setting}: the value is not YAML: {_broken(error, right)}") from None
+            value = parse(right).data if right.strip() else None
+        except StudyError as error:
+            wrong = "; ".join(problem.message for problem in error.problems)
+            raise StudyError([], f"--set {_clipped(setting)}: the value: {wrong}") from None
         self.data = _with(self.data, path, value, setting)
         self.overrides[path] = setting
 
@@ -94,7 +106,8 @@ class Document:
     def error(self, problems: Sequence[Problem]) -> StudyError:
         """All problems as one error, in the order of the file, each once."""
         ordered = sorted(dict.fromkeys(problems), key=lambda p: (p.line or 0, p.column or 0))
-        return StudyError(ordered, "\n".join(self._show(problem) for problem in ordered))
+        more = [f"{self.name}: and {len(ordered) - TOLD} more mistakes"] if len(ordered) > TOLD else []
+        return StudyError(ordered, "\n".join([*map(self._show, ordered[:TOLD]), *more]))
 
     def _show(self, problem: Problem) -> str:
         where = ".".join(map(str, problem.path)) or "(file)"
@@ -115,14 +128,21 @@ class Document:
         head = f"{self.name}:{problem.line}:{problem.column}: {where}: {problem.message}"
         if not 0 < problem.line <= len(self.lines):
             return head
-        return f"{head}\n    {self.lines[problem.line - 1]}\n    {' ' * (problem.column - 1)}^"
+        line, at = self.lines[problem.line - 1], problem.column - 1
+        if len(line) > WIDEST:
+            start = max(0, min(at - WIDEST // 2, len(line) - WIDEST))
+            before, after = "…" * (start > 0), "…" * (start + WIDEST < len(line))
+            line, at = f"{before}{line[start : start + WIDEST]}{after}", at - start + len(before)
+        return f"{head}\n    {line}\n    {' ' * at}^"
 
 
 def read(path: Path) -> Document:
     """The document in `path`. Raises StudyError for a missing file, broken YAML, or keys that stand twice."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as stream:
+            content = stream.read(LARGEST + 1)  # and no more, whatever stands there
+        text = content.decode("utf-8")
     except FileNotFoundError:
         folder = path.parent if path.parent.is_dir() else Path()
         known = [str(file) for file in folder.glob("*.y*ml")]
@@ -133,7 +153,9 @@ def read(path: Path) -> Document:
         raise StudyError([], f"{path}: not a text file (UTF-8), where YAML is wanted") from None
     except OSError as error:
         raise StudyError([], f"{path}: cannot be read: {error.strerror}") from None
-    return parse(text, str(path))
+    if len(content) > LARGEST:
+        raise StudyError([], f"{path}: more than {LARGEST // 2**20} MiB, which is no file of settings")
+    return parse(text.replace("\r\n", "\n"), str(path))
 
 
 def located(path: Path, home: Path | None) -> Path:
@@ -155,13 +177,17 @@ def parse(text: str, name: str = "(text)") -> Document:
     """The document in `text`; see `read`."""
     document = Document(name, text.splitlines(), None)
     try:
-        node = YAML(typ="safe", pure=True).compose(text)
-        twice: list[Problem] = []
+        if _brackets(text) > BRACKETS:
+            raise RecursionError
+        if "!" in text:
+            _no_tags(text, document)
+        node = _loader().compose(text)
         if node is not None:
-            _mark(node, (), document, twice, Aliases())
-        if twice:
-            raise document.error(twice)
-        document.data = None if node is None else YAML(typ="safe", pure=True).constructor.construct_document(node)
+            wrong: list[Problem] = []
+            _Marks(document, wrong).mark(node, ())
+            if wrong:
+                raise document.error(wrong)
+            document.data = _loader().constructor.construct_document(node)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = (mark.line + 1, mark.column + 1) if mark is not None else (None, None)
@@ -173,8 +199,35 @@ def parse(text: str, name: str = "(text)") -> Document:
     return document
 
 
+class _Constructor(SafeConstructor):
+    """Plain values alone: a date is a word, as YAML 1.2 has it."""
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+
+
 def _loader() -> YAML:
-    return YAML(typ="safe", pure=True)
+    loader = YAML(typ="safe", pure=True)
+    loader.Constructor = _Constructor
+    return loader
+
+
+def _brackets(text: str) -> int:
+    """How many brackets are open at most, those within words too: a text with very many takes a scanner very long."""
+    depth = most = 0
+    for mark in re.finditer(r"[\[\]{}]", text):
+        depth = max(0, depth + (1 if mark.group() in "[{" else -1))
+        most = max(most, depth)
+    return most
+
+
+def _no_tags(text: str, document: Document) -> None:
+    """Raise StudyError for tags: a file of settings says what a value is by how it is written."""
+    tags = [token for token in _loader().scan(text) if isinstance(token, TagToken)]
+    if tags:
+        places = [(token.start_mark.line + 1, token.start_mark.column + 1) for token in tags]
+        what = "a tag (!...) is not read here: write the value as it is, in quotes where it begins with !"
+        raise document.error([Problem((), what, *place) for place in places])
 
 
 def _broken(error: YAMLError, text: str) -> str:
@@ -190,44 +243,62 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-class Aliases:
-    """What was met while a document is gone through, so that a few lines of aliases cannot unfold without end."""
+class _Marks:
+    """Notes where everything stands, and in `wrong` what no file of settings holds: keys that stand twice, values without end."""
 
-    def __init__(self) -> None:
-        self._met: set[int] = set()
-        self._repeats = 0
+    def __init__(self, document: Document, wrong: list[Problem]) -> None:
+        self.document, self.wrong = document, wrong
+        self.seen: set[int] = set()
+        self.unfolded = 0
 
-    def meet(self, node: Node, path: Loc, document: Document) -> None:
-        """Raises StudyError for a node that lies too deep (or in itself), or once aliases stand for too much."""
+    def mark(self, node: Node, path: Loc, within: tuple[int, ...] = (), alias: bool = False) -> None:
+        """Note where `node` and everything below it stand."""
         place = (node.start_mark.line + 1, node.start_mark.column + 1)
-        self._repeats += id(node) in self._met
-        self._met.add(id(node))
-        if len(path) > DEEPEST:
-            said = f"nested too deeply: at most {DEEPEST} levels, and nothing within itself"
-            raise document.error([Problem(path[:3], said, *place)])
-        if self._repeats > REPEATS:
-            raise document.error([Problem(path[:3], f"its aliases stand for more than {REPEATS:,} values", *place)])
+        alias = alias or id(node) in self.seen
+        self.seen.add(id(node))
+        self.unfolded += alias
+        if fault := self._fault(node, within):
+            self.wrong.append(Problem(path, fault, *place))
+            return
+        self.document.values.setdefault(path, place)
+        if isinstance(node, SequenceNode):
+            for index, item in enumerate(node.value):
+                self.mark(item, (*path, index), (*within, id(node)), alias)
+        elif isinstance(node, MappingNode):
+            self._mapping(node, path, (*within, id(node)), alias)
+
+    def _mapping(self, node: MappingNode, path: Loc, within: tuple[int, ...], alias: bool) -> None:
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name = key.value if isinstance(key, ScalarNode) else str(type(key).__name__)
+            line, column = key.start_mark.line + 1, key.start_mark.column + 1
+            fault = "a key is one word or number" if not isinstance(key, ScalarNode) else self._fault(key, within)
+            if name in seen:
+                fault = f"this key stands twice (first in line {seen[name]})"
+            if fault:
+                self.wrong.append(Problem((*path, name), fault, line, column))
+                continue
+            seen[name] = line
+            self.document.keys[(*path, name)] = (line, column)
+            self.mark(value, (*path, name), within, alias)
+
+    def _fault(self, node: Node, within: tuple[int, ...]) -> str | None:
+        """Why a value is none that can be used, or None."""
+        if id(node) in within:
+            return f"nested too deeply: at most {DEEPEST} levels, and nothing within itself"
+        if len(within) > DEEPEST:
+            return f"nested too deeply: at most {DEEPEST} levels"
+        if self.unfolded > UNFOLDED:
+            return f"its aliases stand for more than {UNFOLDED:,} values"
+        if isinstance(node, ScalarNode) and (found := UNTOLD.search(node.value)):
+            return f"the character U+{ord(found.group()):04X} is no text"
+        if isinstance(node, ScalarNode) and node.tag == "tag:yaml.org,2002:int" and len(node.value) > DIGITS:
+            return f"a number of {len(node.value):,} digits"
+        return None
 
 
-def _mark(node: Node, path: Loc, document: Document, twice: list[Problem], aliases: Aliases) -> None:
-    """Note where `node` and everything below it stand; collect keys that stand twice in one mapping."""
-    aliases.meet(node, path, document)
-    document.values.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
-    if isinstance(node, SequenceNode):
-        for index, item in enumerate(node.value):
-            _mark(item, (*path, index), document, twice, aliases)
-    if not isinstance(node, MappingNode):
-        return
-    seen: dict[str, int] = {}
-    for key, value in node.value:
-        name = key.value if isinstance(key, ScalarNode) else str(key.value)
-        line, column = key.start_mark.line + 1, key.start_mark.column + 1
-        if name in seen:
-            twice.append(Problem((*path, name), f"this key stands twice (first in line {seen[name]})", line, column))
-            continue
-        seen[name] = line
-        document.keys[(*path, name)] = (line, column)
-        _mark(value, (*path, name), document, twice, aliases)
+def _clipped(text: str) -> str:
+    return text if len(text) <= WIDEST else f"{text[:WIDEST]}…"
 
 
 def _along(data: Any, parts: Sequence[str]) -> Loc:
@@ -237,7 +308,7 @@ def _along(data: Any, parts: Sequence[str]) -> Loc:
         keys = [str(key) for key in data] if isinstance(data, dict) else []
         taken = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in keys), 1)
         step: str | int = ".".join(parts[:taken])
-        if taken == 1 and parts[0].isdigit():
+        if taken == 1 and re.fullmatch("[0-9]{1,9}", parts[0]):
             step = int(parts[0])
         path.append(step)
         if isinstance(data, list):

@@ -17,11 +17,17 @@ from typing import Any
 from ruamel.yaml import YAML
 from safetensors import SafetensorError
 
+from .document import read
+
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what Slurm and `kill` send
 
 
 class RunFolderError(ValueError):
     """The run folder cannot be used or written; the message says why and what helps."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which `kill` and schedulers send: the run stops as by Ctrl-C, and the exit code says which it was."""
 
 
 @contextlib.contextmanager
@@ -43,13 +49,13 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within the block SIGTERM stops the run as Ctrl-C does: with KeyboardInterrupt (main thread only)."""
+    """Within the block SIGTERM stops the run as Ctrl-C does: with a KeyboardInterrupt, Terminated (main thread only)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -68,6 +74,11 @@ def demand_place(out: Path, option: str = "--out", example: str = "out.mp4") -> 
         raise ValueError(f"{option} {out}: the folder {out.parent} cannot be made ({error.strerror})") from None
     if not os.access(out.parent, os.W_OK):
         raise ValueError(f"{option} {out}: the folder {out.parent} cannot be written to")
+
+
+def no_link(path: str, flags: int) -> int:
+    """An opener for what is written in place: a link is refused, since nobody knows where it leads."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def write(path: Path, fill: Callable[[Path], Any]) -> None:
@@ -95,7 +106,7 @@ def append(path: Path, line: str) -> None:
     try:
         with uninterrupted():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "ab+") as stream:
+            with open(path, "ab+", opener=no_link) as stream:
                 cut = stream.tell() > 0 and stream.seek(-1, os.SEEK_END) >= 0 and stream.read() != b"\n"
                 stream.write(b"\n" * cut + line.encode() + b"\n")
     except OSError as error:
@@ -105,7 +116,8 @@ def append(path: Path, line: str) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files below `folder`, left by a writer that was killed. Nobody may be writing there."""
     for left in folder.rglob(".*.part*"):
-        left.unlink(missing_ok=True)
+        if not left.is_dir():  # a cell may be called so
+            left.unlink(missing_ok=True)
 
 
 def to_yaml(data: Any) -> str:
@@ -120,8 +132,8 @@ def to_yaml(data: Any) -> str:
 
 
 def from_yaml(path: Path) -> Any:
-    """The data of a YAML file that wanlab wrote."""
-    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    """The data of a YAML file that wanlab wrote. Raises StudyError where it is damaged, or not there."""
+    return read(path).data
 
 
 def explained(error: BaseException, path: Path) -> RunFolderError:
@@ -133,6 +145,8 @@ def explained(error: BaseException, path: Path) -> RunFolderError:
             f"the disk is full ({free:.0f} MiB free) while writing {path}. Nothing finished is lost: "
             "make room and give the same command again, it goes on where it stopped"
         )
+    if number == errno.ELOOP:
+        return RunFolderError(f"{path} is a link, and nothing is written through one: remove it, or choose another --out")
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         reason = getattr(error, "strerror", None) or error
         return RunFolderError(f"{path.parent} cannot be written to ({reason}); choose another folder with --out")

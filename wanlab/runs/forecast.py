@@ -170,9 +170,9 @@ def measured(cells: Sequence[CellFolder]) -> dict[str, float]:
         for record in cell.attempts():
             if record.get("state") != "ok":
                 continue
-            seconds["metrics"] += record["metrics"]
-            rows["metrics"] += record["rows"]
-            for stage, counts in record["stages"].items():
+            seconds["metrics"] += record.get("metrics", 0.0)
+            rows["metrics"] += record.get("rows", 0)
+            for stage, counts in record.get("stages", {}).items():
                 seconds[stage] += counts["seconds"]
                 rows[stage] += counts["rows"]
     return {name: seconds[name] / rows[name] for name in seconds if rows[name]}

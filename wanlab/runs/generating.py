@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from wanlab.core import LedgerError, edit_from_dict
+from wanlab.core.quote import quoted
 from wanlab.data.folder import write_video
 from wanlab.pipelines.cascade import Cascade
 from wanlab.pipelines.inputs import sides
 from wanlab.pipelines.tiles import Tiling
 from wanlab.pipelines.wan21 import Wan
 from wanlab.runs import opening
+from wanlab.runs.document import StudyError, parse
 from wanlab.runs.environment import pick_device
 from wanlab.runs.model import Model
 
@@ -63,16 +65,13 @@ def edit(text: str) -> Any:
     head, colon, site = text.partition(":")
     kind, bracket, inside = head.partition("[")
     if not colon or (bracket and not inside.endswith("]")):
-        raise ValueError(f"--edit {text}: expected KIND:SITE, for example zero:fusion.attn.z[heads=2]@steps=0:4")
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+        raise ValueError(f"--edit {quoted(text)}: expected KIND:SITE, for example zero:fusion.attn.z[heads=2]@steps=0:4")
     pairs = [pair.partition("=") for pair in inside[:-1].split(",") if pair] if bracket else []
     try:
-        parameters = {name.strip(): YAML(typ="safe", pure=True).load(value) for name, _, value in pairs}
-    except YAMLError as error:
-        said = str(error).strip().splitlines()[0]
-        raise ValueError(f"--edit {text}: what follows an = in brackets is a plain value: {said}") from None
+        parameters = {name.strip(): parse(value).data for name, _, value in pairs}
+    except StudyError as error:
+        said = "; ".join(problem.message for problem in error.problems)
+        raise ValueError(f"--edit {quoted(text)}: what follows an = in brackets is a plain value: {said}") from None
     return edit_from_dict({"kind": kind, "at": site, **parameters})
 
 

@@ -68,7 +68,7 @@ def expand(data: Mapping[str, Any]) -> Grid:
         _product(data, grid)
     _placebos(data, grid)
     for name in grid.cells:
-        if name in (data.get("cells") or {}):
+        if name in _written(data):
             grid.wrong(("cells", name), f"makes the cell {name!r}, which stands in cells already")
     return grid
 
@@ -145,7 +145,7 @@ def _named(axis: str, value: Any, number: int) -> str:
 
 
 def _path(text: str) -> Loc:
-    return tuple(int(part) if part.isdigit() else part for part in str(text).split("."))
+    return tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in str(text).split("."))
 
 
 def _no_path(path: Loc) -> str | None:
@@ -236,6 +236,9 @@ def _include(
 ) -> None:
     """Further settings for the cells with these values; one that was left out comes back where every axis is named."""
     keys = _found(entry, axes, everything, place, grid)
+    if not isinstance(entry.get("set") or {}, Mapping):
+        grid.wrong((*place, "set"), "expected settings of a cell, {name: value}")
+        return
     if keys is None:
         return
     whole = all(axis in entry for axis in axes)
@@ -291,12 +294,12 @@ def _put(data: Any, path: Loc, value: Any, merge: bool = False) -> None:
 def _placebos(data: Mapping[str, Any], grid: Grid) -> None:
     """A cell for each draw of each placebo, shown beside the cell that removes the same components in the same window."""
     given = data.get("placebo") or []
-    known = {**(data.get("cells") or {}), **grid.cells}
+    known = {**_written(data), **grid.cells}
     for number, entry in enumerate([given] if isinstance(given, Mapping) else given):
         source: Loc = ("placebo", number)
         limits = {key: entry[key] for key in ("window", "branch") if entry.get(key) is not None}
         of = [entry["of"]] if isinstance(entry["of"], str) else entry["of"]
-        twin = next((name for name, cell in known.items() if _same(cell or {}, of, limits)), None)
+        twin = next((name for name, cell in known.items() if _same(cell, of, limits)), None)
         shape = _named("", [*of, *(f"{key}{value}" for key, value in limits.items())], 0)
         for draw in range(entry.get("draws", 5)):
             name = f"placebo-{shape}+draw{draw}"
@@ -307,6 +310,12 @@ def _placebos(data: Mapping[str, Any], grid: Grid) -> None:
             grid.cells[name] = {"placebo": {"of": of, "draw": draw, "seed": entry.get("seed", 0)}, **limits, **pairs}
             grid.origins[("cells", name)] = source
             grid.origins |= {("cells", name, "placebo", "of"): (*source, "of"), ("cells", name, "window"): (*source, "window")}
+
+
+def _written(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells that stand in the file as mappings; what is wrong with others is told elsewhere."""
+    cells = data.get("cells")
+    return {name: cell or {} for name, cell in cells.items() if isinstance(cell or {}, dict)} if isinstance(cells, dict) else {}
 
 
 def _same(cell: Mapping[str, Any], of: Sequence[str], limits: Mapping[str, Any]) -> bool:

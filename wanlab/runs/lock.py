@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from .files import RunFolderError, explained
+from .files import RunFolderError, explained, no_link
 from .shard import Shard
 
 PATIENCE = 10.0  # seconds that a shard waits for a plain run that is just ending
@@ -69,7 +69,8 @@ def _taken(stack: contextlib.ExitStack, path: Path, kind: int, patience: float =
     """Take a lock until the stack is closed; False where another process has it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = stack.enter_context(path.open("a+", encoding="utf-8"))
+        stream: IO[str] = open(path, "a+", encoding="utf-8", opener=no_link)  # noqa: SIM115 (the stack closes it)
+        stack.enter_context(stream)
     except OSError as error:
         raise explained(error, path) from error
     deadline = time.monotonic() + patience

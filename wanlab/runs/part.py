@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 class Part(BaseModel):
     """A mapping of a study file: unknown keys are errors, values do not change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def inner(cls, key: str) -> Any:

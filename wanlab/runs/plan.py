@@ -16,9 +16,9 @@ from .document import Document, Problem
 from .setting import prepare, settled
 from .shared import StageRuns
 from .source import Source
-from .spec import Sampler, Study
+from .spec import SAMPLES, Sampler, Study
 
-SEED_STRIDE = 1_000_000  # a sample's noise seed is seed * SEED_STRIDE + index: another one for every row of a study
+SEED_STRIDE = SAMPLES  # a sample's noise seed is seed * SEED_STRIDE + index: another one for every row of a study
 
 
 Skip = Callable[[str, int], bool]

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
 from wanlab.graph import digest
+from wanlab.pipelines.request import STEPS
 
 from .document import did_you_mean, located
 from .model import Model, Named, OrWord, told
@@ -60,6 +61,8 @@ WINDOW = {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "array", "
 Window = Annotated[Any, AfterValidator(_steps), WithJsonSchema(WINDOW)]
 Values = Annotated[Any, AfterValidator(_some), WithJsonSchema({"anyOf": [{"type": "array"}, {"type": "object"}]})]
 Given = BeforeValidator(lambda value: {} if value is None else value)
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # times SAMPLES below what a generator takes
+SAMPLES = 1_000_000  # of one seed, each with a noise seed of its own
 
 
 class Procedural(Part):
@@ -67,8 +70,8 @@ class Procedural(Part):
 
     kind: Literal["procedural"] = "procedural"
     split: Literal["train", "val", "test"] = "test"
-    n: int = Field(48, ge=1, description="samples")
-    seed: int = Field(0, ge=0, description="seed of the world")
+    n: int = Field(48, ge=1, le=SAMPLES, description="samples")
+    seed: Seed = Field(0, description="seed of the world")
     max_objects: Literal[1, 2] = Field(2, description="1: only clips of one object")
 
 
@@ -107,7 +110,7 @@ class Images(Part):
 class Sampler(Part):
     """How the latents are denoised. A field left out means the pipeline's own default."""
 
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, le=STEPS)
     guidance: float | None = Field(None, ge=0)
     guidance_2: float | None = Field(None, ge=0, description="of the second of two experts; without: as guidance")
     negative: str | None = Field(None, description="negative prompt; without: the null condition")
@@ -118,15 +121,15 @@ class Placebo(Part):
 
     of: Names = Field(min_length=1, description="components")
     draw: int = Field(0, ge=0, description="number of the draw")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class Placebos(Part):
     """Several draws of a placebo: a cell for each, named placebo-COMPONENT+drawN."""
 
     of: Names = Field(min_length=1, description="components")
-    draws: int = Field(5, ge=1)
-    seed: int = Field(0, ge=0)
+    draws: int = Field(5, ge=1, le=10_000)
+    seed: Seed = 0
     window: Window | None = Field(None, description="as in a cell")
     branch: str | None = Field(None, description="as in a cell")
 
@@ -140,7 +143,7 @@ class Train(Part):
     part: str = Field(pattern=r"^[a-z_]+\.[A-Za-z0-9_]+$", description="STAGE.VARIANT, for example detail.no_gan")
     recipe: Path | None = Field(None, description="a training file; without: the recipe that the pipeline's weights carry")
     set: dict[str, Any] = Field(default_factory=dict, description="settings of the recipe that differ")
-    seed: int | None = Field(None, ge=0, description="without: the recipe's own")
+    seed: Seed | None = Field(None, description="without: the recipe's own")
 
 
 class Cell(Part):
@@ -165,9 +168,9 @@ class Stats(Part):
     """How numbers are compared."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    resamples: int = Field(10_000, ge=10_000, description="bootstrap resamples and sign flips")
+    resamples: int = Field(10_000, ge=10_000, le=1_000_000, description="bootstrap resamples and sign flips")
     family: Literal["metric", "study"] = Field("metric", description="what Holm's correction ranges over")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class Report(Part):
@@ -213,7 +216,7 @@ class Study(Part):
     init: Literal["trained", "random"] = "trained"
     data: Annotated[Procedural | Folder | Image | Images, Field(discriminator="kind")]
     sampler: Sampler = Field(default_factory=Sampler)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
+    seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         GUESS, description="rows per batch, part of every content key; auto: as many as the GPU has memory for (on a CPU 8)"
     )
@@ -225,7 +228,9 @@ class Study(Part):
     report: Report = Field(default_factory=Report)
     cache: Cache = Field(default_factory=Cache)
     share: Share = Field(default_factory=Share)
-    seconds: dict[str, float] = Field(default_factory=dict, description="stated seconds per sample and stage, for plan")
+    seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="stated seconds per sample and stage, for plan"
+    )
     outline: Path | None = Field(None, description="stated figures of the pipeline, so that plan needs no weights")
     _home: Path | None = PrivateAttr(None)
 

@@ -21,7 +21,6 @@ import json
 import os
 import platform
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -37,9 +37,11 @@ from wanlab.graph import digest, file_digest
 from .document import StudyError
 from .files import RunFolderError, append, from_yaml, sweep, to_yaml, write, write_text
 from .lock import alone, held
+from .logs import now, records, speaks
 from .shard import Shard
 from .spec import Study, settings
 
+COLUMNS = ("index", "unit", "prompt", "seed", "metric", "value")  # of samples.parquet
 SHOWN = 8  # differences between two studies that a message names
 
 
@@ -123,8 +125,8 @@ class CellFolder:
             append(self.root / "attempts.jsonl", line)
 
     def attempts(self) -> list[dict[str, Any]]:
-        """The lines of attempts.jsonl; one that a kill cut off is left out."""
-        return records(self.root / "attempts.jsonl")
+        """The lines of attempts.jsonl that speak of a batch; one that a kill cut off is left out."""
+        return [line for line in records(self.root / "attempts.jsonl") if speaks(line)]
 
     def finish(self, description: Mapping[str, Any], chunks: int) -> bool:
         """Join the parts into the result files, write DONE, remove the parts; one process does it where several want to.
@@ -174,19 +176,37 @@ class CellFolder:
         return done
 
     def description(self) -> dict[str, Any]:
-        """What cell.yaml says."""
-        return from_yaml(self.root / "cell.yaml")
+        """What cell.yaml says. Raises RunFolderError where it is damaged, as `samples` and `features` do."""
+        with self._whole("cell.yaml"):
+            said = from_yaml(self.root / "cell.yaml")
+            _demand(said, {"name": str, "metrics": dict, "weights": dict, "sampler": dict})
+        return said
 
     def samples(self) -> dict[str, list[Any]]:
         """The columns of samples.parquet: index, unit, prompt, seed, metric, value; one row per sample and metric."""
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(self.root / "samples.parquet").to_pydict()
+        with self._whole("samples.parquet"):
+            columns = pyarrow.parquet.read_table(self.root / "samples.parquet").to_pydict()
+            _demand(columns, dict.fromkeys(COLUMNS, list))
+        return columns
 
     def features(self) -> dict[str, torch.Tensor]:
         """Per-sample features of the set metrics, with `index` and `seed` of their rows."""
-        with safe_open(self.root / "features.safetensors", framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        with self._whole("features.safetensors"):
+            with safe_open(self.root / "features.safetensors", framework="pt") as file:
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            _demand(found, {"index": torch.Tensor, "seed": torch.Tensor})
+        return found
+
+    @contextlib.contextmanager
+    def _whole(self, name: str) -> Iterator[None]:
+        """Say of a file that cannot be read within the block what helps."""
+        try:
+            yield
+        except (StudyError, SafetensorError, ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+            raise RunFolderError(f"{self.root / name} is damaged, or of another version ({_line(error)}); the command that ran the "
+                                 "study makes this cell again, and without its folder the others can be reported") from error
 
     def _part(self, chunk: int) -> Path:
         return self.root / "parts" / f"{chunk:05d}.safetensors"
@@ -207,7 +227,13 @@ class RunFolder:
         stored = self._stored()
         if stored is None:
             raise RunFolderError(f"{self.root} is not a run folder: it has no study.yaml")
-        return Study.model_validate(stored["study"])
+        try:
+            return Study.model_validate(stored["study"])
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RunFolderError(f"{self.root / 'study.yaml'} was written by another version of wanlab ({where}: {first['msg']}); "
+                                 "that version can report it") from error
 
     @property
     def begun(self) -> bool:
@@ -231,7 +257,13 @@ class RunFolder:
     def environment(self) -> dict[str, Any]:
         """What environment.json says, or nothing."""
         path = self.root / "environment.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"code": {}}
+            _demand(found, {"code": dict})
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RunFolderError(f"{path} is damaged ({_line(error)}): it says with which versions and threads results were made. "
+                                 "Put it right, or remove it and say --threads") from error
+        return found if path.exists() else {}
 
     @property
     def threads(self) -> int | None:
@@ -246,6 +278,7 @@ class RunFolder:
         process is running, shards whose results would not fit together, or one that cannot be written.
         """
         self.refuse_strangers(study)
+        self.refuse_links()
         with held(self.root, shard) as beside:
             if shard is None:
                 sweep(self.root)
@@ -294,6 +327,14 @@ class RunFolder:
             f"{study.hash}. Different: {'; '.join(differences)}. Choose another folder with --out"
         )
 
+    def refuse_links(self) -> None:
+        """Raise RunFolderError for a link that leads out of the folder: what is written or shown stays within it."""
+        home = self.root.resolve()
+        for folder, folders, files in os.walk(self.root):
+            for path in (Path(folder) / name for name in (*folders, *files)):
+                if path.is_symlink() and not path.resolve().is_relative_to(home):
+                    raise RunFolderError(f"{path} is a link that leads out of {self.root}: remove it, or choose another --out")
+
     def _stored(self) -> dict[str, Any] | None:
         path = self.root / "study.yaml"
         if not path.exists():
@@ -303,25 +344,22 @@ class RunFolder:
             ours = {"hash", "study"} <= set(stored)
             if ours and stored["hash"] != digest(settings(stored["study"])):
                 raise ValueError("its hash does not fit its content")
-        except (StudyError, ValueError, KeyError, TypeError) as error:
+        except (StudyError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunFolderError(f"{path} is damaged or edited ({error}); choose another folder with --out") from error
         if not ours:
             raise RunFolderError(f"{path} is a study file, not the record of a run; choose another folder with --out")
         return stored
 
 
-def now() -> str:
-    """The moment, for a log."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+def _demand(said: Any, kinds: Mapping[str, type]) -> None:
+    """Raise ValueError where data is no mapping that holds values of these kinds."""
+    for key, kind in kinds.items():
+        if not isinstance(said, dict) or not isinstance(said.get(key), kind):
+            raise ValueError(f"it has no {key}")
 
 
-def records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; one that a kill cut off is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
-    return found
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def differing(old: Any, new: Any, path: str = "") -> list[str]:

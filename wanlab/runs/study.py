@@ -112,6 +112,7 @@ def report_study(
 
     folder = RunFolder(root)
     study = folder.study()
+    folder.refuse_links()
     for setting in sets:
         if setting.split("=")[0].strip().split(".")[0] not in REPORTED:
             raise StudyError([], f"--set {setting}: a report can be given {', '.join(REPORTED)}; anything else is another run")
@@ -127,6 +128,11 @@ def write_report(
     from .report import write_all
 
     cells = folder.cells()
+    if bench is None and (damaged := [name for name, cell in cells.items() if not cell.done]):
+        raise RunFolderError(
+            f"{folder.root}: {', '.join(damaged)}: files of these cells are not those that were written. The command that ran the "
+            "study makes them again; without their folders the others can be reported"
+        )
     if bench is not None:  # exactly the cells of this run, not those of an earlier code
         current = {cell.key for cell in bench.plan.cells.values()}
         cells = {name: cell for name, cell in cells.items() if cell.root.name in current}

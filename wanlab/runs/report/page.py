@@ -85,7 +85,7 @@ def _picture(folder: RunFolder, one: Drawn) -> str:
 
 def _planned(folder: RunFolder) -> dict[str, int | None]:
     """Stage runs that were planned, from the log of the run: of an interrupted part those that it made."""
-    known = [r for r in folder.attempts() if r.get("state") in ("ended", "stopped") and "made" in r]
+    known = [r for r in folder.attempts() if r.get("state") in ("ended", "stopped") and {"shared", "made"} <= r.keys()]
     planned = sum(r["shared"] if r["state"] == "ended" else r["made"] for r in known)
     return {"planned": planned or None}
 
