@@ -99,6 +99,7 @@ def test_a_kept_map_gives_rows_pairs_columns_and_flows(seen: attention.Attended,
     one, p = seen.map("dit.attn.0", 1, "cond"), dense["dit.attn.0", 1, "cond"].reshape(2, *GRID, *GRID)
     assert one.sides == one.keys == GRID and one.heads == 2
     assert np.allclose(one.row(2, 1, 3), p[:, 2, 1, 3], atol=1e-6)
+    assert np.array_equal(one.row(2, 1, 3, heads=[1]), one.row(2, 1, 3)[[1]])
     assert np.allclose(one.pair(0, 2), p[:, 0, :, :, 2], atol=1e-6)
     weights = np.random.default_rng(0).random(GRID).astype(np.float32)
     assert np.allclose(one.flow(weights), np.einsum("fhw,kfhwabc->kabc", weights, p), atol=1e-5)
@@ -137,6 +138,8 @@ def test_mistakes_are_told_before_the_run(pipe: Foreign, monkeypatch: pytest.Mon
         seen.map("dit.attn.0")
     with pytest.raises(AttentionError, match=r"3x2x4 queries .*\(3, 0, 0\) is outside"):
         seen.map("dit.attn.0", 0, "cond").row(3, 0, 0)
+    with pytest.raises(AttentionError, match=r"the keys of dit.attn.0 stand in 3 frames \(0 to 2\); 3 is outside"):
+        seen.map("dit.attn.0", 0, "cond").pair(0, 3)
     with pytest.raises(AttentionError, match="was not kept"):
         attention.Attended(attention.Reads(pipe, pipe.request(None, PROMPT), ["dit.attn.0"]), seen.record).map("dit.attn.0")
 
@@ -189,4 +192,9 @@ def test_maps_of_layers_that_see_a_frame_or_a_place_alone_are_empty_elsewhere(ti
     rows = image.rows([(f, h, w) for f in range(8) for h in range(4) for w in range(4)])
     assert rows.shape == (128, 4, 1, 8, 8)
     wanted = seen.statistics()["image"].sel(layer="generator.mid.cross.attn").squeeze()
+    for one in (image, seen.map("generator.mid.spatial.attn"), seen.map("generator.mid.temporal.attn")):
+        for to in {0, 5} & set(range(one.keys[0])):
+            whole = one.rows([(5, h, w) for h in range(4) for w in range(4)]).isel(frame=to).values      # query head to_h to_w
+            pair = one.pair(5, to).values
+            assert np.allclose(pair, whole.reshape(4, 4, *whole.shape[1:]).transpose(2, 0, 1, 3, 4), atol=1e-6, equal_nan=True)
     assert np.allclose(rows.sum(["frame", "h", "w"]).mean("query"), wanted, atol=1e-5)

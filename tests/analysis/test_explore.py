@@ -37,9 +37,11 @@ def test_maps_are_those_of_the_model(pipe: Foreign, dense: Any, capture: str) ->
     whole = dense.record["dit.attn.1.pattern", 1, "uncond"].tensor[1].numpy()
     heat = explorer.views.heat(View("dit.attn.1", 1, "uncond", None, (2, 1, 3)))
     assert np.allclose(heat, whole[:, (2 * HEIGHT + 1) * WIDTH + 3].reshape(-1, *GRID), atol=1e-6)
+    assert np.array_equal(explorer.views.heat(View("dit.attn.1", 1, "uncond", 1, (2, 1, 3))), heat[1:])
     cross = dense.record["dit.cross.0.pattern", 0, "cond"].tensor[1].numpy()
     heat = explorer.views.heat(View("dit.cross.0", 0, "cond", None, None, "blue"))
     assert np.allclose(heat, cross[..., 1].reshape(-1, *GRID), atol=1e-6)
+    assert np.array_equal(explorer.views.heat(View("dit.cross.0", 0, "cond", 0, None, "blue")), heat[:1])
     assert explorer.views.words["cond"] == ["a", "blue", "circle"] and explorer.views.words["uncond"] == []
 
 

@@ -47,7 +47,7 @@ def tab(browser: Browser, complaints: list[str], address: Path | str, width: int
 
     page.on("console", hear)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(address.resolve().as_uri() if isinstance(address, Path) else address)
+    page.goto(address.resolve().as_uri() if isinstance(address, Path) else address, timeout=4 * PATIENCE)      # JupyterLab is large
     return page
 
 

@@ -17,12 +17,12 @@ SIDES = (3, 2, 4)
 
 
 def heat(view: View) -> np.ndarray:
-    """A map of two heads that depends on everything that a view says; its last row cannot be attended to from a patch."""
+    """A map of two heads, or of the view's, that depends on all that it says; its last row cannot be attended to from a patch."""
     said = f"{view.layer} {view.step} {view.branch} {view.place} {view.word}"
     values = np.random.default_rng(list(said.encode())).random((2, *SIDES)).astype(np.float32)
     if view.word is None:
         values[:, :, -1] = np.nan
-    return values
+    return values if view.head is None else values[[view.head]]
 
 
 def views(title: str = EVIL) -> Views:
@@ -85,18 +85,21 @@ def test_what_is_not_there_is_answered_with_what_is(change: dict[str, object], s
 def test_a_head_is_its_own_map_and_none_is_the_mean() -> None:
     shown, view = views(), View("a.attn", 1, "cond", 1, (0, 1, 2))
     assert np.array_equal(shown.map(view).values, Map.of(heat(view._replace(head=None))[1], False).values)
-    mean = heat(view).astype(float).mean(0)
+    mean = heat(view._replace(head=None)).astype(float).mean(0)
     assert shown.map(view._replace(head=None)).high == pytest.approx(np.nanmax(mean))
 
 
-def test_another_head_of_the_same_question_computes_nothing() -> None:
+def test_no_head_is_computed_twice_or_for_nothing() -> None:
     asked: list[View] = []
-    shown, view = views(), View("a.attn", 1, "cond", 1, (0, 1, 2))
+    shown, view = views(), View("a.attn", 1, "cond", None, (0, 1, 2))
     shown.heat = lambda view: asked.append(view) or heat(view)      # type: ignore[func-returns-value]
-    maps = [shown.map(view._replace(head=head)) for head in (1, 0, None, 1)]
-    assert len(asked) == 1 and np.array_equal(maps[0].values, maps[3].values) and not np.array_equal(maps[0].values, maps[1].values)
-    shown.map(view._replace(step=2))
-    assert np.array_equal(shown.map(view).values, maps[0].values) and len(asked) == 3
+    maps = [shown.map(view._replace(head=head)) for head in (None, 1, 0, 1)]
+    assert len(asked) == 1 and np.array_equal(maps[1].values, maps[3].values) and not np.array_equal(maps[1].values, maps[2].values)
+    alone = [shown.map(view._replace(head=head, step=2)) for head in (1, 1, 0)]
+    assert [one.head for one in asked] == [None, 1, 0]
+    assert np.array_equal(alone[0].values, alone[1].values)
+    assert np.array_equal(alone[2].values, shown.map(view._replace(head=0, step=2)).values)
+    assert np.array_equal(shown.map(view._replace(head=1)).values, maps[1].values)
 
 
 def test_the_widget_answers_a_view_with_one_map_of_bytes() -> None:

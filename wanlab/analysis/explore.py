@@ -107,9 +107,9 @@ class Maps:
         return None if self.request.negative is None else replace(self.request, prompts=self.request.negative)
 
     def heat(self, view: View) -> np.ndarray:
-        """The answer to a view, of all heads: (head frames h w)."""
-        one = self.at(view.layer, view.step, view.branch)
+        """The answer to a view, of all heads or of its own alone: (head frames h w)."""
+        one, heads = self.at(view.layer, view.step, view.branch), None if view.head is None else [view.head]
         if view.word is None:
-            return one.row(*(view.place or (0, 0, 0))).values
+            return one.row(*(view.place or (0, 0, 0)), heads).values
         tokens = self.pipe.tokens_of(self._request(view.branch), view.word, self.row)
-        return one.columns(tokens).sum("key", skipna=False).values
+        return one.columns(tokens, heads).sum("key", skipna=False).values

@@ -123,32 +123,33 @@ class AttentionMap:
         """Number of heads."""
         return self.call.given[0].shape[1]
 
-    def row(self, frame: int = 0, h: int = 0, w: int = 0) -> DataArray:
-        """What the patch at (frame, h, w) attends to in every frame: (head frame h w)."""
-        return self.rows([(frame, h, w)]).isel(query=0, drop=True)
+    def row(self, frame: int = 0, h: int = 0, w: int = 0, heads: Sequence[int] | None = None) -> DataArray:
+        """What the patch at (frame, h, w) attends to in every frame: (head frame h w). heads: of these alone."""
+        return self.rows([(frame, h, w)], heads).isel(query=0, drop=True)
 
-    def rows(self, places: Sequence[Place]) -> DataArray:
+    def rows(self, places: Sequence[Place], heads: Sequence[int] | None = None) -> DataArray:
         """The same of several patches: (query head frame h w)."""
         if self.keys is None:
             raise AttentionError(f"the keys of {self.layer} stand nowhere in the video: ask for columns()")
-        heat = np.full((len(places), self.heads, *self.keys), np.nan, np.float32)
+        heat = np.empty((len(places), self.heads if heads is None else len(heads), *self.keys), np.float32)
         for i, place in enumerate(places):
-            heat[i] = self._heat(place)
-        return DataArray(heat, dims=("query", "head", "frame", "h", "w"), name=self.layer)
+            self._heat(place, heads, heat[i])
+        coords = {} if heads is None else {"head": list(heads)}
+        return DataArray(heat, dims=("query", "head", "frame", "h", "w"), coords=coords, name=self.layer)
 
-    def _heat(self, place: Place) -> np.ndarray:
+    def _heat(self, place: Place, heads: Sequence[int] | None, out: np.ndarray) -> None:
         if any(not 0 <= at < side for at, side in zip(place, self.sides, strict=True)):
             raise AttentionError(f"{self.layer} has {'x'.join(map(str, self.sides))} queries (frames, height, width); "
                                  f"{place} is outside")
         batch, row = (int(index) for index in self._queries.find(*map(np.asarray, place)))
         if row < 0:
             raise AttentionError(f"no query of {self.layer} stands at {place}")
-        line = self.call.entries(rows=[row], batch=[batch])[0, :, 0].numpy()                   # k j
+        line = self.call.entries(rows=[row], heads=heads, batch=[batch])[0, :, 0].numpy()      # k j
         batches, tokens = self.key_index
+        np.take(line, tokens, axis=1, out=out, mode="clip")
         seen = (tokens >= 0) & ((batches == batch) | self._of_image)         # an image's keys are every call's
-        heat = np.full((self.heads, *tokens.shape), np.nan, np.float32)
-        heat[:, seen] = line[:, tokens[seen]]
-        return heat
+        if not seen.all():
+            out[:, ~seen] = np.nan
 
     @cached_property
     def query_index(self) -> tuple[np.ndarray, np.ndarray]:
@@ -166,19 +167,32 @@ class AttentionMap:
         return grid is not None and grid.of == "image"
 
     def pair(self, frame: int, to: int) -> DataArray:
-        """From every patch of one frame to every patch of another: (head h w to_h to_w)."""
-        _, height, width = self.sides
-        heat = self.rows([(frame, h, w) for h in range(height) for w in range(width)]).isel(frame=to).values
-        shaped = heat.reshape(height, width, *heat.shape[1:]).transpose(2, 0, 1, 3, 4)
-        return DataArray(shaped, dims=("head", "h", "w", "to_h", "to_w"), name=self.layer)
+        """From every patch of one frame to every patch of another: (head h w to_h to_w); no other part of the map is computed."""
+        if self.keys is None:
+            raise AttentionError(f"the keys of {self.layer} stand nowhere in the video: ask for columns()")
+        for what, at, side in (("queries", frame, self.sides), ("keys", to, self.keys)):
+            if not 0 <= at < side[0]:
+                raise AttentionError(f"the {what} of {self.layer} stand in {side[0]} frames (0 to {side[0] - 1}); {at} is outside")
+        calls, rows = (one[frame].ravel() for one in self.query_index)
+        batches, tokens = (one[to].ravel() for one in self.key_index)
+        heat = np.full((self.heads, len(rows), len(tokens)), np.nan, np.float32)
+        for batch in np.unique(calls[rows >= 0]):
+            asking = np.flatnonzero((calls == batch) & (rows >= 0))
+            seen = np.flatnonzero((tokens >= 0) & ((batches == batch) | self._of_image))
+            if len(seen):
+                part = self.call.entries(rows[asking].tolist(), tokens[seen].tolist(), batch=[int(batch)])[0]   # k n j
+                heat[:, asking[:, None], seen] = part.numpy()
+        heat = heat.reshape(self.heads, *self.sides[1:], *self.keys[1:])
+        return DataArray(heat, dims=("head", "h", "w", "to_h", "to_w"), name=self.layer)
 
-    def columns(self, keys: Sequence[int]) -> DataArray:
-        """How much every patch attends to some keys, by number: (head frame h w key)."""
-        values, (batches, rows) = self.call.entries(columns=keys).numpy(), self.query_index     # calls k n j
-        heat = np.full((self.heads, *self.sides, len(keys)), np.nan, np.float32)
+    def columns(self, keys: Sequence[int], heads: Sequence[int] | None = None) -> DataArray:
+        """How much every patch attends to some keys, by number: (head frame h w key). heads: of these alone."""
+        values, (batches, rows) = self.call.entries(columns=keys, heads=heads).numpy(), self.query_index    # calls k n j
+        heat = np.full((values.shape[1], *self.sides, len(keys)), np.nan, np.float32)
         stands = rows >= 0
         heat[:, stands] = values[batches[stands], :, rows[stands]].swapaxes(0, 1)
-        return DataArray(heat, dims=("head", "frame", "h", "w", "key"), coords={"key": list(keys)}, name=self.layer)
+        coords = {"key": list(keys), **({} if heads is None else {"head": list(heads)})}
+        return DataArray(heat, dims=("head", "frame", "h", "w", "key"), coords=coords, name=self.layer)
 
     def flow(self, weights: np.ndarray) -> np.ndarray:
         """Where weights of the patches (frames h w) flow in one application of the map: (head frames h w) of the keys.

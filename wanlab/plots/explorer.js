@@ -23,11 +23,11 @@ function palette(answer, scale, colours) {
   return new Uint32Array(table.buffer);
 }
 
-// Pixels of one frame of a map.
-function paint(answer, frame, table) {
-  const [, height, width] = answer.sides, values = bytes(answer.values), pixels = new ImageData(width, height);
-  const seen = new Uint32Array(pixels.data.buffer), start = frame * width * height;
-  for (let i = 0; i < seen.length; i++) seen[i] = table[values[start + i]];
+// Pixels of a map, its frames one below the other.
+function paint(answer, table) {
+  const [frames, height, width] = answer.sides, values = bytes(answer.values), pixels = new ImageData(width, frames * height);
+  const seen = new Uint32Array(pixels.data.buffer);
+  for (let i = 0; i < seen.length; i++) seen[i] = table[values[i]];
   return pixels;
 }
 
@@ -40,6 +40,8 @@ function latentFrame(frame, video, frames) {
 
 function slider(parent, label, keys, change) {
   const row = element("label", "row"), name = element("span", "name", label), input = element("input"), value = element("output", "value");
+  const text = element("bdi");                                      // what does not fit is cut at its beginning: layers end in what they are
+  value.append(text);
   const hint = element("kbd", "", keys);
   input.type = "range";
   input.dataset.of = label;
@@ -47,13 +49,13 @@ function slider(parent, label, keys, change) {
   input.addEventListener("input", () => change(Number(input.value)));
   row.append(name, input, value, hint);
   parent.append(row);
-  return { show(at, count, text) {
+  return { show(at, count, now) {
     input.max = Math.max(0, count - 1);
     input.value = at;
     input.disabled = count < 2;
     input.style.setProperty("--done", `${count < 2 ? 0 : (100 * at) / (count - 1)}%`);
-    value.textContent = text;
-    value.title = text;
+    text.textContent = now;
+    value.title = now;
   } };
 }
 
@@ -75,7 +77,7 @@ function render({ model, el }) {
   const setup = model.get("setup"), colours = bytes(setup.colours), count = setup.frames.length;
   const layers = setup.layers, index = Object.fromEntries(layers.map((layer, i) => [layer.name, i]));
   let view = model.get("view"), answer = model.get("answer"), frame = 0, scale = 0, held = true, kind = "", playing = 0, asked = view.id, opened = false;
-  let table = new Uint32Array(256);
+  let pixels = null;
   const layer = () => layers[index[view.layer]];
 
   // ---- what there is to see
@@ -101,20 +103,24 @@ function render({ model, el }) {
   if (setup.note) root.append(element("div", "note", setup.note));
   el.append(root);
 
+  // All small frames are one canvas below their buttons, as each canvas is a layer that the browser has to compose; and they are
+  // made grey here, as a filter in CSS is applied anew at every repaint.
   const video = setup.frames.map((data) => createImageBitmap(new Blob([bytes(data)], { type: "image/jpeg" })));
+  const small = element("canvas", "small"), stills = element("canvas"), sheet = element("canvas");
+  strip.append(small);
   const thumbs = video.map((one, i) => {
-    const thumb = element("button", "thumb"), still = element("canvas"), over = element("canvas", "over");
+    const thumb = element("button", "thumb");
     thumb.title = `frame ${i + 1}`;
-    thumb.append(still, over, element("span", "number", String(i + 1)));
+    thumb.append(element("span", "number", String(i + 1)));
     thumb.addEventListener("click", () => show(i));
     strip.append(thumb);
-    one.then((image) => { still.width = image.width; still.height = image.height; still.getContext("2d").drawImage(image, 0, 0); });
-    return { thumb, over };
+    return thumb;
   });
-  ramp.width = 256;
+  let images = [], places = [];
+  ramp.width = TOP + 1;
   ramp.height = 1;
-  const line = new ImageData(256, 1);
-  for (let i = 0; i < 256; i++) line.data.set([...colours.subarray(3 * i, 3 * i + 3), 255], 4 * i);
+  const line = new ImageData(TOP + 1, 1), table = palette({ high: 1 }, 1, colours);
+  new Uint32Array(line.data.buffer).set(table.subarray(0, TOP + 1));                  // as see-through as the heat, on grey
   ramp.getContext("2d").putImageData(line, 0, 0);
 
   const at = {
@@ -139,7 +145,7 @@ function render({ model, el }) {
   const play = button("play", "space", () => run(!playing), "play the frames");
   const hold = button("hold scale", "l", () => { held = !held; fit(!held); }, "keep the colour scale while step, branch, head and patch change");
   button("fit", "f", () => fit(true), "fit the colour scale to this map");
-  const bare = button("overlay", "o", () => { root.classList.toggle("wx-bare"); repaint(); }, "show or hide the heat");
+  const bare = button("overlay", "o", () => { root.classList.toggle("wx-bare"); repaint(); show(frame); lay(); }, "show or hide the heat");
 
   // ---- questions and answers
   function ask(change) {
@@ -219,20 +225,58 @@ function render({ model, el }) {
   }
 
   // ---- painting
+  // Where the small frames stand, in pixels of the screen.
+  function lay() {
+    const fine = window.devicePixelRatio || 1, last = thumbs[count - 1];
+    const wide = Math.max(...thumbs.map((one) => one.offsetLeft + one.offsetWidth)), high = last.offsetTop + last.offsetHeight;
+    if (!wide || !high) return;                                     // hidden
+    places = thumbs.map((one) => [one.offsetLeft, one.offsetTop, one.offsetWidth, one.offsetHeight].map((at) => Math.round(at * fine)));
+    for (const canvas of [small, stills]) Object.assign(canvas, { width: Math.round(wide * fine), height: Math.round(high * fine) });
+    Object.assign(small.style, { width: `${wide}px`, height: `${high}px` });
+    const context = stills.getContext("2d");
+    places.forEach((place, i) => still(context, images[i], place));
+    overlaySmall();
+  }
+
+  // A frame of the video; grey, so that the heat alone has colours.
+  function still(context, image, place) {
+    if (!image) return;
+    context.drawImage(image, ...place);
+    if (root.classList.contains("wx-bare")) return;
+    context.globalCompositeOperation = "saturation";
+    context.fillStyle = "#888";
+    context.fillRect(...place);
+    context.globalCompositeOperation = "source-over";
+  }
+
+  function overlaySmall() {
+    const context = small.getContext("2d");
+    context.clearRect(0, 0, small.width, small.height);
+    context.drawImage(stills, 0, 0);
+    if (!pixels || root.classList.contains("wx-bare")) return;
+    const [frames, height, width] = answer.sides;
+    Object.assign(sheet, { width, height: frames * height });
+    sheet.getContext("2d").putImageData(pixels, 0, 0);
+    context.imageSmoothingEnabled = false;
+    places.forEach((place, i) => {
+      if (frames > 1 || count === 1 || i === 0) context.drawImage(sheet, 0, latentFrame(i, count, frames) * height, width, height, ...place);
+    });
+  }
+
   const onImage = () => layer().image && view.word === null;         // keys that are the first image, and no frames
-  function overlay(canvas, of) {
-    const [frames, height, width] = answer.sides, context = canvas.getContext("2d");
-    if (canvas.width !== width) canvas.width = width;
-    if (canvas.height !== height) canvas.height = height;
-    if (frames === 1 && count > 1 && of > 0) context.clearRect(0, 0, width, height);
-    else context.putImageData(paint(answer, latentFrame(of, count, frames), table), 0, 0);
+  function overlay() {
+    const [frames, height, width] = answer.sides, context = heat.getContext("2d"), top = latentFrame(frame, count, frames) * height;
+    if (heat.width !== width) heat.width = width;
+    if (heat.height !== height) heat.height = height;
+    if (frames === 1 && count > 1 && frame > 0) context.clearRect(0, 0, width, height);
+    else context.putImageData(pixels, 0, -top, 0, top, width, height);
   }
 
   function repaint() {
     if (!answer || answer.error || !answer.values) return;
-    table = palette(answer, scale, colours);
-    overlay(heat, frame);
-    thumbs.forEach(({ over }, i) => overlay(over, i));
+    pixels = paint(answer, palette(answer, scale, colours));
+    overlay();
+    overlaySmall();
     top.textContent = `${answer.high > scale * 1.0001 ? "≥ " : ""}${told(scale)}`;
     hold.setAttribute("aria-pressed", held);
     bare.setAttribute("aria-pressed", !root.classList.contains("wx-bare"));
@@ -242,12 +286,24 @@ function render({ model, el }) {
       question.append(element("b", "", `“${view.word}”`), ` takes ${share} of a patch’s attention on average`);
     } else {
       const [f, h, w] = view.place;
-      const from = layer().sides[0] > 1 ? `frame ${f + 1}, ` : "";
+      const from = layer().sides[0] > 1 ? `${framesOf(f)}, ` : "";
       question.append(element("b", "", `Patch ${from}row ${h + 1}, column ${w + 1}`),
         ` puts ${share} of its attention on ${onImage() ? "the first image (shown on frame 1)" : "the patches shown"}`);
     }
+    explain();
     placeMark();
     root.dataset.shown = JSON.stringify([frame, scale]);
+  }
+
+  // Frames of the video to which one of a layer belongs, in words.
+  function framesOf(f) {
+    const own = thumbs.map((_, i) => i).filter((i) => latentFrame(i, count, layer().sides[0]) === f).map((i) => i + 1);
+    return own.length > 1 ? `frames ${own[0]}–${own[own.length - 1]}` : `frame ${own[0]}`;
+  }
+
+  // What the colours are, while the mouse asks for nothing.
+  function explain() {
+    readout.textContent = `Colour: share of ${view.word === null ? "the" : "a"} patch’s attention`;
   }
 
   function placeMark() {
@@ -258,7 +314,7 @@ function render({ model, el }) {
       Object.assign(mark.style, { left: `${(100 * place[2]) / sides[2]}%`, top: `${(100 * place[1]) / sides[1]}%`,
         width: `${100 / sides[2]}%`, height: `${100 / sides[1]}%` });
     }
-    thumbs.forEach(({ thumb }, i) => {
+    thumbs.forEach((thumb, i) => {
       thumb.classList.toggle("wx-here", i === frame);
       thumb.classList.toggle("wx-asked", Boolean(place) && latentFrame(i, count, sides[0]) === place[0] && (sides[0] > 1 || i === 0));
     });
@@ -269,7 +325,7 @@ function render({ model, el }) {
     at.frame.show(frame, count, `${frame + 1} / ${count}`);
     at.step.show(step, of.steps.length, view.step === null ? "outside the loop" : `${view.step}`);
     at.layer.show(index[of.name], layers.length, of.name);
-    at.head.show(view.head === null ? 0 : of.kept.indexOf(view.head) + 1, of.kept.length + 1, view.head === null ? "mean" : `${view.head}`);
+    at.head.show(view.head === null ? 0 : of.kept.indexOf(view.head) + 1, of.kept.length + 1, view.head === null ? `mean of ${of.heads}` : `${view.head}`);
     offer(choices, "choice", of.branches, view.branch, (branch) => ask({ branch }));
     const words = of.words ? setup.words[view.branch ?? "null"] ?? [] : [];
     hint.textContent = words.length ? "Where a word is read:" : of.words
@@ -282,10 +338,10 @@ function render({ model, el }) {
     frame = (to + count) % count;
     video[frame].then((image) => {
       if (picture.width !== image.width || picture.height !== image.height) { picture.width = image.width; picture.height = image.height; }
-      picture.getContext("2d").drawImage(image, 0, 0);
+      still(picture.getContext("2d"), image, [0, 0, image.width, image.height]);
     });
     at.frame.show(frame, count, `${frame + 1} / ${count}`);
-    if (answer && answer.values) { overlay(heat, frame); root.dataset.shown = JSON.stringify([frame, scale]); }
+    if (answer && answer.values && pixels) { overlay(); root.dataset.shown = JSON.stringify([frame, scale]); }
     placeMark();
   }
 
@@ -308,11 +364,11 @@ function render({ model, el }) {
   stage.addEventListener("mousemove", (event) => {
     if (!answer || !answer.values) return;
     const [frames, height, width] = answer.sides, [h, w] = patch(event, answer.sides);
-    if (frames === 1 && frame > 0 && count > 1) { readout.textContent = ""; return; }
+    if (frames === 1 && frame > 0 && count > 1) { explain(); return; }
     const value = bytes(answer.values)[(latentFrame(frame, count, frames) * height + h) * width + w];
     readout.textContent = `row ${h + 1}, column ${w + 1}: ${value === HIDDEN ? "cannot be attended to" : told((value / TOP) * answer.high)}`;
   });
-  stage.addEventListener("mouseleave", () => { readout.textContent = ""; });
+  stage.addEventListener("mouseleave", explain);
 
   const move = (held, now, by) => held[Math.max(0, Math.min(held.length - 1, held.indexOf(now) + by))];
   const keys = {
@@ -335,7 +391,14 @@ function render({ model, el }) {
   controlsNow();
   show(0);
   answered();
-  return () => { clearInterval(playing); model.off("change:view", followed); model.off("change:answer", answered); };
+  Promise.all(video).then((all) => {
+    images = all;
+    strip.style.setProperty("--shape", `${all[0].width} / ${all[0].height}`);
+    lay();
+  });
+  const sizes = new ResizeObserver(lay);
+  sizes.observe(strip);
+  return () => { clearInterval(playing); sizes.disconnect(); model.off("change:view", followed); model.off("change:answer", answered); };
 }
 
 export default { render };

@@ -70,7 +70,8 @@ class Layer:
 
 @dataclass
 class Views:
-    """A video (f h w 3 in [0, 1]) with its attentions. `heat` answers a view whose head is None by all heads: (head frames h w).
+    """A video (f h w 3 in [0, 1]) with its attentions. `heat` answers a view: (head frames h w), of all heads where the view's is
+    None, else of that one alone.
 
     words    the words of each branch's prompt, as chips
     title    shown above; it is not interpreted
@@ -127,11 +128,11 @@ class Views:
     def map(self, view: View) -> Map:
         """The answer to a view, as bytes with their scale."""
         self.check(view)
-        asked = view._replace(head=None)
-        if asked != self._asked:                    # another head of the same question has its answer already
-            self._answered, self._asked = np.asarray(self.heat(asked), np.float64), asked
-        heat = self._answered
-        return Map.of(heat.mean(0) if view.head is None else heat[view.head], view.word is not None)
+        if self._asked not in (view, view._replace(head=None)):         # all heads of a question have the answer of each
+            self._answered, self._asked = np.asarray(self.heat(view)), view
+        of_all = self._asked is not None and self._asked.head is None
+        heat = self._answered.mean(0, dtype=np.float64) if view.head is None else self._answered[view.head if of_all else 0]
+        return Map.of(heat.astype(np.float64, copy=False), view.word is not None)
 
     def start(self) -> View:
         """The view that is shown first: of the first layer that sees the video, its middle step, the middle of its middle frame."""
