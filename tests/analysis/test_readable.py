@@ -12,7 +12,7 @@ import torch
 import wanlab
 from wanlab.analysis import features, probes, readouts, steering
 from wanlab.analysis.cells import Metric, Seen
-from wanlab.analysis.labels import types_of
+from wanlab.analysis.labels import of_truth, types_of
 
 WAYS, N, STEERED = ("left", "right", "up", "down"), 128, 6
 BEFORE = ("image.tokens", "fusion.resid_pre")
@@ -66,6 +66,21 @@ def test_motion_is_read_downstream_of_the_fusion_alone_and_colour_from_the_image
         assert line.accuracy > 0.6 and line.low > line.permuted and line.selectivity > 0.2, f"the colour is in {site}"
     line = table.loc[("image.tokens", "shape")]
     assert line.low <= line.permuted and line.accuracy < 0.4, "the shape is not in the image's tokens"
+
+
+def test_where_an_object_stands_is_told_by_which_token_carries_it_and_not_by_their_mean(pipe: Any, clips: Any) -> None:
+    """In the image's tokens, of the first frame; speed, which neither picture nor prompt tells, is read by nobody."""
+    def requests() -> Any:
+        return (pipe.request(clips.first[i:i + 32], "", list(range(i, i + 32)), steps=1, guidance=1.0) for i in range(0, N, 32))
+
+    labels = of_truth(clips)
+    labels = {"x": labels["x"][:, 0], "speed": labels["speed"]}
+    tokens, means = (features.gather(blocks) for blocks in (features.stream(pipe, requests(), "image.tokens", rows=64),
+                                                            features.pooled(pipe, requests(), "image.tokens")))
+    placed = probes.attentive(tokens, labels, where=True, penalties=[0.01]).table.set_index("label")
+    mean = probes.linear(means, labels).table.set_index("label")
+    assert placed.accuracy["x"] > 0.85 and placed.low["x"] > 0.7 and placed.control["x"] < 0.3
+    assert mean.accuracy["x"] < 0.3 and max(mean.accuracy["speed"], placed.accuracy["speed"]) < 0.3
 
 
 def test_a_direction_of_the_word_turns_the_motion_alone_and_not_every_readable_place_steers(pipe: Any, clips: Any) -> None:

@@ -1,7 +1,7 @@
 """Steering: a direction added to the stream at some sites, in doses, and what that does to what it aims at and to everything else.
 
-    left = steering.difference(pipe, [towards_left], [towards_right], "text.out")       # means of two sets of requests
-    left = steering.of_probe(found.reader("fusion.said", "motion", 0), "left", "fusion.said")
+    left = steering.difference(pipe, [towards_left], [towards_right], "text.out[keys=4]")      # means of two sets of requests
+    left = steering.of_probe(found.reader("fusion.said", "motion", 0), "left", "fusion.said", pipe=pipe)
     doses = steering.doses(pipe, request, left, {"left": readouts.displacement("red", "left"), "sharpness": readouts.sharpness()})
     doses.summary; doses.figure()
 
