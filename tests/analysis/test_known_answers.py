@@ -47,7 +47,7 @@ def test_motion_is_the_texts_and_colour_and_shape_the_images_beyond_places_of_eq
     share = findings.paths(2, draws=2).set_index(["metric", "site"]).share
     for metric, owner, other in (("motion", "text", "image"), ("colour", "image", "text"), ("shape", "image", "text")):
         chance = [value for site, value in share[metric].items() if "placebo" in site]
-        assert share[metric, owner] > 0.8 and abs(share[metric, other]) < 0.2
+        assert share[metric, owner] > 0.7 and abs(share[metric, other]) < 0.25, "of 12 pairs: .89 to .97, at most .10"
         assert len(chance) == 4 and share[metric, owner] > 0.3 + max(map(abs, chance))
 
 
