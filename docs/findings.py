@@ -7,6 +7,8 @@ docs/img/finding_NAME.png (`--draw`: of the tables that are kept). The tests ask
 
 from __future__ import annotations
 
+import base64
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -353,6 +355,18 @@ def draw_bands(table: pandas.DataFrame) -> Any:
                  ["0", "1", "2", "rest"], "share", across="octave", limit=1.0, note=f"n = {table.n.iloc[0]} clips")
 
 
+# ------------------------------------------------------------------------------------------------ where motion can be read
+
+def probes() -> Path:
+    """The last picture of the kept notebook of probes and lenses, as it was executed."""
+    book = json.loads((DOCS.parent / "notebooks" / "05_probes_and_lenses.ipynb").read_text(encoding="utf-8"))
+    outputs = [out.get("data", {}) for cell in book["cells"] for out in cell.get("outputs", ())]
+    pictures = [data["image/jpeg"] for data in outputs if "image/jpeg" in data]
+    path = DOCS / "img" / "finding_probes.jpg"
+    path.write_bytes(base64.b64decode(pictures[-1]))
+    return path
+
+
 FINDINGS: dict[str, tuple[Callable[[int], pandas.DataFrame], Callable[[pandas.DataFrame], Any], int]] = {
     "paths": (paths, draw_paths, 12), "temporal": (temporal, draw_temporal, 24), "texture": (texture, draw_texture, 32),
     "features": (features, draw_features, 16), "bands": (bands, draw_bands, 16)}
@@ -360,7 +374,10 @@ FINDINGS: dict[str, tuple[Callable[[int], pandas.DataFrame], Callable[[pandas.Da
 
 if __name__ == "__main__":
     kept = "--draw" in sys.argv
-    for name in [one for one in sys.argv[1:] if one != "--draw"] or FINDINGS:
+    for name in [one for one in sys.argv[1:] if one != "--draw"] or [*FINDINGS, "probes"]:
+        if name == "probes":
+            print(probes())
+            continue
         made, drawn, n = FINDINGS[name]
         path = DOCS / "findings" / f"{name}.csv"
         table = pandas.read_csv(path) if kept else made(n)
