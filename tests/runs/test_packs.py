@@ -1,4 +1,4 @@
-"""Packs on the shipped pipeline and on a small Wan: on a CPU the same bytes as without."""
+"""Packs on the shipped pipeline and on a small Wan: what they give on a CPU beside what each cell gives by itself."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ TINY = """
 """
 WAN = """
   block: {edits: [{kind: bypass, at: dit.blocks.1.resid_post}]}
+  head: {edits: [{kind: zero, at: dit.blocks.0.self_attn.z, heads: [0]}]}
+"""
+MASKED = """
   temporal: {ablate: temporal}
 """
 STUDY = """
@@ -60,8 +63,11 @@ def test_packed_videos_are_bit_equal(pack: int, batch: int, guidance: float) -> 
 
 
 @pytest.mark.slow
-def test_packed_videos_of_wan_are_bit_equal() -> None:
-    settings = {"steps": 2, "batch": 1, "guidance": 3.0}
+@pytest.mark.parametrize(("cells", "batch", "most"), [(WAN, 2, 0.0), (WAN, 1, 1e-5), (MASKED, 2, 1e-5)])
+def test_packed_videos_of_wan_are_bit_equal_or_within_rounding(cells: str, batch: int, most: float) -> None:
+    """Not equal: of one sample, as the autoencoder convolves a single picture by its strides, which say nothing along an axis of
+    one; and where a cell of the pack masks attention, as all rows then take the kernel with a mask."""
+    settings = {"steps": 2, "batch": batch, "guidance": 3.0}
     pipe = made("t2v")
-    packed, plain = videos(pipe, WAN, 3, **settings), videos(pipe, WAN, 1, **settings)
-    assert all(torch.equal(one, other) for one, other in zip(packed, plain, strict=True))
+    packed, plain = videos(pipe, cells, 3, **settings), videos(pipe, cells, 1, **settings)
+    assert max(float((one - other).abs().max()) for one, other in zip(packed, plain, strict=True)) <= most

@@ -63,12 +63,12 @@ def test_a_run_ends_with_what_the_plan_said_and_what_it_was(run: Callable[..., A
     root, outcome = run("out", SECONDS, said=said)
     assert planned.seconds > 60 and outcome.seconds[0] == pytest.approx(planned.seconds) and outcome.seconds[1] > 0
     assert f"stage runs: would have been 150, was {outcome.runs['made']} (as planned)" in said.getvalue()
-    assert f"time: {clock(outcome.seconds[1])} (planned were {clock(planned.seconds)})" in said.getvalue()
+    assert f"time: {clock(outcome.seconds[1])} (planned: {clock(planned.seconds)})" in said.getvalue()
     ended = RunFolder(root).attempts()[-1]
     assert (ended["expected_seconds"], ended["seconds"]) == outcome.seconds
     quiet = io.StringIO()
     _, outcome = run("other", said=quiet)
-    assert outcome.seconds[0] is None and "planned were" not in quiet.getvalue() and "time: " in quiet.getvalue()
+    assert outcome.seconds[0] is None and "planned:" not in quiet.getvalue() and "time: " in quiet.getvalue()
 
 
 def test_times_as_people_read_them() -> None:

@@ -95,7 +95,7 @@ class Monitor:
 
     def took(self, expected: float | None, seconds: float) -> None:
         """How long the run was, beside what the plan said (None: it did not)."""
-        planned = "" if expected is None else f" (planned were {clock(expected)})"
+        planned = "" if expected is None else f" (planned: {clock(expected)})"
         self.console.print(f"time: {clock(seconds)}{planned}", highlight=False)
 
 
