@@ -48,7 +48,8 @@ def read(pipe: Any, held: Dictionary, requests: Iterable[Any], factors: Sequence
     if held.about.get("weights", pipe.weights_hash) != pipe.weights_hash:
         raise ValueError(f"the dictionary is of other weights ({held.about['weights'][:12]}) than this pipeline's "
                          f"({pipe.weights_hash[:12]})")
-    tally, maps, videos, prompts = _Tally(held.features), [], [], []
+    tally, maps, prompts = _Tally(held.features), [], []
+    videos: list[Tensor] = []
     for request in requests:
         out = generate(pipe, request, capture=[at], budget=budget)
         for row, a in enumerate(_activations(pipe, held, out.record, at)):

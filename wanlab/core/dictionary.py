@@ -91,7 +91,8 @@ class Dictionary:
 
     def to(self, device: Any) -> Dictionary:
         """The same on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in PARTS})
+        there: dict[str, Any] = {name: getattr(self, name).to(device) for name in PARTS}
+        return replace(self, **there)
 
     # -- as data
     def bytes(self) -> bytes:
@@ -118,7 +119,8 @@ class Dictionary:
         if told is None:
             raise DictionaryError(f"{path} is a safetensors file, but not a saved dictionary")
         read = json.loads(told)
-        return cls(**{name: file.get_tensor(name).clone() for name in PARTS}, k=read["k"], about=read["about"])
+        held: dict[str, Any] = {name: file.get_tensor(name).clone() for name in PARTS}
+        return cls(**held, k=read["k"], about=read["about"])
 
     def __eq__(self, other: object) -> bool:
         return self.bytes() == other.bytes() if isinstance(other, Dictionary) else NotImplemented
