@@ -13,6 +13,7 @@ from tests.pipelines.wan import small
 from wanlab.pipelines import load as loading
 from wanlab.pipelines import wan_presets
 from wanlab.pipelines.wan_parts import random_pipeline
+from wanlab.runs.cautions import cautions
 from wanlab.runs.cell import open_workbench
 from wanlab.runs.document import StudyError
 from wanlab.runs.model import Model
@@ -39,6 +40,15 @@ def test_a_word_is_a_name_and_more_may_be_said_of_it() -> None:
     more = read("pipeline.path=~/models/Wan", "pipeline.dtype=bfloat16", "pipeline.size=[32, 48]")
     assert more.pipeline == Model(name="wan2.1-t2v-1.3b", path=Path("~/models/Wan"), dtype="bfloat16", size=[32, 48])
     assert Study.model_validate(more.resolved()) == more
+
+
+def test_reports_call_it_by_its_name_and_say_what_weights_it_had() -> None:
+    more = read("pipeline.path=/models/Wan", "data={kind: image, path: a.png, prompts: [x]}")
+    assert str(more.pipeline) == str(read().pipeline) == "wan2.1-t2v-1.3b" and str(Model(path=Path("/models/Wan"))) == "/models/Wan"
+    picture = "data={kind: image, path: a.png, prompts: [x]}"
+    drawn, shipped = (cautions(read(f"pipeline={name}", picture), []) for name in ("wan-random-tiny", "tiny"))
+    told = [text for text in (*cautions(more, []), *drawn, *shipped) if "drawn at random" in text or "rendered shapes" in text]
+    assert len(told) == 2 and "drawn at random" in told[0] and "rendered shapes" in told[1]
 
 
 def test_where_weights_lie_is_no_part_of_the_hash_and_how_they_are_used_is() -> None:

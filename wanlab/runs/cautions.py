@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from wanlab.pipelines.wan_presets import PRESETS
+
 from .inference import SIGNIFICANT, Resampler
 from .spec import Study
 from .stats import FEWEST_FOR_SETS, Result
@@ -117,7 +119,10 @@ def _placebos(study: Study, results: Sequence[Result]) -> Iterable[str]:
 
 
 def _untrained(study: Study, results: Sequence[Result]) -> Iterable[str]:
-    if study.data.kind != "procedural":
+    wan = PRESETS.get(study.pipeline.name or "")
+    if wan is not None and wan.random and study.pipeline.path is None and not study.pipeline.parts:
+        yield "The weights of this model were drawn at random: read these numbers as a test of the instrument, of no model."
+    elif wan is None and study.pipeline.path is None and study.data.kind != "procedural":
         yield (
             "The shipped model was trained on rendered shapes. What it does with real pictures is what a model of its size "
             "can do; read these numbers as a test of the instrument, not of the method."

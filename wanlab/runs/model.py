@@ -37,6 +37,9 @@ class Model(Part):
     scheduler: Literal["unipc", "euler"] | None = None
     shift: float | None = Field(None, gt=0, description="of the noise levels")
 
+    def __str__(self) -> str:
+        return str(self.name or self.path)
+
     @model_validator(mode="after")
     def _one(self) -> Model:
         if self.name is None and self.path is None:
