@@ -6,6 +6,7 @@ Tracebacks come with `--debug`. Everything heavy is imported by the command that
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 import warnings
@@ -61,6 +62,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 def main() -> None:
     """Entry point of the `wanlab` command."""
     arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     debug = "--debug" in arguments
     try:
         result = app(args=[argument for argument in arguments if argument != "--debug"], standalone_mode=False)
@@ -75,7 +79,9 @@ def main() -> None:
 
 def _report_error(error: BaseException, debug: bool) -> int:
     """Say what went wrong, unless the exit says it by its code; the exit code."""
-    if _terminated(error):
+    from wanlab.runs.files import terminated
+
+    if terminated(error):
         return 143
     if isinstance(error, SystemExit):  # typer leaves this way on Ctrl-C too
         return error.code if isinstance(error.code, int) else 1
@@ -91,13 +97,6 @@ def _report_error(error: BaseException, debug: bool) -> int:
     said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
     errors.print(f"[bold red]error[/]  {escape(said)}", highlight=False, soft_wrap=True)
     return 2
-
-
-def _terminated(error: BaseException | None) -> bool:
-    """Whether it was SIGTERM that ended the command, whatever typer made of it."""
-    while error is not None and type(error).__name__ != "Terminated":
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _is_mistake(error: BaseException) -> bool:

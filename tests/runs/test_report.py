@@ -176,7 +176,8 @@ def study_and_cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict
     for name in study.cells:
         steps = study.sampler_of(name).steps
         folder = CellFolder(tmp_path_factory.mktemp(name.replace("+", "_")))
-        (folder.root / "cell.yaml").write_text(json.dumps({"name": name, "sampler": {"steps": steps}, "weights": {"denoise": "x"}}))
+        said = {"name": name, "sampler": {"steps": steps}, "metrics": {}, "weights": {"denoise": "x"}}
+        (folder.root / "cell.yaml").write_text(json.dumps(said))
         folder.log({"chunk": 0, "state": "ok", "rows": 5, "stages": {"denoise": {"runs": 1, "rows": 5, "seconds": 0.5 * steps}}})
         cells[name] = folder
     rows = [

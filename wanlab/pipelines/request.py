@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from wanlab.core.quote import quoted
+
+HALVES = re.compile("[\ud800-\udfff]")  # of letters, as bytes that are not UTF-8 become on a command line
 STEPS = 10_000  # denoising steps that anybody could mean
 SEEDS = 2**63  # that a generator tells apart
 
@@ -38,6 +42,9 @@ class Request:
         for name, scale in (("guidance", self.guidance), ("guidance_2", self.guidance_2)):
             if scale is not None and not math.isfinite(scale):
                 raise ValueError(f"{name} must be a finite number, got {scale}")
+        for prompt in (*self.prompts, *(self.negative or ())):
+            if found := HALVES.search(prompt):
+                raise ValueError(f"the prompt {quoted(prompt)} holds U+{ord(found.group()):04X}, which is no text: is it in UTF-8?")
         for seed in self.seeds:
             if not 0 <= seed < SEEDS:
                 raise ValueError(f"a seed is a whole number from 0 to {SEEDS - 1:,}, got {seed:,}")

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .document import did_you_mean
+from wanlab.core.quote import quoted
+
+from .document import UNTOLD, did_you_mean
 
 COLUMNS = ("image", "prompt", "name", "last")
+LONGEST = 255  # letters of a name that are compared with others
 SHOWN = 12  # mistakes that one message lists
 
 
@@ -69,16 +72,23 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def _csv(text: str, wrong: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = csv.DictReader(text.splitlines(), restkey="", skipinitialspace=True)
-    heads = [head.strip() for head in reader.fieldnames or []]
+    try:
+        heads = [head.strip() for head in reader.fieldnames or []]
+    except csv.Error as error:
+        wrong.append(f"1: no CSV: {error}")
+        return
     if wrong_head := _heads(heads):
         wrong.append(f"1: {wrong_head}")
         return
     reader.fieldnames = heads
-    for row in reader:
-        if "" in row:
-            wrong.append(f"{reader.line_num}: more fields than the header has; a prompt with a comma stands in quotes")
-            continue
-        yield reader.line_num, row
+    try:
+        for row in reader:
+            if "" in row:
+                wrong.append(f"{reader.line_num}: more fields than the header has; a prompt with a comma stands in quotes")
+                continue
+            yield reader.line_num, row
+    except csv.Error as error:
+        wrong.append(f"{reader.line_num}: no CSV from here on: {error}")
 
 
 def _jsonl(text: str, wrong: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -87,8 +97,8 @@ def _jsonl(text: str, wrong: list[str]) -> Iterator[tuple[int, Mapping[str, Any]
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            wrong.append(f"{number}: not JSON: {error.msg}")
+        except (ValueError, RecursionError) as error:
+            wrong.append(f"{number}: not JSON: {getattr(error, 'msg', error)}")
             continue
         if not isinstance(row, dict):
             wrong.append(f"{number}: expected an object with image and prompt")
@@ -98,9 +108,20 @@ def _jsonl(text: str, wrong: list[str]) -> Iterator[tuple[int, Mapping[str, Any]
             yield number, row
 
 
+def _fault(row: Mapping[str, Any]) -> str | None:
+    """What no column may hold, or None."""
+    for column in COLUMNS:
+        value = row.get(column)
+        if not isinstance(value, str | None):
+            return f"image and prompt are texts, and {column} is {quoted(value)}"
+        if value and (found := UNTOLD.search(value)):
+            return f"the character U+{ord(found.group()):04X} is no text"
+    return None
+
+
 def _heads(heads: list[str]) -> str | None:
     """What is wrong with the columns, or None."""
-    unknown = [f"{head!r}{did_you_mean(head, COLUMNS)}" for head in heads if head not in COLUMNS]
+    unknown = [f"{quoted(head)}{did_you_mean(head, COLUMNS)}" for head in heads if head not in COLUMNS]
     if unknown:
         return f"no column {', '.join(unknown)}; a list of images has {', '.join(COLUMNS)}"
     missing = [column for column in COLUMNS[:2] if column not in heads]
@@ -108,6 +129,9 @@ def _heads(heads: list[str]) -> str | None:
 
 
 def _pair(row: Mapping[str, Any], number: int, path: Path, wrong: list[str]) -> Pair | None:
+    if fault := _fault(row):
+        wrong.append(f"{number}: {fault}")
+        return None
     given, ends = (str(row.get(column) or "").strip() for column in ("image", "last"))
     if not given:
         wrong.append(f"{number}: no image")
@@ -120,8 +144,11 @@ def _pair(row: Mapping[str, Any], number: int, path: Path, wrong: list[str]) -> 
 
 def _file(given: str, number: int, path: Path, wrong: list[str]) -> Path | None:
     file = path.parent / given
-    if file.is_file():
-        return file
-    known = [str(near.relative_to(path.parent)) for near in file.parent.glob("*")] if file.parent.is_dir() else []
-    wrong.append(f"{number}: no file {given!r} in {path.parent}{did_you_mean(given, known)}")
+    try:
+        if file.is_file():
+            return file
+        known = [str(near.relative_to(path.parent)) for near in file.parent.glob("*")] if file.parent.is_dir() else []
+    except OSError:  # a name that no file can have, as one of 300 letters
+        known = []
+    wrong.append(f"{number}: no file {quoted(given)} in {path.parent}{did_you_mean(given[:LONGEST], known)}")
     return None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from wanlab.core.quote import quoted
 from wanlab.data.clip import Clips
 from wanlab.graph import digest, file_digest, source_digest
 from wanlab.pipelines.inputs import sides
@@ -133,7 +134,7 @@ class FolderSource:
 
     def units(self, indices: Sequence[int]) -> list[str]:
         """See Source."""
-        return [self._folder.names[index] for index in indices]
+        return [_printable(self._folder.names[index]) for index in indices]
 
     def digest(self, indices: Sequence[int]) -> str:
         """See Source."""
@@ -167,7 +168,7 @@ class ImageSource:
 
     def units(self, indices: Sequence[int]) -> list[str]:
         """See Source."""
-        return [f"{self._path.name}-{index}" for index in indices]
+        return [f"{_printable(self._path.name)}-{index}" for index in indices]
 
     def digest(self, indices: Sequence[int]) -> str:
         """See Source."""
@@ -244,13 +245,24 @@ def _read_captions(path: Path, folder: VideoFolder) -> dict[str, str]:
     """File name -> caption from a CSV with the columns file and caption. Raises SourceError, naming the line."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError) as error:
+            reader = csv.DictReader(stream)
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{path}: captions cannot be read: {error}") from None
-    if rows and not {"file", "caption"} <= set(rows[0]):
-        raise SourceError(f"{path}: a captions file has the columns file, caption; this one has {', '.join(rows[0])}")
+    heads = [str(head) for head in reader.fieldnames or []]
+    if rows and not {"file", "caption"} <= set(heads):
+        raise SourceError(f"{path}: a captions file has the columns file, caption; this one has {quoted(', '.join(heads))}")
     known = [*folder.names, *folder.corrupt, *folder.short]
-    for number, row in enumerate(rows, 2):
+    for number, row in rows:
+        if None in row:
+            raise SourceError(f"{path}:{number}: more fields than columns; a caption with a comma stands in quotes")
+        if row["caption"] is None:
+            raise SourceError(f"{path}:{number}: no caption: the line ends before it")
         if row["file"] not in known:
-            raise SourceError(f"{path}:{number}: no clip {row['file']!r}{did_you_mean(row['file'], known)}")
-    return {row["file"]: row["caption"] or "" for row in rows}
+            raise SourceError(f"{path}:{number}: no clip {quoted(row['file'])}{did_you_mean(row['file'], known)}")
+    return {row["file"]: row["caption"] for _, row in rows}
+
+
+def _printable(name: str) -> str:
+    """The name of a file in letters that any other file can hold: what is no text in it stands by its code."""
+    return name.encode("utf-8", "backslashreplace").decode()
