@@ -10,7 +10,9 @@ import pytest
 import wanlab
 from docs import findings
 from wanlab.analysis import patching, readouts
+from wanlab.analysis.cells import Cell
 from wanlab.analysis.contrast import Contrast
+from wanlab.runs.placebo import draw
 
 PATHS = {"text": "text.{out,mask}", "image": "image.{tokens,pooled,frame,reference}", "placebo": "detail.gan"}
 
@@ -58,3 +60,13 @@ def test_the_texture_head_carries_the_finest_octave_and_no_other() -> None:
     assert change["gan_head", "octave 0"] < -0.15 and len(placebos) == 5
     assert all(change["gan_head", "octave 0"] < 2 * min(change[cell, "octave 0"], 0) for cell in placebos)
     assert all(abs(change["gan_head", octave]) < 0.05 for octave in findings.OCTAVES[1:])
+
+
+@pytest.mark.slow
+def test_temporal_attention_keeps_frames_together_beyond_cuts_of_equal_size(pipe: Any) -> None:
+    """Three of the five draws of experiments/placebo.yaml; another one there comes near (.0044 against .0058, n = 64)."""
+    runs = [Cell("base"), Cell("temporal", tuple(pipe.ablate("temporal")))]
+    runs += [Cell(f"placebo {number}", tuple(draw(pipe, ["temporal"], number, 0))) for number in range(3)]
+    table = findings._differences(pipe, 8, runs, {"warp_error": "warp_error"}).set_index("cell")
+    assert table.low["temporal"] > 0 and table.delta["temporal"] > 0.002
+    assert table.delta["temporal"] > 2 * table.delta.drop("temporal").max()
