@@ -40,8 +40,7 @@ function latentFrame(frame, video, frames) {
 
 function slider(parent, label, keys, change) {
   const row = element("label", "row"), name = element("span", "name", label), input = element("input"), value = element("output", "value");
-  const text = element("bdi");                                      // what does not fit is cut at its beginning: layers end in what they are
-  value.append(text);
+  const text = value.appendChild(element("bdi"));                   // cut at its beginning where it does not fit: layers end in what they are
   const hint = element("kbd", "", keys);
   input.type = "range";
   input.dataset.of = label;
@@ -103,8 +102,7 @@ function render({ model, el }) {
   if (setup.note) root.append(element("div", "note", setup.note));
   el.append(root);
 
-  // All small frames are one canvas below their buttons, as each canvas is a layer that the browser has to compose; and they are
-  // made grey here, as a filter in CSS is applied anew at every repaint.
+  // All small frames are one canvas, as each is a layer to compose; made grey here, as a filter in CSS is applied at every repaint.
   const video = setup.frames.map((data) => createImageBitmap(new Blob([bytes(data)], { type: "image/jpeg" })));
   const small = element("canvas", "small"), stills = element("canvas"), sheet = element("canvas");
   strip.append(small);
@@ -117,8 +115,7 @@ function render({ model, el }) {
     return thumb;
   });
   let images = [], places = [];
-  ramp.width = TOP + 1;
-  ramp.height = 1;
+  Object.assign(ramp, { width: TOP + 1, height: 1 });
   const line = new ImageData(TOP + 1, 1), table = palette({ high: 1 }, 1, colours);
   new Uint32Array(line.data.buffer).set(table.subarray(0, TOP + 1));                  // as see-through as the heat, on grey
   ramp.getContext("2d").putImageData(line, 0, 0);
@@ -266,8 +263,7 @@ function render({ model, el }) {
   const onImage = () => layer().image && view.word === null;         // keys that are the first image, and no frames
   function overlay() {
     const [frames, height, width] = answer.sides, context = heat.getContext("2d"), top = latentFrame(frame, count, frames) * height;
-    if (heat.width !== width) heat.width = width;
-    if (heat.height !== height) heat.height = height;
+    if (heat.width !== width || heat.height !== height) Object.assign(heat, { width, height });
     if (frames === 1 && count > 1 && frame > 0) context.clearRect(0, 0, width, height);
     else context.putImageData(pixels, 0, -top, 0, top, width, height);
   }
