@@ -42,7 +42,7 @@ def test_a_long_run_ends_as_small_and_as_quick_as_it_began(tmp_path: Path) -> No
     )
     print(told)
     half = len(readings.files) // 2
-    assert growth - 3 * error < 4, told
+    assert growth - 3 * error < 16, told  # keeping one video of each batch would be 200
     assert max(readings.files[half:]) <= max(readings.files[:half]) and max(readings.threads[half:]) <= max(
         readings.threads[:half]
     ), told
