@@ -149,6 +149,12 @@ def test_a_folder_of_another_version_is_told_so(tmp_path: Path, go: Callable) ->
         report_study(root, resolve=resolve_toy)
 
 
+def test_a_damaged_mark_of_the_true_clips_does_not_stop_a_run(tmp_path: Path, go: Callable) -> None:
+    root = go(tmp_path / "out")[0]
+    (root / "reference" / "DONE").write_bytes(b"\xff")
+    assert len(go(root)[1].before) == 2 and (root / "reference" / "DONE").read_text() == "0"
+
+
 def test_lines_of_a_log_that_say_nothing_do_not_stop_a_run(tmp_path: Path, go: Callable) -> None:
     root = go(tmp_path / "out")[0]
     for log in [root / "attempts.jsonl", *root.glob("cells/*/attempts.jsonl")]:

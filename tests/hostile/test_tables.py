@@ -48,6 +48,12 @@ def test_a_line_that_is_wrong_is_told(suffix: str, text: str, expected: str, tmp
         read_pairs(tmp_path / f"list{suffix}")
 
 
+def test_an_empty_file_of_captions_says_nothing(tmp_path: Path) -> None:
+    write_video(tmp_path / "one.mp4", torch.zeros(2, 3, 16, 16))
+    (tmp_path / "captions.csv").touch()
+    assert _read_captions(tmp_path / "captions.csv", VideoFolder(tmp_path, frames=2)) == {}
+
+
 def test_captions_with_more_fields_than_columns_are_told(tmp_path: Path) -> None:
     write_video(tmp_path / "one.mp4", torch.zeros(2, 3, 16, 16))
     folder = VideoFolder(tmp_path, frames=2)

@@ -25,6 +25,7 @@ from wanlab.core.firing import Key, moments, site_of, stacked
 from wanlab.core.label import RecordError
 from wanlab.core.nearest import suggestion
 from wanlab.core.part import dropped
+from wanlab.core.quote import quoted
 from wanlab.core.select import AXIS_OF, Select
 from wanlab.core.site import UnknownSite
 from wanlab.core.stat import STATISTICS, Statistic
@@ -293,14 +294,16 @@ class Record(Mapping[Any, Entry]):
         self.steps, self.branches, self.sigmas = about["steps"], tuple(about["branches"]), dict(about["sigmas"])
         for i, one in enumerate(about["firings"]):
             key = Key(*one["key"])
+            if not isinstance(key.site, str) or not isinstance(key.branch, str | None) or not isinstance(key.step, int | None):
+                raise RecordError(f"{quoted(one['key'])} is no firing")
             if "statistic" in one:
                 names = STATISTICS[one["statistic"]["name"]].STATE
                 state = {name: file.get_tensor(f"{i}.{name}").clone() for name in names}
                 self.add(key, Statistic.restored(one["statistic"], state))
             else:
                 entry = outlined(file.get_tensor(str(i)), one["entry"])
-                if len(entry.axes) != entry.tensor.ndim:
-                    raise RecordError(f"{key.site} has axes '{' '.join(entry.axes)}' and {entry.tensor.ndim} of values")
+                if len(entry.axes) != entry.tensor.ndim or not all(isinstance(axis, str) for axis in entry.axes):
+                    raise RecordError(f"{key.site} has axes {quoted(entry.axes)} and {entry.tensor.ndim} of values")
                 self._entries[key] = Stored(path, str(i), outline(entry), file)
 
 

@@ -168,7 +168,7 @@ class Executor:
     def _keep_references(self) -> None:
         """The true clips of the shown samples, for the report."""
         folder, shown = self.folder.root / "reference", str(self.bench.study.report.videos)
-        kept = (folder / "DONE").exists() and (folder / "DONE").read_text() == shown
+        kept = (folder / "DONE").exists() and (folder / "DONE").read_bytes() == shown.encode()
         if kept or self.bench.plan.reference == "baseline":
             return
         for name, video in self.bench.references().items():

@@ -246,10 +246,10 @@ def _read_captions(path: Path, folder: VideoFolder) -> dict[str, str]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
+            heads = [str(head) for head in reader.fieldnames or []]
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{path}: captions cannot be read: {error}") from None
-    heads = [str(head) for head in reader.fieldnames or []]
     if rows and not {"file", "caption"} <= set(heads):
         raise SourceError(f"{path}: a captions file has the columns file, caption; this one has {quoted(', '.join(heads))}")
     known = [*folder.names, *folder.corrupt, *folder.short]
