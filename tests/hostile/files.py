@@ -107,8 +107,8 @@ def harm(root: Path, outside: Path, done: Harm) -> None:
     """Do to a folder what a harm says. `outside` is where links lead."""
     name, what, (at, text) = done
     path = root / name
-    if not path.parent.is_dir():
-        return
+    if not path.parent.is_dir() or not path.parent.resolve().is_relative_to(root.resolve()):
+        return  # an earlier harm took its folder away, or made it a link
     if what in ("remove", "folder", "file", "link"):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         make: dict[str, Callable[[], Any]] = {
@@ -118,7 +118,7 @@ def harm(root: Path, outside: Path, done: Harm) -> None:
             "link": lambda: path.symlink_to(outside / ("folder" if at % 2 else "file.txt")),
         }
         make[what]()
-    elif path.is_file():
+    elif path.is_file() and not path.is_symlink():
         data = path.read_bytes()
         place = at % (len(data) + 1)
         if what == "lines":
