@@ -149,6 +149,14 @@ def test_the_front_is_what_nothing_beats() -> None:
     assert front([Point("a", "m", 1.0, 1.0, 0, 0, "none")]) == []
 
 
+def test_a_small_difference_that_is_significant_is_not_written_as_none() -> None:
+    found = {("a", "x"): (1.5, True), ("a", "y"): (0.031, True), ("b", "x"): (0.002, False), ("b", "y"): (-1.2, True)}
+    tiles = {place: [Effect("c", "lpips", x, x - 0.01, x + 0.01, sure, "lower")] for place, (x, sure) in found.items()}
+    with styled():
+        written = [text.get_text() for panel in heatmap(tiles, "row", "column").axes for text in panel.texts]
+    assert "+.03▼" in written and "0▼" not in written
+
+
 def test_names_are_shortened_to_fit_and_numbers_stay_short() -> None:
     for room in (0.3, 0.8, 2.0):
         assert inches(shortened("generator.up.1.temporal.attn.z", room, 6.5), 6.5) <= room

@@ -142,6 +142,8 @@ def _tile(panel: Axes, effect: Effect, row: int, column: int, room: float, limit
     """What a tile of `room` inches says without its colour; the longest numbers are written a little smaller."""
     dark = abs(effect.delta) > 0.62 * limit
     mark, sign = SIGN.get(effect.kind, ""), alike(effect.delta, limit, sign=True)
+    if mark and sign == "0":        # a small difference that was found is not none
+        sign = short(effect.delta, sign=True, digits=1)
     text, size = (f"{sign}{mark}", NUMBER) if room >= WIDE else (mark, NUMBER) if mark else (sign[0], 4.5)
     size *= min(1, (room - 0.02) / inches(text, size, effect.significant))
     ink = "white" if dark else COLOURS["ink"] if effect.significant else "#444444"
