@@ -134,7 +134,7 @@ def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
     (["generate", "-p", "toy", "--init", "rndom"], "--init rndom: the one way to go without trained weights is --init random"),
     (["generate", "-p", "toy", "--tile", "64"], "--tile 64: toy has no super-resolution"),
     (["generate", "-p", "article"], "has no weights in"),
-    (["generate", "-p", "article", "--init", "random", "--swap", "image=convolutions"], "no variant 'convolutions'"),
+    (["generate", "-p", "article-random-tiny", "--init", "random", "--swap", "image=convolutions"], "no variant 'convolutions'"),
     (["run", "no.yaml"], "no.yaml: no such file"),
     (["run", "study.yaml", "--engine", "inlin"], "no engine 'inlin' (did you mean 'inline'?)"),
     (["run", "study.yaml", "--set", "data.m=3"], "--set data.m=3: data.m: unknown key"),
