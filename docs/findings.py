@@ -285,7 +285,7 @@ def draw_features(table: pandas.DataFrame) -> Any:
         axes.tick_params(labelsize=5.5)
         axes.set_xlabel("mean change of the video", fontsize=6)
         axes.set_title(f"n = {table.n.iloc[0]} clips", fontsize=6.5)
-        axes.legend(fontsize=5.5, frameon=False)
+        axes.legend(fontsize=5.5, frameon=False, loc="lower right")
     return figure
 
 
