@@ -95,7 +95,7 @@ def _header(file: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
 def _whole(name: str, numbers: Any) -> list[int]:
     """Sizes or places: whole numbers from 0 on. Raises ValueError."""
     if not isinstance(numbers, list) or not all(type(one) is int and 0 <= one < 2**62 for one in numbers):
-        raise ValueError(f"{name} says {quoted(numbers)} where whole numbers stand")
+        raise ValueError(f"{name} says {quoted(numbers)} where whole numbers from 0 on stand")
     return numbers
 
 
