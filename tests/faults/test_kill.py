@@ -23,6 +23,7 @@ def held(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in [*parts(root), *finished] if path.name != ".lock"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_once_goes_on(wanlab: Wanlab, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = wanlab.start(out, "--shard", "1/1", "--set", "data.n=2", "--set", "metrics=[psnr]")

@@ -61,6 +61,7 @@ def broken_off(folder: Path, number: int, after: str) -> tuple[int, str]:
     return process.returncode, " ".join(said.split())
 
 
+@pytest.mark.slow
 def test_a_training_that_was_broken_off_ends_with_the_same_weights(train: Train, tmp_path: Path) -> None:
     code, said = train("whole")
     assert code == 0 and "upsample residual part 1 of 1" in said and "done upsample/residual.level1" in said
