@@ -22,7 +22,7 @@ WHOLE = 10_000
 SHARES = {  # cases of the whole, and of a sample
     "study files": (2200, 12),
     "settings": (1000, 10),
-    "selections": (900, 8),
+    "selections": (1040, 8),
     "edits": (900, 8),
     "commands": (800, 8),
     "tables": (800, 15),
@@ -33,7 +33,7 @@ SHARES = {  # cases of the whole, and of a sample
     "pipelines": (250, 3),
     "records": (300, 6),
     "prompts": (250, 4),
-    "run folders": (200, 3),
+    "run folders": (60, 3),
 }
 ASKED = int(os.environ.get("WANLAB_CASES", WHOLE))
 SECONDS, LONG = 20.0, 300.0  # of one case, of this process and on the clock: far beyond what any takes, on a busy machine too

@@ -68,7 +68,7 @@ def finished(root: Path) -> Iterator[Path]:
             sums = json.loads(done.read_text())
             if sums and all(file_digest(done.parent / name) == value for name, value in sums.items()):
                 yield done.parent
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue
 
 

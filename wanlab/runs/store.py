@@ -76,7 +76,7 @@ class CellFolder:
         try:
             sums = json.loads((self.root / "DONE").read_text())
             return all(file_digest(self.root / name) == value for name, value in sums.items())
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return False
 
     def has(self, chunk: int) -> bool:
