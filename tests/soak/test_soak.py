@@ -38,7 +38,7 @@ def test_a_long_run_ends_as_small_and_as_quick_as_it_began(tmp_path: Path) -> No
         f"{len(readings.memory)} readings of {SAMPLES} samples x {CELLS} cells: "
         f"memory {growth:+.2f} ± {error:.2f} MiB per 1,000 readings, "
         f"files {min(readings.files)} to {max(readings.files)}, threads {min(readings.threads)} to {max(readings.threads)}, "
-        f"slowing {slowing:+.1%} ± {doubt:.1%}, {readings.moments[-1] - readings.moments[0]:.0f} s"
+        f"slowing {slowing:+.1%} ± {doubt:.1%}, {readings.moments[-1] - readings.moments[0]:.0f} s of CPU"
     )
     print(told)
     half = len(readings.files) // 2
