@@ -29,3 +29,7 @@ class TestArticle(PipelineContract):
     prediction = "sampler.video.velocity"
     latent = "sampler.video.latent"
     outside = "image.tokens"
+
+    @pytest.mark.parametrize("rounds", [20])    # the cascade, of the same class, has a thousand
+    def test_exceptions_at_random_sites_leave_the_model_as_it_was(self, pipe: Any, rounds: int) -> None:
+        super().test_exceptions_at_random_sites_leave_the_model_as_it_was(pipe, rounds)
