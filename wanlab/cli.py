@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 OPENING = """Take image-to-video diffusion systems apart.
 
@@ -32,11 +33,19 @@ A first look, on the small trained pipeline that ships with the package:
 """
 ONE, MANY, MORE = "One video", "Studies", "Numbers, weights, this machine"
 
+
+class Commands(TyperGroup):
+    """Tells SIGTERM, which raises a class of its own (`runs.files.Terminated`), from Ctrl-C: typer makes one exit of both."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise typer.Exit(130 if type(error) is KeyboardInterrupt else 143) from error
+
+
 app = typer.Typer(
-    name="wanlab",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    name="wanlab", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help=OPENING,
     epilog="`wanlab COMMAND --help` says what a command takes. Every command works offline.",
@@ -46,9 +55,7 @@ RESUMABLE = ("run", "train")
 STOPPED = (130, 143)  # by Ctrl-C, by SIGTERM: as shells count
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting: data.n=8 (repeatable).")]
-Swaps = Annotated[
-    list[str] | None, typer.Option("--swap", metavar="STAGE=VARIANT", help="A stage in another variant: align=none (repeatable).")
-]
+Swaps = Annotated[list[str] | None, typer.Option("--swap", metavar="STAGE=VARIANT", help="Another variant (repeatable).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 PIPELINE = "A preset's name, a folder with pipeline.json, or a folder of Wan's weights"
 PipelineName = Annotated[str | None, typer.Option("--pipeline", "-p", help=f"{PIPELINE} (default tiny).")]
@@ -79,11 +86,7 @@ def main() -> None:
 
 def _report_error(error: BaseException, debug: bool) -> int:
     """Say what went wrong, unless the exit says it by its code; the exit code."""
-    from wanlab.runs.files import terminated
-
-    if terminated(error):
-        return 143
-    if isinstance(error, SystemExit):  # typer leaves this way on Ctrl-C too
+    if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return 130
@@ -124,10 +127,8 @@ def generate(
     guidance: Annotated[float | None, typer.Option(min=0, help="Scale of guidance; 1: none (without: the pipeline's own).")] = None,
     guidance_2: Annotated[float | None, typer.Option(min=0, help="Guidance of the second of two experts (Wan2.2).")] = None,
     negative: Annotated[str | None, typer.Option(help="What the video should not show (a negative prompt).")] = None,
-    edit: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND:SITE", help=r'An edit at a site: "zero:fusion.attn.z\[heads=2]@steps=0:4" (repeatable).'),
-    ] = None,
+    edit: Annotated[list[str] | None, typer.Option(
+        metavar="KIND:SITE", help=r'An edit at a site: "zero:fusion.attn.z\[heads=2]@steps=0:4" (repeatable).')] = None,
     ablate: Annotated[list[str] | None, typer.Option(help="Remove a component: text, temporal, ... (repeatable).")] = None,
     swap: Swaps = None,
     tile: Annotated[int | None, typer.Option(min=0, help="Super-resolution in tiles of so many pixels; 0: untiled.")] = None,

@@ -30,13 +30,6 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which `kill` and schedulers send: the run stops as by Ctrl-C, and the exit code says which it was."""
 
 
-def terminated(error: BaseException | None) -> bool:
-    """Whether it was SIGTERM that ended a command, whatever was made of it on the way (typer makes a SystemExit)."""
-    while error is not None and not isinstance(error, Terminated):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold back Ctrl-C and SIGTERM until the block is finished (main thread only; signals do not arrive elsewhere)."""
