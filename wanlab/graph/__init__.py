@@ -1,7 +1,8 @@
 """Content keys and the stage cache: a stage's output is computed once and found again by what it depends on.
 
-`keys` turns values into digests, `memory` and `disk` are the two tiers, `cache` puts them behind one face. `timetable`, `piece`,
-`recipes`, `fork`, `work` and `family` say what cells ask of a stage graph and what they share; `walk` runs it.
+`keys` turns values into digests, `memory` and `disk` are tiers (`recent`: what was used last), `cache` puts them behind one face.
+`timetable`, `piece`, `recipes`, `fork`, `work` and `family` say what cells ask of a stage graph and what they share; `walk` runs
+it.
 """
 
 from __future__ import annotations

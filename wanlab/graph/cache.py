@@ -1,10 +1,11 @@
-"""The stage cache: memory first, then disk, and a tally of what was run and what was found."""
+"""The stage cache: memory first, then what several processes share, and a tally of what was run and what was found."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from .disk import DiskTier, Tell
 from .memory import MemoryTier, Outputs
@@ -38,36 +39,51 @@ class Tally:
         }
 
 
+class Tier(Protocol):
+    """Stage outputs that several processes share. Trouble costs time, never a run: `tell` hears of it once, and what cannot be
+    read is not there."""
+
+    tell: Tell
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def get(self, key: str) -> Outputs | None:
+        """The outputs under `key`, or None."""
+
+    def put(self, key: str, outputs: Outputs, last: bool = False) -> None:
+        """Keep `outputs`. last: the end of a cell, from which nothing further is made."""
+
+
 class StageCache:
-    """Stage outputs by content key.
+    """Stage outputs by content key: in memory, and in a tier that is `shared` where there is one.
 
     Args:
         memory: bytes of the memory tier (0: none).
-        folder: folder of the disk tier, or None for memory only.
+        folder: folder of a disk tier, or None for memory only.
         disk: bytes of the disk tier.
         tell: hears why the folder cannot be used, where it cannot (default: a warning of `logging`).
     """
 
     def __init__(self, memory: int = GIB, folder: Path | None = None, disk: int = 10 * GIB, tell: Tell | None = None):
         self.memory = MemoryTier(memory)
-        self.disk = DiskTier(folder, disk, tell) if folder is not None else None
+        self.shared: Tier | None = DiskTier(folder, disk, tell) if folder is not None else None
         self.tally = Tally()
 
     def __contains__(self, key: str) -> bool:
-        return key in self.memory or (self.disk is not None and key in self.disk)
+        return key in self.memory or (self.shared is not None and key in self.shared)
 
     def get(self, key: str) -> Outputs | None:
-        """The outputs under `key`, or None. What is found on disk moves to memory."""
+        """The outputs under `key`, or None. What others have made moves to memory."""
         outputs = self.memory.get(key)
-        if outputs is None and self.disk is not None:
-            outputs = self.disk.get(key)
+        if outputs is None and self.shared is not None:
+            outputs = self.shared.get(key)
             if outputs is not None:
                 self.memory.put(key, outputs)
         return outputs
 
-    def put(self, key: str, outputs: Outputs, again: bool = True) -> None:
-        """Keep `outputs` (CPU tensors) in every tier; in memory only if this run will want them `again`."""
+    def put(self, key: str, outputs: Outputs, again: bool = True, last: bool = False) -> None:
+        """Keep `outputs` (CPU tensors) in every tier; in memory only if this process will want them `again`. last: see `Tier`."""
         if again:
             self.memory.put(key, outputs)
-        if self.disk is not None:
-            self.disk.put(key, outputs)
+        if self.shared is not None:
+            self.shared.put(key, outputs, last)

@@ -74,8 +74,9 @@ class DiskTier:
             os.utime(path)
         return outputs
 
-    def put(self, key: str, outputs: Outputs) -> None:
-        """Keep `outputs`. Two processes that write one key write the same bytes; the later rename wins."""
+    def put(self, key: str, outputs: Outputs, last: bool = False) -> None:
+        """Keep `outputs`, `last` or not: another run may ask for them. Two processes that write one key write the same bytes; the
+        later rename wins."""
         path = self._path(key)
         if path.exists():
             return

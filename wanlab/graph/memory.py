@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
+
+from .recent import Recent
 
 Outputs = dict[str, torch.Tensor]
 
@@ -23,8 +23,7 @@ class MemoryTier:
     def __init__(self, limit: int):
         if limit < 0:
             raise ValueError(f"a memory limit is at least 0 bytes, got {limit}")
-        self.limit, self.used = limit, 0
-        self._entries: OrderedDict[str, Outputs] = OrderedDict()
+        self._entries: Recent[Outputs] = Recent(limit)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -32,30 +31,29 @@ class MemoryTier:
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
+    @property
+    def limit(self) -> int:
+        """Bytes that it may hold."""
+        return self._entries.limit
+
+    @property
+    def used(self) -> int:
+        """Bytes that it holds."""
+        return self._entries.used
+
     def get(self, key: str) -> Outputs | None:
         """The outputs under `key`, now the most recently used, or None."""
-        if key not in self._entries:
-            return None
-        self._entries.move_to_end(key)
-        return dict(self._entries[key])
+        found = self._entries.get(key)
+        return None if found is None else dict(found)
 
     def put(self, key: str, outputs: Outputs) -> None:
         """Keep `outputs`, dropping the least recently used entries until everything fits."""
-        size = size_of(outputs)
-        if key in self._entries or size > self.limit:
-            return
-        while self.used + size > self.limit:
-            _, oldest = self._entries.popitem(last=False)
-            self.used -= size_of(oldest)
-        self._entries[key] = dict(outputs)
-        self.used += size
+        self._entries.put(key, dict(outputs), size_of(outputs))
 
     def drop(self, key: str) -> None:
         """Forget `key`, if it is there."""
-        outputs = self._entries.pop(key, None)
-        self.used -= 0 if outputs is None else size_of(outputs)
+        self._entries.drop(key)
 
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
-        self.used = 0

@@ -107,6 +107,7 @@ class Walk:
         self.work, self.cache, self.fits = work, cache, {} if fits is None else fits
         self._setting, self._progress = setting, progress
         self._left: Counter[str] = work.needed(cells)
+        self._last = frozenset(work.results.values())
         self._held: dict[str, Outputs] = {}         # what the cell in hand has used: it outlives a cache that is too small
         self._failed: dict[Pack, Exception] = {}
 
@@ -143,7 +144,8 @@ class Walk:
         outputs = self._together(pieces, cell) if len(pack) > 1 else [self._alone(pieces[0], cell)]
         for piece, found in zip(pieces, outputs, strict=True):
             others = self._left[piece.key] - (piece.key == asked)
-            self.cache.put(piece.key, found, again=others > 0 or piece.node not in self.work.local)
+            again = others > 0 or piece.node not in self.work.local
+            self.cache.put(piece.key, found, again, last=piece.key in self._last)
         self._held |= zip(pack, outputs, strict=True)
 
     def _alone(self, piece: Piece, cell: str) -> Outputs:

@@ -6,6 +6,7 @@ every engine runs, in this process or in another, where `WorkbenchSpec.open` bui
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 import traceback
@@ -19,6 +20,7 @@ import torch
 from wanlab.core import LedgerError
 from wanlab.data.clip import Clips
 from wanlab.graph import GIB, StageCache, digest
+from wanlab.graph.disk import Tell
 
 from .document import Document, Problem, StudyError
 from .environment import context_of
@@ -75,8 +77,9 @@ class Workbench:
     """A study with everything that evaluating its cells needs.
 
     measures are those of `wanlab.measure.resolve` that the data allows; `notify(cell, what, done, total)` is told what is going
-    on (a stage and its denoising steps, or "metrics"); halved: by stage, the rows that the device had memory for, where not for
-    all; notes is what the user should hear about before it runs; spec builds this workbench again elsewhere.
+    on (a stage and its denoising steps, or "metrics"), `tell` what the user should hear about meanwhile; halved: by stage, the
+    rows that the device had memory for, where not for all; notes is what the user should hear about before it runs; spec builds
+    this workbench again elsewhere.
     """
 
     study: Study
@@ -86,6 +89,7 @@ class Workbench:
     cache: StageCache
     spec: WorkbenchSpec
     notify: Notify = field(default=lambda cell, what, done, total: None)
+    tell: Tell = logging.getLogger(__name__).warning
     judges: Source | None = None
     notes: Sequence[str] = ()
     _clips: tuple[tuple[int, ...], Clips, torch.Tensor | None] | None = field(default=None, repr=False)

@@ -43,8 +43,9 @@ class Engine(Protocol):
     threads: int | None
     """Torch threads that a task gets on a CPU where nobody says otherwise; None: as many as torch takes by itself."""
 
-    def prepare(self, device: str) -> Place:
-        """Where tasks will run, for a device as the user names it. Raises EngineError or ValueError where there is none."""
+    def prepare(self, device: str, objects: int | None = None) -> Place:
+        """Where tasks will run, for a device as the user names it; with room for so many bytes of stage outputs, if workers are
+        started that share them in an object store (`Study.objects`). Raises EngineError or ValueError where there is none."""
 
     def there(self, function: Callable[..., Any], *given: Any) -> Any:
         """What a function that can be imported gives where tasks run, once `prepare` has been called. Raises what it raises."""

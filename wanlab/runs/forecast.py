@@ -45,6 +45,7 @@ class Forecast:
     metric_rows: int
     memory: int
     disk: int
+    objects: int
     notes: Sequence[str] = ()
     trainings: Sequence[tuple[str, int, float | None]] = ()
 
@@ -98,7 +99,9 @@ class Forecast:
         console.print(
             f"{self.runs} ({sum(self.left.shared.values())} left); time {total}"
             + (f" without {', '.join(self.unknown)}" if self.unknown and total != "unknown" else "")
-            + f"; memory about {self.memory / GIB:.1f} GiB; disk about {self.disk / 1e6:.0f} MB",
+            + f"; memory about {self.memory / GIB:.1f} GiB"
+            + (f" (with --engine ray at most {self.objects / GIB:.1f} GiB more, which workers share)" if self.objects else "")
+            + f"; disk about {self.disk / 1e6:.0f} MB",
             highlight=False,
         )
         if self.unknown:
@@ -139,6 +142,7 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
         metric_rows,
         memory,
         disk,
+        study.objects,
         bench.notes,
         [(f"train.{job.part}", len(cells), left[key]) for key, (job, cells) in jobs.items() if key in left],
     )

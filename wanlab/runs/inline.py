@@ -19,7 +19,7 @@ class Inline:
     name: str = "inline"
     threads: int | None = None
 
-    def prepare(self, device: str) -> Place:
+    def prepare(self, device: str, objects: int | None = None) -> Place:
         """The device itself."""
         where = pick_device(device)
         return Place(where, where, describe(where))

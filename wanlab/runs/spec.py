@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
-from wanlab.graph import digest
+from wanlab.graph import GIB, digest
 from wanlab.pipelines.request import STEPS
 
 from .document import did_you_mean, located
@@ -190,6 +190,7 @@ class Cache(Part):
     memory_gib: float = Field(1.0, ge=0)
     disk: Path | None = Field(None, description="folder of the disk cache; without: memory only")
     disk_gib: float = Field(10.0, gt=0)
+    object_store_gib: float = Field(2.0, ge=0, description="with Ray and without `disk`: what workers share in its object store")
     trainings: Path = Field(Path("runs/trainings"), description="folder of what `train` cells have trained")
 
 
@@ -253,6 +254,11 @@ class Study(Part):
         """Plain data that `Study.model_validate` reads back; of the cells, what differs from the defaults."""
         cells = {name: cell.model_dump(mode="json", exclude_defaults=True) for name, cell in self.cells.items()}
         return {**self.model_dump(mode="json", exclude={"cells"}), "cells": cells}
+
+    @property
+    def objects(self) -> int:
+        """Bytes of stage outputs that workers share in Ray's object store: none where a folder serves, or nothing is shared."""
+        return int(self.cache.object_store_gib * GIB) if self.share.cache and self.cache.disk is None else 0
 
     @property
     def rows(self) -> int:

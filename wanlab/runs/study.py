@@ -75,7 +75,7 @@ def run_study(
         study = recorded(study, folder)
         folder.refuse_strangers(study)
         with threads(threads_each or folder.threads or (1 if shard is not None else runner.threads)):
-            place = runner.prepare(device)
+            place = runner.prepare(device, study.objects)
             spec = WorkbenchSpec(study.resolved(), place.device, load, resolve, study.home)
             study = settled(study, folder, runner, spec)
             opened = partial(open_workbench, study, document, place.here, load, resolve, place.environment["code"])
@@ -85,9 +85,9 @@ def run_study(
             bench.spec = replace(bench.spec, device=place.device)
             environment = {**place.environment, "pipeline": describe_pipeline(bench.plan.cells[study.baseline].pipe)}
             with folder.open(study, environment, shard), Monitor(console) as monitor:
-                bench.notify = monitor.stage
-                if bench.cache.disk is not None:
-                    bench.cache.disk.tell = monitor.note
+                bench.notify, bench.tell = monitor.stage, monitor.note
+                if bench.cache.shared is not None:
+                    bench.cache.shared.tell = monitor.note
                 for note in bench.notes:
                     monitor.note(note)
                 outcome = Executor(bench, folder, monitor, shard).run(runner)
