@@ -9,17 +9,9 @@ import pytest
 
 from tests.hostile.cases import answer, every, full, within
 from tests.hostile.studies import PLAIN, settings_given, studies
+from tests.runs.test_spec import GOOD
 from wanlab.runs.document import LARGEST, StudyError, parse, read
 from wanlab.runs.reading import parse_study
-
-GOOD = """
-name: grid
-data: {kind: procedural, n: 4}
-cells:
-  baseline:
-  text: {ablate: text}
-metrics: [psnr]
-"""
 
 
 @full
