@@ -3,9 +3,9 @@
 
     python3.11 dev.py audit        makes an environment for both tools and calls this
 
-The allow-lists, each line with its reason: .ci/bandit.yaml, .ci/vulnerabilities.txt. pip-audit asks the OSV service about every
-pinned version. Where the service does not answer, nothing was audited: that is said in so many words and is no failure, as it says
-nothing about the packages.
+The allow-lists, each line with its reason: .ci/bandit.yaml, .ci/vulnerabilities.txt; a single place by `# nosec RULE` under its
+reason. pip-audit asks the OSV service about every pinned version. Where the service does not answer, nothing was audited: that is
+said in so many words and is no failure, as it says nothing about the packages.
 """
 
 from __future__ import annotations

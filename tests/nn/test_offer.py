@@ -97,6 +97,14 @@ def test_hidden_keys_are_padding(model: Row, given: tuple[Tensor, Tensor]) -> No
     assert record["cross.bias"].tensor.shape == (2, 1, 1, WORDS + PATCHES)
 
 
+def test_a_bias_has_the_rows_of_the_batch_though_nothing_is_added(model: Row, given: tuple[Tensor, Tensor]) -> None:
+    plain = model(*given)
+    out, record = run(model, given, edits=(Identity("attn.bias", rows=[0, -2, 1]),), capture="*.bias[rows=1]")
+    assert torch.equal(out, plain)
+    for site in ("attn", "cross"):
+        assert record[f"{site}.bias"].tensor.shape == (1, 1, 1, 1) and not record[f"{site}.bias"].tensor.any()
+
+
 def test_moments_say_where_attention_goes(model: Row, given: tuple[Tensor, Tensor]) -> None:
     _, record = run(model, given, capture="attn.{pattern,moments}")
     dense, moments = record["attn.pattern"].tensor[..., :-1, :-1], record["attn.moments"]

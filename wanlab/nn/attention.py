@@ -18,7 +18,7 @@ class Attending(Hookable):
     the fused kernel, computed while somebody listens, for the part that is listened to:
 
     lse         log-sum-exp of the logits; with q, k and bias it gives any entry of the map later on (its scale is a coordinate)
-    bias        what is added to the logits; axes along which it is the same have size 1
+    bias        what is added to the logits; size 1 along heads, queries and keys if it is the same for all of them
     entropy     of each query's map, in nats
     received    what each key gets of all queries together
     mass        of each query on each part of the keys (axis p, label `part`): every frame of a video, the text, its padding, the

@@ -111,17 +111,19 @@ class Lse(Offer):
 
 
 class Bias(Offer):
-    """What is added to the logits, with size 1 along axes on which it is the same; one 0 where nothing is added."""
+    """What is added to the logits, 0 where nothing is; size 1 along heads, queries and keys if it is the same for all of them.
+
+    The leading axes keep their sizes: rows of a batch can be selected, and records of several batches joined, as at other sites.
+    """
 
     def __init__(self, call: Call, shape: Shape) -> None:
         super().__init__(call, shape, (call.keys,))
         bias = call.bias
         k, n, j = (1, 1, 1) if bias is None else bias.shape[1:]
-        lead = shape.lead if bias is not None else tuple(1 for _ in shape.lead)
-        self.shape = torch.Size([*lead, k, *(shape.sides if n > 1 else [1] * len(shape.sides)), j])
+        self.shape = torch.Size([*shape.lead, k, *(shape.sides if n > 1 else [1] * len(shape.sides)), j])
 
     def compute(self) -> Tensor:
-        return torch.zeros(1, device=self.device) if self.call.bias is None else self.call.bias.float()
+        return torch.zeros(self.shape, device=self.device) if self.call.bias is None else self.call.bias.float()
 
 
 class Entropy(Offer):

@@ -22,7 +22,8 @@ from .objects import capacity
 from .spec import Cache
 
 TRANSIT = 200 * 1024**2  # bytes of an object store for what is on its way: rows, features and clips, a few MB per worker
-SHARED = Path("/dev/shm")  # where Linux has memory that processes share; containers often have little of it
+# Memory that processes share on Linux; containers often have little of it. It is asked for its size, nothing is written there.
+SHARED = Path("/dev/shm")  # nosec B108
 ANSWER = 10.0  # seconds within which an address that is to be joined must answer
 PREFACE, SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), bytes([4])
 ADVICE = "`ray start --head` says the address of the cluster that it starts"
