@@ -77,6 +77,14 @@ def test_a_path_counts_its_own_weight_alone(contrast: Contrast) -> None:
         [value] = found.table[found.table.get("sender") == "left"].groupby("row").first().iloc[:1].itertuples()
         expected = 0.3 * (change @ way @ maps["right_out"])[..., :3].sum((1, 2))
         assert value.value - value.base == pytest.approx(float(expected[0]), rel=1e-3)
+    plain = paths.patch(contrast, {"left": "net.left"}, {"right": "net.right"}, "net.middle", {"light": light}, steps=1)
+    others = [({"left": "net.left", "second": "net.middle"}, {"right": "net.right"}),       # another sender on the way
+              ({"left": "net.left"}, {"right": "net.right", "second": "net.middle"}),       # another receiver on the way
+              ({"right": "net.left"}, {"right": "net.right"})]                              # of one name
+    for senders, receivers in others:
+        found = paths.patch(contrast, senders, receivers, "net.middle", {"light": light}, steps=1).table
+        pair = found[(found.get("sender") == next(iter(senders))) & (found.get("receiver") == "right")]
+        assert pair.value.tolist() == pytest.approx(plain.table[plain.table.sender.notna()].value.tolist(), rel=1e-6)
     with pytest.raises(ContrastError, match=r"net.left is a sender and a receiver"):
         paths.patch(contrast, {"left": "net.left"}, {"too": "net.{left,right}"}, "net.middle", {"light": light})
 
@@ -103,6 +111,21 @@ def test_what_cannot_be_compared_or_measured_raises_before_it_is_used(contrast: 
             cells.run(pipe, request, cell, {"odd": metric})
     with pytest.raises(wanlab.core.UnknownSite, match=r"net.lft"):
         cells.run(pipe, request, [*cell, cells.Cell("two", (Zero("net.lft"),))], {"odd": lambda seen: pytest.fail("it ran")})
+
+
+def test_last_frames_and_the_second_experts_guidance_are_compared_too() -> None:
+    from wanlab.pipelines.wan_parts import random_pipeline
+    from wanlab.pipelines.wan_presets import PRESETS
+
+    first, one, other = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    pipe = random_pipeline(PRESETS["wan-random-tiny-flf2v"])
+    asked = [pipe.request(first, "a red circle", 0, last_image=last, steps=2) for last in (one, one.clone(), other)]
+    assert Contrast(pipe, asked[0], asked[2]).corrupted is asked[2]
+    with pytest.raises(ContrastError, match="are the same"):
+        Contrast(pipe, asked[0], asked[1])
+    pipe = random_pipeline(PRESETS["wan-random-tiny-a14b"])
+    with pytest.raises(ContrastError, match=r"differ in geometry: guidance_2 2\.0 and 3\.0"):
+        Contrast(pipe, *(pipe.request(first, "a red circle", seed, steps=2, guidance_2=2.0 + seed) for seed in (0, 1)))
 
 
 @pytest.fixture(scope="module")

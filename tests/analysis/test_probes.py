@@ -56,10 +56,18 @@ def test_what_is_there_is_read_and_what_is_not_is_at_chance() -> None:
         assert nowhere.accuracy < chance and nowhere.low < nowhere.permuted, "the interval reaches into what chance gives"
         assert there.n == nowhere.n == 36 and there.n_train == 60
     assert table.loc[("a", "way")].score == "accuracy" and table.loc[("a", "pace")].score == "R2"
-    assert table.loc[("a", "way")].chance == pytest.approx(1 / 3, abs=0.1) and table.loc[("a", "pace")].chance == 0
+    assert table.loc[("a", "way")].chance == pytest.approx(1 / 3) and table.loc[("a", "pace")].chance == 0
     assert np.isclose(table.selectivity, table.accuracy - table.control).all()
     again = probes.linear([block(silent, "b")], {"way": WAY, "pace": PACE})
     assert again.table.equals(found.table[found.table.site == "b"].reset_index(drop=True)), "equal seeds, equal tables"
+
+
+def test_chance_is_the_share_of_the_largest_class_whatever_the_split() -> None:
+    """Of test clips alone the class that is frequent in training is rarer than it is: parts are drawn without replacement."""
+    ways = np.array(["left"] * 50 + ["right"] * 40 + ["up"] * 30)
+    for seed in range(3):
+        [line] = probes.linear([block(normal(N, 2))], {"way": ways}, seed=seed, penalties=[1.0]).table.to_dict("records")
+        assert line["chance"] == pytest.approx(50 / 120)
 
 
 def test_a_score_is_that_of_the_fitted_model_on_clips_it_never_saw() -> None:

@@ -15,6 +15,8 @@ from wanlab.analysis.cells import generate
 from wanlab.core import GIB, Capture, Edit, Record
 from wanlab.core.source import Source
 
+PICTURES = ("images", "last")       # of a request: the first frames, and the last where a pipeline takes it
+
 
 class ContrastError(ValueError):
     """Two runs that cannot be compared place by place."""
@@ -38,8 +40,7 @@ class Contrast:
             if one[name] != other[name]:
                 raise ContrastError(f"the clean and the corrupted run differ in geometry: {name} {one[name]} and {other[name]}; "
                                     "patches need the same places in both")
-        same = _differences(self.clean, self.corrupted)
-        if not same and not self.corrupting:
+        if not _differences(self.clean, self.corrupted) and not self.corrupting:
             raise ContrastError("the clean and the corrupted run are the same: change prompt, image or seed, or say corrupting=")
 
     def run(self, which: str) -> tuple[Any, tuple[Edit, ...]]:
@@ -55,14 +56,17 @@ class Contrast:
 def _geometry(pipe: Any, request: Any) -> dict[str, Any]:
     """What two runs must have in common."""
     return {"rows": len(request), "steps": request.steps, "guidance": request.guidance, "branches": pipe.branches(request),
-            "image": None if request.images is None else tuple(request.images.shape[1:])}
+            "guidance_2": request.guidance if request.guidance_2 is None else request.guidance_2,
+            **{name: None if (given := getattr(request, name)) is None else tuple(given.shape[1:]) for name in PICTURES}}
 
 
 def _differences(one: Any, other: Any) -> list[str]:
     names = [name for name in ("prompts", "seeds", "negative") if getattr(one, name) != getattr(other, name)]
-    alike = one.images is other.images or (one.images is not None and other.images is not None
-                                           and bool((one.images == other.images).all()))
-    return names if alike else [*names, "images"]
+    for name in PICTURES:
+        mine, theirs = getattr(one, name), getattr(other, name)
+        if mine is not theirs and (mine is None or theirs is None or not bool((mine == theirs).all())):
+            names.append(name)
+    return names
 
 
 def kept(record: Record, path: str | Path | None) -> Source:

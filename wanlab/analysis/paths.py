@@ -3,14 +3,15 @@
     found = paths.patch(contrast, senders={"left": "generator.*.cross.attn.z"}, receivers={"motion": "align.motion"},
                         frozen="generator.**.{temporal,spatial}.out", metrics={"left": readouts.displacement("red", "left")})
 
-For each sender: the base run with the sender's values from the other run, while `frozen` sites keep the base run's values; what
-arrives at a receiver is then put into the plain base run. Goldowsky-Dill et al. 2023, arXiv 2304.05969, section 2.
+For each pair: the base run with the sender's values from the other run, while `frozen` sites keep the base run's values; what
+arrives at the receiver is then put into the plain base run. Goldowsky-Dill et al. 2023, arXiv 2304.05969, section 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from wanlab.analysis.cells import Cell, Metric, generate, run
@@ -26,32 +27,35 @@ def patch(contrast: Contrast, senders: Named, receivers: Named, frozen: str | Se
     """Effects by sender and receiver: axes `sender` and `receiver` in the table.
 
     senders, receivers   names of globs; all sites of a glob together
-    frozen   globs of what lies between; senders and receivers among its sites are left free
+    frozen   globs of what lies between; of a pair, its own sender and receiver are left free, other pairs' are held
     steps    the denoising steps of the path: senders, receivers and frozen sites alike are patched in these alone
     way      "noising" puts the corrupted sender into the clean run, "denoising" the clean one into the corrupted run
     how      as in `cells.run`
 
-    Costs one run for each sender and one for each pair. Raises ContrastError where a receiver is also a sender.
+    A pair's number does not depend on which others are asked for. Costs one run for each pair, and one for each sender (for each
+    pair, where receivers stand among the frozen sites). Raises ContrastError where a receiver is also a sender.
     """
     pipe, (base, other) = contrast.pipe, WAYS[way]
-    sites = {name: _timed(pipe, glob, steps) for name, glob in {**senders, **receivers}.items()}
-    ends = {select.at for selects in sites.values() for select in selects}
-    between = [one for glob in ([frozen] if isinstance(frozen, str) else frozen) for one in _timed(pipe, glob, steps)
-               if one.at not in ends]
-    for name in receivers:
-        both = {one.at for one in sites[name]} & {one.at for sender in senders for one in sites[sender]}
+    sent, taken = ({name: _timed(pipe, glob, steps) for name, glob in ends.items()} for ends in (senders, receivers))
+    between = list({str(one): one for glob in ([frozen] if isinstance(frozen, str) else frozen)
+                    for one in _timed(pipe, glob, steps)}.values())
+    for sites in taken.values():
+        both = {one.at for one in sites} & {one.at for sender in sent.values() for one in sender}
         if both:
             raise ContrastError(f"{sorted(both)[0]} is a sender and a receiver: a path needs two ends")
     still = kept(contrast.record(base, [str(one) for one in between]), None) if between else None
-    sent = kept(contrast.record(other, list(dict.fromkeys(str(one) for name in senders for one in sites[name]))), None)
+    theirs = kept(contrast.record(other, list(dict.fromkeys(str(one) for sites in sent.values() for one in sites))), None)
     request, edits = contrast.run(base)
-    hold = [Patch(str(one), record=still) for one in between]
-    cells = [Cell(BASE, edits)]
-    for sender in senders:
-        arrived = kept(generate(pipe, request, edits=[*edits, *hold, *(Patch(str(one), record=sent) for one in sites[sender])],
-                                capture=_captures(sites, receivers), budget=contrast.budget).record, None)
-        cells += [Cell(f"{sender} to {receiver}", (*edits, *(Patch(str(one), record=arrived) for one in sites[receiver])),
-                       {"sender": sender, "receiver": receiver}) for receiver in receivers]
+    cells, arrived = [Cell(BASE, edits)], {}
+    for (sender, ours), (receiver, its) in product(sent.items(), taken.items()):
+        free = {one.at for one in (*ours, *its)}
+        held = tuple(str(one) for one in between if one.at not in free)
+        if (sender, held) not in arrived:       # receivers for which as much is held share a run
+            puts = [*(Patch(one, record=still) for one in held), *(Patch(str(one), record=theirs) for one in ours)]
+            arrived[sender, held] = kept(generate(pipe, request, edits=[*edits, *puts], capture=_captures(taken),
+                                                  budget=contrast.budget).record, None)
+        cells.append(Cell(f"{sender} to {receiver}", (*edits, *(Patch(str(one), record=arrived[sender, held]) for one in its)),
+                          {"sender": sender, "receiver": receiver}))
     table = run(pipe, request, cells, metrics, **how)
     asked, put = contrast.run(other)
     return effects(table, run(pipe, asked, [Cell(other, put)], metrics, **{k: v for k, v in how.items() if k == "read"}))
@@ -64,5 +68,5 @@ def _timed(pipe: Any, glob: str, steps: Any) -> list[Select]:
             for site in pipe.sites(select.at) if not site.derived]
 
 
-def _captures(sites: Mapping[str, Sequence[Select]], receivers: Named) -> list[Capture]:
-    return [Capture.of(one) for one in dict.fromkeys(str(one) for name in receivers for one in sites[name])]
+def _captures(taken: Mapping[str, Sequence[Select]]) -> list[Capture]:
+    return [Capture.of(one) for one in dict.fromkeys(str(one) for sites in taken.values() for one in sites)]

@@ -39,7 +39,7 @@ class Probes:
     """`table`, one line for each site, step, branch and label:
 
     accuracy, low, high          of test clips with its 95 % interval; of numbers R2 (`score` says which)
-    chance                       of always saying the class that is most frequent in training; of numbers 0
+    chance                       of always saying the most frequent class, its share of all clips; of numbers 0
     permuted                     what 95 % of random pairings of test clips and labels stay below
     control, selectivity         of the control task, and what the accuracy has beyond it, with its interval
     n, n_train, penalty          test clips, training clips, the penalty that validation chose
@@ -133,7 +133,7 @@ def _judged(reader: Reader, control: Reader, x: np.ndarray, label: Label, other:
     score, of_control = _score(label, truth, found), _score(label, other.values[split.test], control.read(x[split.test]))
     accuracy, low, high = interval(score, n, seed=seed)
     beyond = interval(lambda weights: score(weights) - of_control(weights), n, seed=seed)
-    return {"accuracy": accuracy, "low": low, "high": high, "chance": _chance(label, split),
+    return {"accuracy": accuracy, "low": low, "high": high, "chance": _chance(label),
             "permuted": _permuted(label, truth, found, seed), "control": float(of_control(np.ones((1, n)))[0]),
             "selectivity": beyond[0], "selectivity_low": beyond[1], "selectivity_high": beyond[2], "n": n,
             "n_train": len(split.train), "penalty": reader.penalty, "score": "R2" if label.classes is None else "accuracy"}
@@ -145,11 +145,11 @@ def _score(label: Label, truth: np.ndarray, found: np.ndarray) -> Score:
     return explained(truth.reshape(len(truth), -1), found.reshape(len(truth), -1))
 
 
-def _chance(label: Label, split: Split) -> float:
+def _chance(label: Label) -> float:
+    """Over all clips: of a class that is frequent in training, fewer are left to be tested, where its share is too low."""
     if label.classes is None:
         return 0.0
-    names, counts = np.unique(label.values[split.train], return_counts=True)
-    return float((label.values[split.test] == names[counts.argmax()]).mean())
+    return float(np.unique(label.values, return_counts=True)[1].max() / len(label.values))
 
 
 def _permuted(label: Label, truth: np.ndarray, found: np.ndarray, seed: int, draws: int = 500) -> float:
