@@ -12,6 +12,7 @@ from PIL import Image
 
 import wanlab
 from tests.pipelines.wan import made
+from wanlab.analysis import attention
 from wanlab.core import Bypass, CutFrames, SelectionError, trace
 from wanlab.pipelines.wan21 import GeometryError, Wan, check_geometry
 from wanlab.stages.dit import Dit
@@ -158,6 +159,18 @@ def test_every_component_of_the_later_models_changes_the_video(kind: str, pictur
     for component in pipe.components:
         removed = pipe.generate(picture, "a red circle", 1, edits=pipe.ablate(component), **asked)
         assert removed.ledger.ok and not torch.equal(removed.video, plain), component
+
+
+def test_the_image_branch_says_what_it_reads_of_the_picture(i2v: Wan, picture: Image.Image) -> None:
+    seen = attention.read(i2v, picture, "a cat", 0, at="dit.**", steps=1, maps="dit.blocks.0.cross_attn.img")
+    numbers = seen.statistics().sel(step=0, branch="cond", layer="dit.blocks.0.cross_attn.img").isel(row=0)
+    dense = i2v.generate(picture, "a cat", 0, steps=1, capture="dit.blocks.0.cross_attn.img.pattern@branch=cond").record
+    dense = dense["dit.blocks.0.cross_attn.img.pattern", 0, "cond"].to_numpy()[0]
+    patches = i2v.clip.side**2
+    assert dense.shape[-1] == 1 + patches                                              # the class token, then the patches
+    assert np.allclose(numbers["image"], dense[..., 1:].sum(-1).mean((1, 2, 3)), atol=1e-6)
+    one = seen.map("dit.blocks.0.cross_attn.img", 0, "cond")
+    assert np.allclose(one.row(0, 1, 0).values.reshape(2, -1), dense[:, 0, 1, 0, 1:], atol=1e-6)
 
 
 def test_what_only_other_models_take_is_refused(t2v: Wan, i2v: Wan, picture: Image.Image) -> None:

@@ -144,9 +144,33 @@ def test_without_image_tokens_the_image_branch_adds_nothing() -> None:
     with torch.no_grad():
         plain = dit(**given)
         cut = dit(**{**given, "image": None})
-        with trace(dit, edits=Bypass("blocks.*.cross_attn.z_img")):
+        with trace(dit, edits=Bypass("blocks.*.cross_attn.img.z")):
             bypassed = dit(**given)
     assert torch.equal(cut, bypassed) and not torch.equal(cut, plain)
+
+
+def test_the_image_is_read_by_a_softmax_of_its_own() -> None:
+    config = KINDS["i2v"]
+    dit, given = ours_of(theirs_of(config), config), inputs_of(config)
+    with torch.no_grad():
+        plain = dit(**given)
+        with trace(dit, capture=["blocks.0.cross_attn.{q,z}", "blocks.0.cross_attn.img.{q,k,v,pattern,entropy,z}"]) as t:
+            assert torch.equal(dit(**given), plain)
+    read = {}
+    for name in ("q", "z", *(f"img.{one}" for one in ("q", "k", "v", "pattern", "entropy", "z"))):
+        entry = t.record[f"blocks.0.cross_attn.{name}"]
+        read[name] = entry.tensor.flatten(2, 4) if "f" in entry.axes else entry.tensor          # b k n …
+    assert torch.equal(read["q"], read["img.q"])
+    dense = torch.softmax(read["q"].double() @ read["img.k"].double().mT * read["q"].shape[-1] ** -0.5, -1)
+    assert torch.allclose(read["img.pattern"].double(), dense, atol=1e-6)
+    assert torch.allclose(read["img.z"].double(), dense @ read["img.v"].double(), atol=1e-5)
+    assert torch.allclose(read["img.entropy"].double(), -(dense * dense.log()).sum(-1), atol=1e-5)
+    blind = Scale("blocks.0.cross_attn.img.q", 0.0)
+    with torch.no_grad(), trace(dit, edits=blind, capture="blocks.0.cross_attn.{pattern,img.pattern}") as t:
+        dit(**given)
+    even = t.record["blocks.0.cross_attn.img.pattern"].tensor
+    assert torch.allclose(even, torch.full_like(even, 1 / even.shape[-1]))
+    assert t.record["blocks.0.cross_attn.pattern"].tensor.std() > 0
 
 
 def test_rotary_angles_are_all_that_knows_the_order_of_frames() -> None:

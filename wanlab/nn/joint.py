@@ -14,11 +14,11 @@ from wanlab.core import Grid as Tokens
 from wanlab.core import Hookable
 from wanlab.core.gradient import rejoin
 from wanlab.nn.across import across_frames, dense_bias
-from wanlab.nn.attention import Attending, attend
+from wanlab.nn.attention import Attending
 from wanlab.nn.norm import LayerNorm, RMSNorm
 from wanlab.nn.rotary import turn
 
-TOKENS, HEADS = "b f h w c", "b k f h w d"
+TOKENS = "b f h w c"
 Grid = tuple[int, int, int]
 
 
@@ -85,21 +85,34 @@ class SelfAttention(_Attention):
         return None if torch.equal(factors, ones) else factors
 
 
+class ImageAttention(OnGrid, Attending):
+    """The queries of the tokens attend to the image tokens alone, by a softmax apart from the text's. Sites: those of attention.
+
+    Its weights stand where the published code has them, beside those of the text.
+    """
+
+    SITES = Attending.sites_on("b", "f h w")
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
+        """z b k n d of queries b k n d, keys and values b k j d."""
+        q, k, v = self.see("q", q, grid), self.site("k", k), self.site("v", v)
+        return self.see("z", self.attended(q, k, v, sides=grid), grid, identity=lambda: torch.zeros_like(q))
+
+
 class CrossAttention(_Attention):
     """Every token attends to the text and, apart from it, to the image tokens; the two results are added before `o`.
 
-    Sites: those of attention to the text; `k_img`, `v_img` of the image and what comes of it, `z_img`; `out`.
+    Sites: those of attention to the text; of attention to the image under `img` (its `q` are the text's, edited ones too); `out`.
     """
 
     SITES = {**Attending.sites_on("b", "f h w"), "out": TOKENS}
-    IMAGE_SITES = {"k_img": "b k j d", "v_img": "b k j d", "z_img": HEADS}
 
     def __init__(self, width: int, heads: int, eps: float, image: bool) -> None:
         super().__init__(width, heads, eps)
         self.image = image
         if image:
-            self.SITES = {**self.SITES, **self.IMAGE_SITES}
             self.k_img, self.v_img, self.norm_k_img = nn.Linear(width, width), nn.Linear(width, width), RMSNorm(width, eps=eps)
+            self.img = ImageAttention()
 
     def forward(self, x: Tensor, text: Tensor, image: Tensor | None, grid: Grid) -> Tensor:
         q = self.see("q", self._split(self.norm_q(self.q(x))), grid)
@@ -107,9 +120,7 @@ class CrossAttention(_Attention):
         v = self.site("v", self._split(self.v(text)))
         z = self.see("z", self.attended(q, k, v, sides=grid), grid, identity=lambda: torch.zeros_like(q))
         if image is not None:
-            k = self.site("k_img", self._split(self.norm_k_img(self.k_img(image))))
-            v = self.site("v_img", self._split(self.v_img(image)))
-            z = z + self.see("z_img", attend(q, k, v), grid, identity=lambda: torch.zeros_like(q))
+            z = z + self.img(q, self._split(self.norm_k_img(self.k_img(image))), self._split(self.v_img(image)), grid)
         return self._out(z, grid)
 
 

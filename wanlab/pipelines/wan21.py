@@ -265,7 +265,10 @@ class Wan(Pipeline):
 
     # -- words and places -------------------------------------------------------------------------------------------------
     def grid_of(self, site: str) -> Grid | None:
-        """The keys of self-attention: every token of the video, frame by frame."""
+        """The keys of self-attention: every token of the video, frame by frame. Those of the image branch: behind the class token
+        the patches of the first frame's picture (a last frame's, where one is read, are the rest)."""
+        if matches("dit.**.blocks.*.cross_attn.img.{k,v}", site):
+            return Grid(1, self.clip.side, self.clip.side, start=1, of="image")
         if not matches("dit.**.blocks.*.self_attn.*", site):
             return None
         return Grid(self._latent_frames, *(side // self.dit.config.patch[1] for side in self._latent_sides))
@@ -298,7 +301,7 @@ def _components(pipe: Wan) -> dict[str, Callable[[], list[Any]]]:
         "residual": lambda: [Bypass(f"{dit}.blocks.*.{{attn_out,cross_out,mlp_out}}")],
         "guidance": lambda: [Bypass("sampler.video.guided")],
     }
-    clip = [Bypass("dit.blocks.*.cross_attn.z_img")] if pipe.dit.img_emb is not None else []
+    clip = [Bypass("dit.blocks.*.cross_attn.img.z")] if pipe.dit.img_emb is not None else []
     latent = [Bypass("vae.encoder.{mask,latent}")] if pipe.takes_image else []
     components |= enlarging_components(pipe)
     parts = {"image": [*clip, *latent], "image.clip": clip, "image.latent": latent}

@@ -25,6 +25,12 @@ class Clip(Hookable):
         self.tower = adapt(tower.eval(), table(tower))
         self.__dict__["processor"] = processor
 
+    @property
+    def side(self) -> int:
+        """Patches along one side of a picture."""
+        config = self.tower.inner.config
+        return int(config.image_size // config.patch_size)
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Encode; the processor resizes and normalises as the published code does, from 8-bit pictures."""
