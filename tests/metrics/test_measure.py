@@ -11,7 +11,7 @@ import torch
 
 from wanlab import measure
 from wanlab.data.procedural import World
-from wanlab.measure import Batch, Clips, Memory, MissingWeights, UnknownMetric, available, resolve
+from wanlab.measure import Batch, Clips, Memory, MissingWeights, UnknownMetric, available, key_of, resolve
 
 SHORT = (
     "fvd lpips psnr ssim warp_error flicker motion_accuracy shape_accuracy adherence_psnr sharpness motion_magnitude "
@@ -62,6 +62,15 @@ def test_names_carry_the_protocol_and_resolve_again() -> None:
     assert by_key["fvd"].startswith("fvd[motionnet|8f|net:")
     assert by_key["lpips"].startswith("lpips[home-squeeze|uniform|s2|net:")
     assert [found.key for found in resolve(names)] == SHIPPED
+    assert [key_of(name) for name in (*SHIPPED, *names)] == 2 * SHIPPED
+
+
+def test_keys_are_told_without_building_anything() -> None:
+    keys = {
+        "lpips[alex]": "lpips[alexnet]", "clip_text[clipscore]": "clip_score", "warp_error[self|dis]": "warp_error_self[dis]",
+        "fvd[videogpt|16f|s1|i3d:12345678]": "fvd[videogpt]", "kvd[r3d_18|8f|s2|first]": "kvd[r3d_18|8f|s2|first]", "mine": "mine",
+    }  # fmt: skip
+    assert {name: key_of(name) for name in keys} == keys
 
 
 def test_a_wrong_name_gets_the_nearest() -> None:

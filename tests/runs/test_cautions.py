@@ -47,7 +47,7 @@ def test_a_family_that_cannot_be_significant_is_told_with_what_would_do() -> Non
 
 def test_too_few_resamples_for_a_large_family_are_told() -> None:
     many = [
-        Result(f"c{i}", "m", 0.0, -1, 1, 0.1, 0.0, 0.2, p=1 / 10_001, p_adjusted=1.0, n=100, pairs=100) for i in range(600)
+        Result(f"c{i}", "m", "m", 0.0, -1, 1, 0.1, 0.0, 0.2, p=1 / 10_001, p_adjusted=1.0, n=100, pairs=100) for i in range(600)
     ]
     (sentence,) = [s for s in cautions(study(), many) if "smallest p" in s]
     assert "600 comparisons" in sentence and "stats.resamples of 13,000 would do" in sentence
@@ -62,13 +62,13 @@ def test_differences_on_fewer_pairs_are_told() -> None:
 
 
 def test_flat_columns_sets_and_placebos_have_their_sentence() -> None:
-    flat = Result("a", "m", 1.0, 1.0, 1.0, n=20)
-    distance = Result("a", "fvd[x]", 1.0, 0.5, 1.5, 0.1, 0.0, 0.2, 0.5, 0.5, n=20, pairs=20, statistic="distance")
-    ranked = Result("a", "m", 1.0, 0.5, 1.5, 0.3, 0.1, 0.5, 1e-4, 1e-4, n=20, pairs=20, placebos=(0.1, -0.2))
+    flat = Result("a", "m", "m", 1.0, 1.0, 1.0, n=20)
+    distance = Result("a", "fvd[x]", "fvd", 1.0, 0.5, 1.5, 0.1, 0.0, 0.2, 0.5, 0.5, n=20, pairs=20, statistic="distance")
+    ranked = Result("a", "m", "m", 1.0, 0.5, 1.5, 0.3, 0.1, 0.5, 1e-4, 1e-4, n=20, pairs=20, placebos=(0.1, -0.2))
     said = [[s for s in cautions(study(), [result]) if "Left out" not in s] for result in (flat, distance, ranked)]
     assert "no width" in said[0][0] and "rank 1 of 3" in said[2][0]
     assert "n = 20" in said[1][0] and "(15 here)" in said[1][0]
-    lone = Result("a", "fvd[x]", math.nan, math.nan, math.nan, n=3, statistic="distance")
+    lone = Result("a", "fvd[x]", "fvd", math.nan, math.nan, math.nan, n=3, statistic="distance")
     assert any("n = 3, and a set distance needs n = 4" in sentence for sentence in cautions(study(), [lone]))
 
 

@@ -55,7 +55,8 @@ def table(cells: list[str], metrics: list[str], width: str = "5.5", title: str =
             known = () if cell == "baseline" else (delta, delta - half, delta + half, p, p)
             placebos = (-delta, 0.1 * delta) if cell == "text" else ()
             low, high = value - half, value + half
-            rows.append(Result(cell, metric, value, low, high, *known, n=48, pairs=48, better="lower", placebos=placebos))
+            names = cell, metric, metric.split("[")[0]
+            rows.append(Result(*names, value, low, high, *known, n=48, pairs=48, better="lower", placebos=placebos))
     return tex(study, rows), float(study.report.width)
 
 

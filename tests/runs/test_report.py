@@ -17,10 +17,11 @@ from PIL import Image
 from rich.console import Console
 
 from tests.runs.toy import STUDY, Toy, load_toy, resolve_toy
+from wanlab.runs.cautions import cautions
 from wanlab.runs.document import StudyError
 from wanlab.runs.reading import parse_study
 from wanlab.runs.report.cost import seconds_per_sample
-from wanlab.runs.report.figures import draw, span_of
+from wanlab.runs.report.figures import draw, selected, span_of
 from wanlab.runs.report.numbers import decimals, in_order, ranked, shown
 from wanlab.runs.report.tables import escape, tex, wide_csv
 from wanlab.runs.stats import Result
@@ -96,7 +97,8 @@ def test_latex_that_no_page_holds_is_cut_into_tables_under_one_number() -> None:
     study, _ = parse_study(
         "name: t_1\ntitle: 90 % of <all> & more\ndata: {kind: procedural}\nmetrics: [m]\ncells: {" + ": , ".join(cells) + ": }\n"
     )
-    rows = [Result(c, m, 0.12345, 0.12, 0.13, -0.01, -0.02, 0.01, 0.1, 0.1, 9, "lower") for m in metrics for c in cells]
+    numbers = (0.12345, 0.12, 0.13, -0.01, -0.02, 0.01, 0.1, 0.1, 9, "lower")
+    rows = [Result(cell, metric, metric.split("[")[0], *numbers) for metric in metrics for cell in cells]
     text = tex(study, rows)
     tables = text.split(r"\begin{table}")[1:]
     assert len(tables) > 3 and text.count(r"\label{tab:t_1}") == 1
@@ -115,7 +117,7 @@ def test_latex_that_no_page_holds_is_cut_into_tables_under_one_number() -> None:
 
 
 def results(values: dict[str, float], better: str = "lower") -> list[Result]:
-    return [Result(name, "m", value, value - 0.1, value + 0.1, n=9, better=better) for name, value in values.items()]
+    return [Result(name, "m", "m", value, value - 0.1, value + 0.1, n=9, better=better) for name, value in values.items()]
 
 
 def test_best_and_second_with_ties() -> None:
@@ -181,7 +183,7 @@ def study_and_cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict
         folder.log({"chunk": 0, "state": "ok", "rows": 5, "stages": {"denoise": {"runs": 1, "rows": 5, "seconds": 0.5 * steps}}})
         cells[name] = folder
     rows = [
-        Result(name, metric, 1.0, 0.9, 1.1, *(() if name == "baseline" else (0.1, 0.0, 0.2, 0.5, 0.5)), n=5, pairs=5)
+        Result(name, metric, metric, 1.0, 0.9, 1.1, *(() if name == "baseline" else (0.1, 0.0, 0.2, 0.5, 0.5)), n=5, pairs=5)
         for name in cells
         for metric in ("psnr", "flicker")
     ]
@@ -246,7 +248,7 @@ def test_placebos_leave_the_table_for_a_section_and_a_row_of_their_own(run: Call
     names = [name for name, cell in study.cells.items() if cell.placebo]
     assert [study.cells[name].pairs_with for name in names] == ["generator"] * 3
     rows = [
-        Result(name, "psnr", 1.0, 0.9, 1.1, *(() if name == "baseline" else (0.1, 0.0, 0.2, 0.5, 0.5)), n=5, pairs=5,
+        Result(name, "psnr", "psnr", 1.0, 0.9, 1.1, *(() if name == "baseline" else (0.1, 0.0, 0.2, 0.5, 0.5)), n=5, pairs=5,
                placebos=(0.2, -0.05, 0.01) if name == "generator" else (),
                placebo_of="generator" if name in names else None)
         for name in study.cells
@@ -267,3 +269,38 @@ def test_a_report_can_be_given_other_settings_and_nothing_else(run: Callable[...
         assert image.width == 3.25 * 300
     with pytest.raises(StudyError, match=r"data\.n=2: a report can be given report, stats, title; anything else is another run"):
         report_study(root, resolve=resolve_toy, sets=["data.n=2"])
+
+
+ALIKE = {
+    "warp_error": "warp_error[farneback|reference]",
+    "warp_error_self": "warp_error[farneback|self]",
+    "lpips": "lpips[home-squeeze|uniform|s2|net:0]",
+    "lpips[alexnet]": "lpips[alexnet:7be5be79]",
+}
+
+
+def test_metrics_that_share_a_name_before_the_bracket_stay_apart(study_and_cells: Any, tmp_path: Path) -> None:
+    _, cells, _ = study_and_cells
+    asked = "metrics: [warp_error, warp_error_self, lpips, 'lpips[alex]']"
+    text = GRID.replace("metrics: [psnr, flicker]", asked).replace(", metrics: psnr", ", width: 5.5").replace("width: icml, ", "")
+    study, _ = parse_study(text)
+    rows = [
+        Result(name, full, key, 1.0, 0.9, 1.1, *(() if name == "baseline" else (shift, 0.0, 0.2, 0.5, 0.5)), n=12, pairs=12)
+        for name in cells
+        for shift, (key, full) in enumerate(ALIKE.items())
+    ]
+    assert draw(study, cells, rows, tmp_path)
+    for stem in ("forest", "heatmap", "windows", "cost"):  # of text in an SVG its letters stand in a comment
+        drawn = "".join(page.read_text() for page in tmp_path.glob(f"{stem}*.svg"))
+        said = re.sub(r"\s+", " ", " ".join(re.findall(r"<!-- (.*?) -->", drawn)))
+        assert all(key.replace("_", " ").replace("[", " [") in said for key in ALIKE), stem
+    assert not any("Left out" in sentence for sentence in cautions(study, rows))
+    for name, key in (("warp_error_self", "warp_error_self"), ("lpips[alex]", "lpips[alexnet]"), (ALIKE["lpips"], "lpips")):
+        one, _ = parse_study(text.replace("videos: 1", f"videos: 1, metrics: '{name}'"))
+        assert {r.key for r in selected(one, rows)} == {key}
+        assert f"& {escape(key.replace('_', ' ').replace('[', ' ['))} " in tex(one, rows)
+
+
+def test_a_report_of_what_is_not_measured_is_refused() -> None:
+    with pytest.raises(StudyError, match=r"15:50: report.metrics.1: this study does not measure 'fliker' \(did you mean 'flicker'"):
+        parse_study(GRID.replace("metrics: psnr}", "metrics: [psnr, fliker]}"))

@@ -15,7 +15,7 @@ A name in brackets is the protocol: `fvd[motionnet|8f|net:sha8]`. Short names (`
 from wanlab.measure.batch import Batch, Memory
 from wanlab.measure.door import package, part
 from wanlab.measure.kinds import Curve, Features, Measure, MetricInfo, SampleMeasure, SetMeasure
-from wanlab.measure.naming import MissingWeights, UnknownMetric, available, info, resolve
+from wanlab.measure.naming import MissingWeights, UnknownMetric, available, info, key_of, resolve
 from wanlab.measure.sets import Clips
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "UnknownMetric",
     "available",
     "info",
+    "key_of",
     "package",
     "part",
     "resolve",

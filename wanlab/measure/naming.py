@@ -40,6 +40,18 @@ def info(name: str) -> MetricInfo:
     return sets.infos()[base] if base in sets.DISTANCES else _row(name, base, parts).info
 
 
+def key_of(name: str) -> str:
+    """The short name of the measure that a name, short or full, means: another for each measure. What nothing has is its own."""
+    base, parts = taken_apart(name)
+    if base in sets.DISTANCES:
+        return sets.key_of(base, sets.asked(parts, Clips()))
+    try:
+        row = _row(name, base, parts)
+    except UnknownMetric:
+        return name
+    return _key(row, _choice(row, parts))
+
+
 def resolve(
     names: Sequence[str],
     device: str | torch.device = "cpu",
@@ -99,9 +111,12 @@ def _row(name: str, base: str, parts: Sequence[str]) -> Row:
 def _sample(row: Row, parts: Sequence[str], workshop: Workshop) -> SampleMeasure:
     choice = _choice(row, parts)
     built = row.build(workshop, choice)
-    key = row.key if not row.choices or choice == row.choices[0] else f"{row.key}[{choice}]"
     name = (row.family or row.key) + (f"[{built.brackets}]" if built.brackets else "")
-    return SampleMeasure(key, name, row.better, row.info.needs, built.compute, built.curve, row.still)
+    return SampleMeasure(_key(row, choice), name, row.better, row.info.needs, built.compute, built.curve, row.still)
+
+
+def _key(row: Row, choice: str) -> str:
+    return row.key if not row.choices or choice == row.choices[0] else f"{row.key}[{choice}]"
 
 
 def _choice(row: Row, parts: Sequence[str]) -> str:

@@ -107,9 +107,13 @@ def build(name: str, parts: list[str], workshop: Workshop) -> SetMeasure:
     clips = asked(parts, workshop.clips)
     better, bounds, function, _ = DISTANCES[name]
     source = workshop.features(clips)
-    key = name if clips == Clips() else f"{name}[{'|'.join(_differing(clips))}]"
-    ddof = source.extractor.protocol.ddof
-    return SetMeasure(key, f"{name}[{source.extractor.label}]", better, frozenset({"reference"}), source, function(ddof), bounds)
+    key, full, of = key_of(name, clips), f"{name}[{source.extractor.label}]", function(source.extractor.protocol.ddof)
+    return SetMeasure(key, full, better, frozenset({"reference"}), source, of, bounds)
+
+
+def key_of(name: str, clips: Clips) -> str:
+    """The short name of a distance over such clips."""
+    return name if clips == Clips() else f"{name}[{'|'.join(_differing(clips))}]"
 
 
 def asked(parts: list[str], clips: Clips) -> Clips:

@@ -10,8 +10,8 @@ ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
 @dataclass(frozen=True)
 class Effect:
-    """A cell's difference `delta` to the baseline under a metric, its interval, whether it is significant, which direction
-    is better ("higher", "lower", "none"), and the differences that placebos of this cell made."""
+    """A cell's difference `delta` to the baseline under a metric (by a name that no other has), its interval, whether it is
+    significant, which direction is better ("higher", "lower", "none"), and the differences that placebos of this cell made."""
 
     cell: str
     metric: str
@@ -37,6 +37,11 @@ class Effect:
         return math.isfinite(self.delta)
 
 
+def headline(metric: str) -> str:
+    """A metric's name as a heading, words apart: lpips [alexnet]."""
+    return metric.replace("_", " ").replace("[", " [")
+
+
 def head(metric: str, better: str) -> str:
     """A metric's name over a panel, with the arrow of the better direction."""
-    return f"{metric.split('[')[0].replace('_', ' ')} {ARROWS[better]}".strip()
+    return f"{headline(metric)} {ARROWS[better]}".strip()

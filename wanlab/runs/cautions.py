@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from wanlab.measure import key_of
 from wanlab.pipelines.wan_presets import PRESETS
 
 from .inference import SIGNIFICANT, Resampler
@@ -44,14 +45,14 @@ def _cannot_be_significant(study: Study, results: Sequence[Result]) -> Iterable[
     families: dict[str, list[Result]] = {}
     for result in results:
         if math.isfinite(result.p) and result.statistic == "mean" and not result.placebo_of:  # of a sign-flip test
-            families.setdefault(result.metric if study.stats.family == "metric" else "study", []).append(result)
+            families.setdefault(result.key if study.stats.family == "metric" else "study", []).append(result)
     hopeless: dict[tuple[int, int], list[str]] = {}
     for name, members in families.items():
         n, size = max(r.pairs for r in members), len(members)
         if resampler.smallest_p(n) * size >= SIGNIFICANT:
             hopeless.setdefault((n, size), []).append(name)
     for (n, size), names in hopeless.items():
-        where = _listed(name.split("[")[0] for name in names) if study.stats.family == "metric" else "this study"
+        where = _listed(names) if study.stats.family == "metric" else "this study"
         p = resampler.smallest_p(n)
         needed = next((more for more in range(n, 64) if resampler.exact(more) and 2.0 ** (1 - more) * size < SIGNIFICANT), None)
         if needed:
@@ -66,7 +67,7 @@ def _cannot_be_significant(study: Study, results: Sequence[Result]) -> Iterable[
 
 def _left_out(study: Study, results: Sequence[Result]) -> Iterable[str]:
     measured = {r.key for r in results}
-    absent = [name for name in study.metrics if name.split("[")[0] not in measured]
+    absent = [name for name in study.metrics if key_of(name) not in measured]
     if absent:
         yield f"Left out, because real pictures come without the truth that they need: {_listed(absent)}."
 

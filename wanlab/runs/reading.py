@@ -106,8 +106,20 @@ def _cross_checks(study: Study) -> Iterable[tuple[Loc, str]]:
                 yield ("cells", name, limit), f"a {limit} limits `ablate`, and this cell removes nothing"
         if cell.pairs_with == name:
             yield ("cells", name, "pairs_with"), "a cell is not shown beside itself"
+    yield from _unmeasured(study)
     if study.reference == "data" and study.data.kind in ("image", "images"):
         yield ("reference",), "a photograph has no true clip: say baseline, or give a folder of clips"
+
+
+def _unmeasured(study: Study) -> Iterable[tuple[Loc, str]]:
+    """Metrics that the report is asked to show and that nobody measures."""
+    if study.report.metrics is not None:
+        from wanlab.measure import key_of
+
+        measured = {key_of(name) for name in study.metrics}
+        for index, name in enumerate(study.report.metrics):
+            if name not in study.metrics and key_of(name) not in measured:
+                yield ("report", "metrics", index), f"this study does not measure {name!r}{did_you_mean(name, study.metrics)}"
 
 
 def _problem(document: Document, loc: Sequence[str | int], item: Mapping[str, Any]) -> Problem:

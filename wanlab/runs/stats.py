@@ -29,7 +29,7 @@ FEWEST_FOR_SETS = 4  # units that a set distance needs: with fewer no block can 
 
 @dataclass(frozen=True)
 class Result:
-    """One number of the table: a cell under a metric.
+    """One number of the table: a cell under a metric, by its full name and by its short one (`key`), which no other has.
 
     value with its interval, over n units; its paired difference `delta` to the baseline with its interval, over `pairs`
     units, p and Holm-corrected p; effect sizes of that difference (NaN for set distances); which direction is better; the
@@ -39,6 +39,7 @@ class Result:
 
     cell: str
     metric: str
+    key: str
     value: float
     ci_low: float
     ci_high: float
@@ -55,11 +56,6 @@ class Result:
     placebos: tuple[float, ...] = ()
     statistic: str = "mean"
     placebo_of: str | None = None
-
-    @property
-    def key(self) -> str:
-        """The metric's name without its protocol."""
-        return self.metric.split("[")[0]
 
     @property
     def significant(self) -> bool:
@@ -116,7 +112,7 @@ def analyse(
     Args:
         cells: what each cell measured; a difference rests on the rows that cell and baseline share.
         baseline: the cell that deltas refer to (its own deltas are NaN; all are where it is absent).
-        measures: objects with name, kind ("sample" or "set"), higher_is_better and, for sets, distance, interval and
+        measures: objects with name, key, kind ("sample" or "set"), higher_is_better and, for sets, distance, interval and
             difference (see wanlab.measure).
         resampler: shared resamples.
         family: "metric" (Holm over the cells of one metric) or "study" (over everything).
@@ -164,7 +160,7 @@ def _mean_results(cells: Sequence[Scores], against: Sequence[Scores | None], mea
     intervals, spans = resampler.intervals(units), resampler.intervals(differences)
     results = []
     for values, interval, moved, span, p in zip(units, intervals, differences, spans, resampler.p_values(differences)):
-        result = Result("", measure.name, float(values.mean()) if len(values) else NAN, *interval, n=len(values))
+        result = Result("", measure.name, measure.key, float(values.mean()) if len(values) else NAN, *interval, n=len(values))
         if len(moved):
             result = replace(
                 result,
@@ -203,7 +199,7 @@ def shared_rows(cell: Scores, other: Scores) -> tuple[np.ndarray, np.ndarray]:
 def _set_result(cell: Scores, against: Scores | None, measure: Any, confidence: float) -> Result:
     """A distance between sets; rows with a feature that is not finite are left out on all sides."""
     mine, reference = (cell.features.get(f"{measure.key}.{which}") for which in ("video", "reference"))
-    none = Result("", measure.name, NAN, NAN, NAN, statistic="distance")
+    none = Result("", measure.name, measure.key, NAN, NAN, NAN, statistic="distance")
     if mine is None or reference is None:
         return none
     units, good = torch.as_tensor(cell.index), _finite(mine) & _finite(reference)

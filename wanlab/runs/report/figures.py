@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wanlab.measure import key_of
+
 from ..files import write
 from ..spec import Cell, Study
 from ..stats import Result
@@ -56,7 +58,8 @@ def draw(study: Study, cells: Mapping[str, CellFolder], results: Sequence[Result
 def selected(study: Study, results: Sequence[Result]) -> list[Result]:
     """The results of the metrics that tables and figures show (`report.metrics`, by short or full name)."""
     wanted = study.report.metrics
-    return [r for r in results if wanted is None or r.key in wanted or r.metric in wanted]
+    keys = {key_of(name) for name in wanted or ()}
+    return [r for r in results if wanted is None or r.key in keys or r.metric in wanted]
 
 
 def effect(result: Result) -> Effect:

@@ -60,8 +60,3 @@ def by_metric(results: Sequence[Result]) -> Mapping[str, list[Result]]:
     for result in results:
         groups.setdefault(result.metric, []).append(result)
     return groups
-
-
-def headline(metric: str) -> str:
-    """A metric's name for a column head: without protocol, words apart."""
-    return metric.split("[")[0].replace("_", " ")

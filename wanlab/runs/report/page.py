@@ -10,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from wanlab.plots.effect import ARROWS, headline
+
 from ..cautions import cautions
 from ..files import to_yaml
 from ..progress import clock
@@ -18,9 +20,8 @@ from ..stats import Result
 from ..store import CellFolder, RunFolder
 from .cost import finished, sharing
 from .figures import Drawn
-from .numbers import by_metric, headline, places, ranked, shown
+from .numbers import by_metric, places, ranked, shown
 
-ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 MARKS = {"better": "▲", "worse": "▼", "changed": "◆"}
 MANY = 150  # videos beyond which each is loaded only when it comes into sight
 
@@ -107,10 +108,9 @@ def _facts(study: Study, cells: Mapping[str, CellFolder], results: Sequence[Resu
 
 
 def _column(group: Sequence[Result]) -> dict[str, Any]:
-    name = group[0].metric
     return {
-        "name": name,
-        "label": headline(name),
+        "name": group[0].metric,
+        "label": headline(group[0].key),
         "arrow": ARROWS[group[0].better],
         "digits": places(group),
         "better": group[0].better,

@@ -9,10 +9,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from wanlab.plots.effect import headline
+
 from ..spec import Study
 from ..stats import Result
 from .figures import selected
-from .numbers import MINUS, by_metric, headline, in_order, places, ranked, shown
+from .numbers import MINUS, by_metric, in_order, places, ranked, shown
 
 HEIGHT = 530.0  # points of a page that a table may fill: \textheight of LaTeX's article, with some air
 ROW, HEAD, LINE = 20.5, 27.0, 12.0  # points: a cell's two rows, a panel's head and rules, a line of the caption
@@ -102,7 +104,7 @@ def _panels(study: Study, cells: Sequence[str], groups: Mapping[str, list[Result
     width = names
     for name, group in groups.items():
         entries = [_entry(next((r for r in group if r.cell == cell), None), group) for cell in cells]
-        texts = [_points(_head(name, group)), *(_points(value) for value, _ in entries)]
+        texts = [_points(_head(group)), *(_points(value) for value, _ in entries)]
         column = GAP + max(*texts, *(0.94 * _points(below) for _, below in entries))
         if panel and width + column > 72.27 * study.report.width:
             yield panel
@@ -119,8 +121,8 @@ def _points(text: str) -> float:
     return sum(2.7 if x in ".,[]| il" else 7.2 if x in "-+=" else 4.35 for x in plain)
 
 
-def _head(name: str, group: Sequence[Result]) -> str:
-    return escape(headline(name)) + ARROWS[group[0].better]
+def _head(group: Sequence[Result]) -> str:
+    return escape(headline(group[0].key)) + ARROWS[group[0].better]
 
 
 def _name(study: Study, cell: str, cells: Sequence[str]) -> str:
@@ -130,7 +132,7 @@ def _name(study: Study, cell: str, cells: Sequence[str]) -> str:
 def _panel(study: Study, rows: Sequence[str], cells: Sequence[str], groups: dict[str, list[Result]]) -> str:
     """One tabular: of all `cells`, those in `rows`."""
     lines = [rf"\begin{{tabular}}{{@{{}}l{'r' * len(groups)}@{{}}}}", r"\toprule"]
-    lines += [" & ".join(["", *(_head(name, group) for name, group in groups.items())]) + r" \\", r"\midrule"]
+    lines += [" & ".join(["", *(_head(group) for group in groups.values())]) + r" \\", r"\midrule"]
     for row, cell in enumerate(rows):
         first, second = [], []
         for group in groups.values():
