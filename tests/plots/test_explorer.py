@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from wanlab.plots.explorer import Explorer, answer
 from wanlab.plots.views import HIDDEN, TOP, Layer, Map, View, Views, colours, latent_frame, rgba
@@ -116,6 +119,25 @@ def test_the_widget_answers_a_view_with_one_map_of_bytes() -> None:
     assert sent == {"setup", "view", "answer"} and len(widget.answer["values"]) == np.prod(SIDES)
 
 
+def test_what_a_notebook_keeps_shows_a_picture_without_a_kernel() -> None:
+    """Beside the widget, of which a viewer without a kernel knows nothing; and the text is the same in every session."""
+    pytest.importorskip("anywidget")
+    from IPython.core.formatters import DisplayFormatter
+
+    explorer = Explorer(views("a red circle")).show(step=3, head=1)
+    data, _ = DisplayFormatter().format(explorer)
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert data["text/plain"] == "Explorer: a.attn · step 3, cond · head 1 · patch 2, 2, 3 of 3x2x4"
+    drawn = np.asarray(Image.open(io.BytesIO(data["image/png"])).convert("RGB")).astype(int)
+    assert np.ptp(drawn, -1).max() > 60 and drawn.shape[1] >= 700 and len(data["image/png"]) < 60_000
+
+
+def test_without_the_widget_a_notebook_shows_the_picture_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    data, _ = Explorer(views())._repr_mimebundle_()
+    assert data["image/png"].startswith(b"\x89PNG") and "pip install 'wanlab[notebook]'" in data["text/plain"]
+
+
 def test_a_page_within_its_budget_has_everything(tmp_path: Path) -> None:
     page = Explorer(views()).to_html(tmp_path / "page.html")
     assert page.dropped == () and page.size == (tmp_path / "page.html").stat().st_size
@@ -154,7 +176,7 @@ def told(path: Path) -> dict[str, dict]:
 def test_the_figure_shows_each_frame_and_its_heat(change: dict[str, object]) -> None:
     figure = Explorer(views("$x_{")).show(**change).figure()
     figure.canvas.draw()
-    assert len(figure.axes) == 2 * 5
+    assert [axes.get_label() for axes in figure.axes].index("scale") == 2 * 5
     drawn = np.ma.filled(figure.axes[5].images[1].get_array(), np.nan)
     shown = Explorer(views()).show(**change)
     one = shown.views.map(shown.view)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanlab.plots.style import COLOURS, styled
+from wanlab.plots.heat import COLOUR, heated, highest, scale
+from wanlab.plots.style import COLOURS, sheet, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,39 +42,33 @@ def heads(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], label
     return figure
 
 
-def overlay(clip: np.ndarray, heats: Mapping[str, np.ndarray], width: float = 5.5, frames: int = 8) -> Figure:
+def overlay(clip: np.ndarray, heats: Mapping[str, np.ndarray], width: float = 5.5, frames: int = 8, caption: str = "") -> Figure:
     """Heat (frames h w) over the frames of a clip (f h w 3 in [0, 1]), one map a row below the clip; each row has one scale,
-    written at its right."""
-    from matplotlib.figure import Figure
-
+    drawn at its right. Places that are NaN are clear. caption: a line below all."""
     if clip.ndim != 4 or clip.shape[-1] != 3:
         raise ValueError(f"a clip is f h w 3, got {clip.shape}")
     for name, heat in heats.items():
         if heat.ndim != 3 or len(heat) != len(clip):
             raise ValueError(f"{name}: heat is frames h w with {len(clip)} frames, got {heat.shape}")
     shown = np.unique(np.linspace(0, len(clip) - 1, min(frames, len(clip))).round().astype(int))
+    left, right, top, foot = 0.75, 0.5, 0.2, 0.2 if caption else 0.0
+    side = (width - left - right) / len(shown)
     with styled():
-        figure = Figure(figsize=(width, 0.2 + (len(heats) + 1) * (width - 1.25) / len(shown)), layout="none")
-        left, right, top = 0.75 / width, 0.5 / width, 0.2 / figure.get_figheight()
-        cell, tall = (1 - left - right) / len(shown), (1 - top) / (len(heats) + 1)
+        figure = sheet(width, top + (len(heats) + 1) * side + foot)
+        height = figure.get_figheight()
         for row, (name, heat) in enumerate([("video", None), *heats.items()]):
-            high = 1.0 if heat is None else float(np.nanmax(heat)) or 1.0
+            high, low = 1.0 if heat is None else highest(heat), foot + (len(heats) - row) * side
             for column, frame in enumerate(shown):
-                at = (left + column * cell, 1 - top - (row + 1) * tall, 0.96 * cell, 0.96 * tall)
-                axes: Any = figure.add_axes(at)
-                grey = clip[frame].mean(-1, keepdims=True).repeat(3, -1)
-                axes.imshow(clip[frame] if heat is None else 0.35 + 0.65 * grey, interpolation="nearest", extent=(0, 1, 0, 1))
-                if heat is not None:
-                    axes.imshow(heat[frame], cmap="inferno", vmin=0, vmax=high, alpha=0.65, interpolation="bilinear",
-                                extent=(0, 1, 0, 1))
-                axes.set_axis_off()
+                box = ((left + column * side) / width, (low + 0.04 * side) / height, 0.96 * side / width, 0.96 * side / height)
+                axes = figure.add_axes(box)
+                heated(axes, clip[frame], None if heat is None else heat[frame], high)
                 if not row:
-                    axes.set_title(str(frame + 1), fontsize=5.5, pad=1.5, color="#666666", loc="center", fontweight="normal")
-            middle = 1 - top - (row + 0.52) * tall
-            figure.text(left - 0.06 / width, middle, name, ha="right", va="center", fontsize=6.5, parse_math=False)
+                    axes.set_title(str(frame + 1), fontsize=5.5, pad=1.5, color=COLOUR, loc="center", fontweight="normal")
+            figure.text((left - 0.06) / width, (low + 0.48 * side) / height, name, ha="right", va="center", fontsize=6.5,
+                        parse_math=False)
             if heat is not None:
-                scale = f"0 to {high:.2g}"
-                figure.text(1 - right + 0.04 / width, middle, scale, ha="left", va="center", fontsize=5, color="#666666")
+                scale(figure, (width - right + 0.02, low + 0.08 * side, 0.06, 0.88 * side), high, upright=True)
+        figure.text(left / width, 0.02, caption, fontsize=5.5, color=COLOUR, ha="left", va="bottom", parse_math=False)
     return figure
 
 

@@ -61,14 +61,26 @@ class Explorer:
 
         return Canvas(self.views, self._view)
 
-    def _repr_mimebundle_(self, **asked: Any) -> Any:
+    def __repr__(self) -> str:
+        return f"Explorer: {caption(self.view, self.views.layer(self.view.layer))}"
+
+    def _repr_mimebundle_(self, **asked: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The widget, and beside it the figure, which is what a kept notebook shows where there is no kernel."""
+        still = {"text/plain": repr(self), "image/png": self._picture()}
         try:
-            bundle = self.widget._repr_mimebundle_(**asked)
+            data, about = self.widget._repr_mimebundle_(**asked)
         except ImportError as error:
-            image = io.BytesIO()
-            self.figure().savefig(image, format="png", dpi=150)
-            return {"text/plain": str(error), "image/png": image.getvalue()}
-        return bundle
+            return {**still, "text/plain": str(error)}, {}
+        return {**data, **still}, about
+
+    def _picture(self) -> bytes:
+        """The figure as a small PNG."""
+        from PIL import Image
+
+        drawn, packed = io.BytesIO(), io.BytesIO()
+        self.figure().savefig(drawn, format="png", dpi=130)
+        Image.open(drawn).convert("RGB").quantize(128).save(packed, "PNG", optimize=True)
+        return packed.getvalue()
 
     def to_html(self, path: str | Path, budget_mb: float = 20) -> Page:
         """One page without kernel or network: maps as bytes within `budget_mb` (1e6 bytes), beginning with what is shown now.
@@ -82,9 +94,8 @@ class Explorer:
 
     def figure(self, width: float = 5.5, frames: int = 8) -> Figure:
         """What is shown now as a figure: frames of the video, and below them the heat; the patch that is asked is framed."""
-        from matplotlib.patches import Rectangle
-
         from wanlab.plots.attention import overlay
+        from wanlab.plots.heat import framed
 
         view, layer = self.view, self.views.layer(self.view.layer)
         one = self.views.map(view)
@@ -93,25 +104,14 @@ class Explorer:
         spread = np.stack([heat[latent_frame(frame, count, len(heat))] for frame in range(count)])
         if len(heat) == 1:
             spread[1:] = np.nan                         # of the first image alone
-        figure = overlay(self.views.video, {"heat" if view.word is None else f"“{view.word}”": spread}, width, frames)
+        name = "heat" if view.word is None else f"“{view.word}”"
+        figure = overlay(self.views.video, {name: spread}, width, frames, caption(view, layer))
         shown = np.unique(np.linspace(0, count - 1, min(frames, count)).round().astype(int))
         if view.place is not None:
             f, h, w = view.place
             for axes, frame in zip(figure.axes, shown, strict=False):
                 if latent_frame(int(frame), count, layer.sides[0]) == f and (layer.sides[0] > 1 or frame == 0):
-                    tall, wide = 1 / layer.sides[1], 1 / layer.sides[2]
-                    corner = w * wide, 1 - (h + 1) * tall
-                    axes.add_patch(Rectangle(corner, wide, tall, fill=False, edgecolor="white", linewidth=1.0))
-        height, room = figure.get_figheight(), 0.2
-        for axes in figure.axes:                        # the caption stands below, in inches that are its own
-            box = axes.get_position()
-            low, tall = (box.y0 * height + room) / (height + room), box.height * height / (height + room)
-            axes.set_position((box.x0, low, box.width, tall))
-        for text in figure.texts:
-            text.set_y((text.get_position()[1] * height + room) / (height + room))
-        figure.set_figheight(height + room)
-        left = figure.axes[0].get_position().x0
-        figure.text(left, 0.02, caption(view, layer), fontsize=5.5, color="#666666", ha="left", va="bottom", parse_math=False)
+                    framed(axes, (h, w), layer.sides[1:], 1.0)
         return figure
 
 

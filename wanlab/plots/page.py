@@ -172,10 +172,6 @@ class Sheets:
             self._made[key] = self._moment(kept, step, branch)
         return self._made[key]
 
-    @property
-    def _made_moments(self) -> dict[tuple[Any, ...], Any]:
-        return self._made
-
     def _moment(self, kept: Kept, step: int | None, branch: str | None) -> dict[int | None, bytes]:
         layer, maps = kept.layer, []
         words = self.views.words.get(branch, ()) if layer.words else ()
