@@ -65,7 +65,7 @@ def test_the_strongest_patches_come_first_and_are_framed(seen: browse.Browsed) -
     assert best.value == float(seen.maps[:, feature].max()) and found.value.is_monotonic_decreasing
     assert float(seen.maps[int(best["sample"]), feature, int(best.frame), int(best.h), int(best.w)]) == best.value
     assert set(seen.patches(feature, 5, each=True)["sample"]) == {0, 1}
-    assert len(seen.figure(feature).axes) == 2 * 2 * 8
+    assert len(seen.figure(feature).axes) == 2 * 2 * 8 + 1, "and the scale"
     assert list(seen.best("inside", 3).columns) == ["inside", "rival"]
     with pytest.raises(LookupError, match="no label 'color red'; nearest: colour red"):
         seen.best("color red")
