@@ -27,7 +27,8 @@ def article(**published: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`t5`: as published, decoder and all. `dit`: transformer as an old torch file, autoencoder as safetensors."""
+    """`t5`: as published, decoder and all. `dit`: as published, by a diffusers of 2022: torch files, settings that came later
+    missing, and the autoencoder's attention under its old names."""
     root = tmp_path_factory.mktemp("published")
     torch.manual_seed(3)
     T5ForConditionalGeneration(T5Config(**T5)).save_pretrained(root / "t5")
@@ -35,11 +36,25 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = wanlab.load("article-random-tiny", init="meta").image.config
     model = theirs(config.sizes)
     model.save_config(root / "dit" / "transformer")
+    changed(root / "dit" / "transformer" / "config.json", norm_eps=None, _class_name="Transformer2DModel")
     torch.save(model.state_dict(), root / "dit" / "transformer" / "diffusion_pytorch_model.bin")
     AutoencoderKL(block_out_channels=config.vae_widths, layers_per_block=config.vae_blocks, latent_channels=config.latent,
                   norm_num_groups=config.vae_groups, down_block_types=("DownEncoderBlock2D",) * 2,
-                  up_block_types=("UpDecoderBlock2D",) * 2).save_pretrained(root / "dit" / "vae")
+                  up_block_types=("UpDecoderBlock2D",) * 2).save_pretrained(root / "dit" / "vae", safe_serialization=False)
+    changed(root / "dit" / "vae" / "config.json", scaling_factor=None, shift_factor=None, force_upcast=None, use_quant_conv=None,
+            use_post_quant_conv=None, mid_block_add_attention=None, latents_mean=None, latents_std=None)
+    file = root / "dit" / "vae" / "diffusion_pytorch_model.bin"
+    state = torch.load(file, weights_only=True)
+    assert any("to_q" in name for name in state)
+    torch.save({_before(name): value for name, value in state.items()}, file)
     return root
+
+
+def _before(name: str) -> str:
+    """The name that a parameter of the autoencoder had in 2022."""
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        name = name.replace(f".{new}.", f".{old}.")
+    return name
 
 
 @pytest.fixture
@@ -48,7 +63,9 @@ def copy(folders: Path, tmp_path: Path) -> Path:
 
 
 def changed(path: Path, **settings: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    """Other settings in a config.json; None: without that setting."""
+    told = json.loads(path.read_text()) | settings
+    path.write_text(json.dumps({key: value for key, value in told.items() if value is not None or key not in settings}))
 
 
 def test_t5_through_its_adapter_is_t5(folders: Path) -> None:

@@ -15,6 +15,7 @@ from wanlab.core import Bypass, LedgerError, Zero, trace
 from wanlab.nn.layers import Window, compose, scene, view
 from wanlab.nn.residual import Reach
 from wanlab.pipelines.cascade import Cascade
+from wanlab.pipelines.guide import Guide
 from wanlab.pipelines.tiles import Tiling, TilingError, cuts, tiled
 from wanlab.stages import detail, upsample
 
@@ -48,6 +49,22 @@ def _stirred(stage):
     for parameter in stage.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return stage
+
+
+def test_the_guide_is_as_exact_under_autocast() -> None:
+    """In eight bits neighbouring positions at 1024 pixels lie four of them apart."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(1, 3, 16, 16, generator=generator).softmax(1)
+    motion = 0.1 * torch.randn(1, 3, 3, 5, generator=generator)
+    denoised = {"motion": motion, "masks": masks, "scope": torch.ones(1, 3)}
+    still = {"reference": torch.rand(1, 3, 256, 256, generator=generator), "present": torch.ones(1)}
+    window = Window(slice(1, 3), slice(40, 200), slice(8, 256))
+    exact = Guide(denoised, still, 256).part(window)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = Guide(denoised, still, 256).part(window)
+        composed = compose(still["reference"], torch.nn.functional.interpolate(masks, (256, 256)), motion)
+    assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
+    assert composed.flow.dtype == torch.float32
 
 
 @pytest.mark.parametrize("tiling", [Tiling(96, 16, 8), pytest.param(Tiling(48, 3, 8), marks=pytest.mark.slow),

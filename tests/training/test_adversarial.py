@@ -137,6 +137,15 @@ def test_a_loss_that_is_not_finite_names_step_clips_and_checkpoint(network, tmp_
         train_content(Recipe(**{**SMALL, "content_steps": 5}), noise_bank(), network, tmp_path)
 
 
+def test_a_gradient_of_the_discriminator_that_is_not_finite_stops_it_before_its_weights_change(network, tmp_path: Path) -> None:
+    module, opponent = Detail(Config(8, 1, 8, 1)), Discriminator(adversarial.discriminator.Config())
+    opponent.motion[0].bias.register_hook(lambda gradient: gradient * float("inf"))
+    before = {name: value.clone() for name, value in opponent.state_dict().items()}
+    with pytest.raises(Diverged, match=r"the discriminator's gradient of texture.gan is \w+ at step 0 on clips \[\d, \d\]"):
+        train_texture(Recipe(**SMALL), noise_bank(), network, module, opponent, tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in opponent.state_dict().items())
+
+
 def test_wrong_settings_are_told() -> None:
     with pytest.raises(ValueError, match="no variant 'gann'; nearest: gan"):
         Recipe(variant="gann")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from wanlab.training import checkpoint
 from wanlab.training.descent import Descent, Diverged
 
 
@@ -58,6 +59,44 @@ def test_a_loss_that_is_not_finite_stops_it(tmp_path: Path) -> None:
     other = Descent(nn.Linear(2, 1), steps=10, rate=0.1, path=tmp_path / "b.pt")
     with pytest.raises(Diverged, match="no checkpoint was saved"):
         other.down(torch.tensor(float("inf")))
+
+
+@pytest.mark.parametrize("bad", ["inf", "nan"])
+def test_a_gradient_that_is_not_finite_stops_it_before_any_weight_has_changed(bad: str, tmp_path: Path) -> None:
+    """A finite loss may have such a gradient: of the square root at 0, of a product that overflows on the way back."""
+    descent = Descent(nn.Linear(2, 1), steps=6, rate=0.1, path=tmp_path / "a.pt", save_every=2)
+    with pytest.raises(Diverged, match=r"the gradient of a is \w+ at step 3 on clips \[5\]; .*a.pt at step 2"):
+        for step in descent:
+            loss = descent.module.weight.square().sum()
+            before = [p.clone() for p in descent.module.parameters()]
+            if step == 3:
+                loss.register_hook(lambda gradient: gradient * float(bad))
+            descent.down(loss, [5])
+    assert all(torch.equal(p, q) for p, q in zip(descent.module.parameters(), before, strict=True))
+    assert all(torch.isfinite(p).all() for p in descent.average.module.parameters())
+    descent.save()                                          # as a signal to end would
+    assert all(torch.isfinite(value).all() for value in checkpoint.load(tmp_path / "a.pt")["model"].values())
+
+
+def test_damaged_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    train(path)
+    whole = path.read_bytes()
+    for content in (b"", b"no weights", whole[: len(whole) // 2], whole[:-40]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.pt is damaged or no checkpoint of a training"):
+            train(path)
+    torch.save({"weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"a\.pt is no checkpoint of a training: it lacks model, average"):
+        train(path)
+    torch.save(torch.zeros(1), path)
+    with pytest.raises(ValueError, match=r"a\.pt is no checkpoint of a training: it lacks everything"):
+        train(path)
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"a\.pt is the checkpoint of another module: .*size mismatch"):
+        Descent(nn.Linear(5, 1), steps=12, rate=0.1, path=path)
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load(tmp_path / "missing.pt")
 
 
 def test_a_step_without_down_is_told(tmp_path: Path) -> None:

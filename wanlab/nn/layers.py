@@ -54,14 +54,14 @@ def compose(frame: Tensor, masks: Tensor, motion: Tensor) -> Composite:
 
     Raises ValueError where the three do not fit together.
     """
-    if not frame.is_meta and torch.is_autocast_enabled(frame.device.type):      # eight bits are too few for a position
-        with torch.autocast(frame.device.type, enabled=False):
-            return compose(frame.float(), masks.float(), motion.float())
     return view(scene(frame, masks, motion), WHOLE)
 
 
 def scene(frame: Tensor, masks: Tensor, motion: Tensor) -> Scene:
     """What `compose` works out of the whole frame. Raises ValueError where the three do not fit together."""
+    if _rounding(frame):
+        with torch.autocast(frame.device.type, enabled=False):
+            return scene(frame.float(), masks.float(), motion.float())
     _check(frame, masks, motion)
     affine = _affine(masks, motion)
     hole = _dilate(masks[:, 1:].sum(1, keepdim=True))                   # b 1 h w
@@ -72,6 +72,9 @@ def scene(frame: Tensor, masks: Tensor, motion: Tensor) -> Scene:
 
 def view(of: Scene, window: Window) -> Composite:
     """The part of a composite that lies in `window`; the same values, at the cost of that part."""
+    if _rounding(of.frame):
+        with torch.autocast(of.frame.device.type, enabled=False):
+            return view(Scene(*(x.float() for x in of)), window)
     frames, rows, columns = window
     h, w = of.frame.shape[-2:]
     here = positions(h, w, of.frame.device, of.frame.dtype)[rows, columns]
@@ -88,6 +91,11 @@ def view(of: Scene, window: Window) -> Composite:
         known = torch.cat([torch.ones_like(known[:, :1]), known[:, 1:]], 1)
     valid, inside = known.split(1, 2)
     return Composite(aligned, valid, inside, rearrange(flow, "b f h w two -> b f two h w"), owner)
+
+
+def _rounding(x: Tensor) -> bool:
+    """Whether autocast would round what is worked out beside x: eight bits are too few for a position."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
 def positions(h: int, w: int, device: torch.device, dtype: torch.dtype) -> Tensor:

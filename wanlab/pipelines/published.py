@@ -27,6 +27,8 @@ T5, DIT = "google-t5/t5-base", "facebook/DiT-XL-2-256"
 REVISIONS = {T5: "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1", DIT: "eab87f77abd5aef071a632f08807fbaab0b704d0"}
 _TEXT = ["*.json", "*.safetensors", "*.model"]
 _IMAGE = ["transformer/*", "vae/*"]
+# settings that diffusers has had only since those files were written, as it reads files without them
+LATER: dict[str, dict[str, Any]] = {"transformer": {"norm_eps": 1e-5}, "vae": {"norm_num_groups": 32, "scaling_factor": SCALE}}
 
 
 def fill_published(stage: str, module: nn.Module, source: str | Path) -> None:
@@ -84,7 +86,7 @@ def _fill_image(stage: LatentEncoder, folder: Path) -> None:
 
     if missing := [part for part in ("transformer", "vae") if not (folder / part).is_dir()]:
         raise WeightsError(f"{folder} is no DiT in diffusers' layout: it lacks {', '.join(missing)}/")
-    told = _told(folder / "transformer" / "config.json")
+    told = LATER["transformer"] | _told(folder / "transformer" / "config.json")
     told["width"] = told.get("num_attention_heads", 0) * told.get("attention_head_dim", 0)
     _demand(folder / "transformer", stage.dit.sizes, told, {
         "side": "sample_size", "channels": "in_channels", "outputs": "out_channels", "patch": "patch_size", "width": "width",
@@ -95,11 +97,11 @@ def _fill_image(stage: LatentEncoder, folder: Path) -> None:
     except (KeyError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{folder / 'transformer'} holds the weights of another model: {error.args[0]}") from None
 
-    told = _told(folder / "vae" / "config.json")
+    told = LATER["vae"] | _told(folder / "vae" / "config.json")
     _demand(folder / "vae", stage.config, told | {"block_out_channels": tuple(told.get("block_out_channels", ()))}, {
         "vae_widths": "block_out_channels", "vae_blocks": "layers_per_block", "vae_groups": "norm_num_groups",
         "latent": "latent_channels"})
-    if abs((scale := told.get("scaling_factor", SCALE)) - SCALE) > 1e-6:
+    if abs((scale := told["scaling_factor"]) - SCALE) > 1e-6:
         raise WeightsError(f"{folder / 'vae'} is another model: scaling_factor {scale} instead of {SCALE}")
     vae = _read(folder / "vae", lambda: AutoencoderKL.from_pretrained(
         folder / "vae", torch_dtype=torch.float32, local_files_only=True, output_loading_info=True))

@@ -289,7 +289,9 @@ def _challenge(
     optim.zero_grad(set_to_none=True)
     loss.backward()
     here.agree(opponent.parameters())
-    figures["judge_grad"] = nn.utils.clip_grad_norm_(opponent.parameters(), 1.0).item()
+    norm = nn.utils.clip_grad_norm_(opponent.parameters(), 1.0)
+    descent.demand_finite(norm, rows, "discriminator's gradient")
+    figures["judge_grad"] = norm.item()
     optim.step()
     return figures
 

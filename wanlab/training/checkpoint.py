@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+KEYS = ("model", "average", "average_step", "optim", "step", "seconds", "recipe", "beside")  # of what a training saves
 
 
 class Average:
@@ -32,6 +35,8 @@ def save(path: Path, **state: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, part)
+        with part.open("rb+") as stream:  # on the disk before it takes the old one's name
+            os.fsync(stream.fileno())
         part.replace(path)
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of torch
         part.unlink(missing_ok=True)
@@ -50,5 +55,18 @@ def unwritten(path: Path, error: Exception) -> OSError:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Load what `save` wrote; nothing but tensors and plain data is accepted."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """Load what a training saved; nothing but tensors and plain data is accepted.
+
+    Raises ValueError, naming the file, for one that is damaged or was written by something else; FileNotFoundError.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # of damaged bytes each part of the reader raises something else
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is damaged or no checkpoint of a training ({reason}); remove it to train anew") from error
+    if not isinstance(state, dict) or (missing := [key for key in KEYS if key not in state]):
+        lacks = ", ".join(missing) if isinstance(state, dict) else "everything"
+        raise ValueError(f"{path} is no checkpoint of a training: it lacks {lacks}")
+    return state

@@ -21,7 +21,7 @@ from wanlab.training.diffusion import schedule, set_rate
 
 
 class Diverged(FloatingPointError):
-    """A loss that is not finite."""
+    """A loss, or a gradient, that is not finite."""
 
 
 class Descent:
@@ -100,13 +100,15 @@ class Descent:
         watcher.end()
 
     def down(self, loss: Tensor, ids: Sequence[int] = (), **terms: float) -> None:
-        """One clipped step down `loss`; `terms` go to the log. Raises Diverged where the loss is not finite."""
+        """One clipped step down `loss`; `terms` go to the log. Raises Diverged where the loss or its gradient is not finite, before
+        any weight has changed."""
         self.demand_finite(loss, ids)
         set_rate(self.optim, self.rate * schedule(self.step, self.steps, self.warmup))
         self.optim.zero_grad(set_to_none=True)
         loss.backward()
         self.here.agree(self.wanted)
         norm = nn.utils.clip_grad_norm_(self.wanted, self.clip)
+        self.demand_finite(norm, ids, "gradient")
         self.optim.step()
         self.average.update(self.module)
         self.loss = loss.item()
@@ -114,14 +116,14 @@ class Descent:
             self.log(loss=self.loss, grad=norm.item(), **terms)
         self.step += 1
 
-    def demand_finite(self, loss: Tensor, ids: Sequence[int] = (), name: str = "loss") -> None:
-        """Raise Diverged, with the step, the clips and the last good checkpoint, where the loss is not finite."""
-        if not torch.isfinite(loss):
+    def demand_finite(self, value: Tensor, ids: Sequence[int] = (), name: str = "loss") -> None:
+        """Raise Diverged, with the step, the clips and the last good checkpoint, where what is named is not finite."""
+        if not torch.isfinite(value):
             good = "no checkpoint was saved before it"
             if self.saved is not None:
                 good = f"the last good checkpoint is {self.path} at step {self.saved}"
             where = f"at step {self.step} on clips {list(ids)}"
-            raise Diverged(f"the {name} of {self.path.stem} is {loss.item()} {where}; {good}")
+            raise Diverged(f"the {name} of {self.path.stem} is {value.item()} {where}; {good}")
 
     def log(self, **row: float) -> None:
         """One line in the log beside the checkpoint, and on the board."""
@@ -160,10 +162,13 @@ class Descent:
             raise ValueError(
                 f"{self.path} was trained with another recipe: {', '.join(f'{k} was {v}' for k, v in other.items())}"
             )
-        self.module.load_state_dict(state["model"])
-        self.average.module.load_state_dict(state["average"])
+        try:
+            self.module.load_state_dict(state["model"])
+            self.average.module.load_state_dict(state["average"])
+            self.optim.load_state_dict(state["optim"])
+            for name, thing in self.beside.items():
+                thing.load_state_dict(state["beside"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{self.path} is the checkpoint of another module: {' '.join(str(error).split())}") from error
         self.average.step = state["average_step"]
-        self.optim.load_state_dict(state["optim"])
-        for name, thing in self.beside.items():
-            thing.load_state_dict(state["beside"][name])
         self.step, self.seconds, self.saved = state["step"], state["seconds"], state["step"]
