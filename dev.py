@@ -2,7 +2,7 @@
 """Two commands for a fresh clone, standard library only.
 
     python3.11 dev.py demo     environment + experiments/quickstart.yaml + report; prints where the report is
-    python3.11 dev.py test     the same environment + ruff + mypy + the default tests (arguments go to pytest)
+    python3.11 dev.py test     the same environment + ruff + mypy + the default tests, on all cores (arguments go to pytest)
 
 also
     python3.11 dev.py env      only the environment (.venv; --extras NAMES, --venv FOLDER for another one)
@@ -33,6 +33,7 @@ EXE = ".exe" if os.name == "nt" else ""
 OLDEST = (3, 11)
 STAMP = "wanlab.stamp"
 SMALL = ("docs", "audit")  # commands with a small environment of their own
+PARALLEL = ("--numprocesses=logical", "--maxprocesses=8", "--dist=worksteal")  # tests use one thread each; `-n 0` undoes it
 
 
 class Stop(Exception):
@@ -151,7 +152,7 @@ def test(venv: Path, rest: list[str]) -> int:
     checks = {
         "ruff": [program(venv, "ruff"), "check", "--quiet", "."],
         "mypy": [program(venv, "mypy"), "--no-error-summary"],
-        "pytest": [program(venv, "python"), "-m", "pytest", "-q", *rest],
+        "pytest": [program(venv, "python"), "-m", "pytest", "-q", *PARALLEL, *rest],
     }
     failed = []
     for name, command in checks.items():

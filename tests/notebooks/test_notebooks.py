@@ -1,10 +1,12 @@
-"""Every notebook runs from top to bottom, and is kept with outputs, without errors, small."""
+"""Every notebook runs from top to bottom, says what it keeps, and is kept with outputs, without errors, small."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+from tests.notebooks.kept import alike, differences
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -24,6 +26,11 @@ def test_kept_outputs_are_whole_and_small(path: Path) -> None:
     assert "error" not in kinds and "display_data" in kinds | {"execute_result"}
 
 
+def test_what_is_kept_is_compared_by_words_and_nearly_by_numbers() -> None:
+    assert alike("0.51", "0.52") and alike("fusion", "fusion")
+    assert not alike("470", "596") and not alike("0.51", "0.71") and not alike("fusion", None) and not alike(".", "0.5")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
@@ -33,3 +40,4 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     book = nbformat.read(path, as_version=4)
     client = NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
+    assert not list(differences(nbformat.read(path, as_version=4), book)), "run it again and keep what it says"
