@@ -21,6 +21,7 @@ import argparse
 import configparser
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -144,6 +145,7 @@ def demo(venv: Path, rest: list[str]) -> int:
         raise Stop(f"the run ended well but there is no {report}")
     if code == 0:
         print(f"open {report.as_uri()}   (the demo took {time.monotonic() - started:.0f} s)")
+        print(f"so that this shell has the command wanlab:  . {shlex.quote(str(venv / BIN / 'activate'))}")
     return code
 
 

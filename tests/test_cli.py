@@ -78,6 +78,17 @@ def test_generate_writes_a_video_and_warns_about_words(call: Call, toy: Toy, tmp
     assert "does not know: xyzzy" in call("generate", "-p", "toy", "--prompt", "a", "--negative", "xyzzy xyzzy")[1]
 
 
+def test_a_negative_prompt_that_guidance_of_1_leaves_without_effect_is_told(call: Call, toy: Toy) -> None:
+    def said(*more: str) -> str:
+        code, text = call("generate", "-p", "toy", "--prompt", "a", *more)
+        assert code == 0, text
+        return text
+
+    warned = "the negative prompt has no effect"
+    assert warned in said("--negative", "a", "--guidance", "1")
+    assert not any(warned in said(*more) for more in (("--negative", "a", "--guidance", "2"), ("--guidance", "1")))
+
+
 @pytest.mark.parametrize(("mode", "name", "note"), [
     ("I;16", "a.png", "16-bit grey"),
     ("RGBA", "a.png", "transparent parts were laid on white"),

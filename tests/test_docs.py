@@ -44,13 +44,14 @@ def written(*languages: str) -> list[Any]:
 
 
 def commands() -> list[Any]:
-    """Every line that starts wanlab: in fenced blocks of the shell, in indented ones, and in the comments of study files."""
+    """Every line that starts wanlab: in fenced blocks of the shell, in indented ones, in the comments of study files, and in what
+    the command line says of itself."""
     found = []
-    for page in [*PAGES, *sorted((ROOT / "experiments").rglob("*.yaml"))]:
+    for page in [*PAGES, *sorted((ROOT / "experiments").rglob("*.yaml")), ROOT / "wanlab" / "cli.py"]:
         fenced = False
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
             fenced ^= line.startswith("```")
-            match = re.match(r"(#\s+| {4}|)(wanlab [a-z]+( .*)?$)", line)
+            match = re.match(r"(#\s+| {2,}|)(wanlab [a-z]+( .*)?$)", line)
             if match and (fenced or match[1]):
                 found.append(pytest.param(match[2], id=f"{page.relative_to(ROOT)}:{number}"))
     return found
@@ -76,6 +77,9 @@ def test_a_command_and_its_options_exist(line: str) -> None:
     from wanlab.cli import app
 
     words = shlex.split(line.partition(" #")[0].partition("   ")[0])
+    files = [word for word in words if word.startswith("experiments/") or re.fullmatch(r".+/.+\.yaml", word)]
+    gone = [word for word in files if not (ROOT / word).is_file()]
+    assert not gone, f"does not exist: {', '.join(gone)}"
     command = typer.main.get_command(app).commands[words[1]]  # type: ignore[attr-defined]
     known = {name: option for option in command.params if option.param_type_name == "option" for name in option.opts}
     rest, places = words[2:], 0
@@ -89,8 +93,6 @@ def test_a_command_and_its_options_exist(line: str) -> None:
                 rest.pop(0)
         elif word not in ("|", "&&", ";", "..."):
             places += 1
-            if word.endswith(".yaml") and "/" in word:
-                assert (ROOT / word).is_file(), f"{word} does not exist"
     taken = [one for one in command.params if one.param_type_name == "argument"]
     enough = places <= len(taken) or any(one.nargs == -1 for one in taken)
     assert enough, f"wanlab {words[1]} takes {len(taken)} words, not {places}"

@@ -27,8 +27,8 @@ changes that come out as numbers with intervals, tables, figures and videos.
 \b
 A first look, on the small trained pipeline that ships with the package:
   wanlab sites tiny --match "generator.**"
-  wanlab generate --image first.png --prompt "a red circle moves left"
-  wanlab generate --image first.png --prompt "a red circle moves left" --ablate temporal
+  wanlab generate --prompt "a red circle moves left"
+  wanlab generate --prompt "a red circle moves left" --ablate temporal
   wanlab run experiments/quickstart.yaml
 """
 ONE, MANY, MORE = "One video", "Studies", "Numbers, weights, this machine"
@@ -38,6 +38,7 @@ class Commands(TyperGroup):
     """Tells SIGTERM, which raises a class of its own (`runs.files.Terminated`), from Ctrl-C: typer makes one exit of both."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run a command; raises `typer.Exit` with 130 or 143 where one of the two stops it."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -146,9 +147,9 @@ def generate(
     was due, and where it acted.
 
     \b
-      wanlab generate --image first.png --prompt "a red circle moves left"
-      wanlab generate --image first.png --ablate temporal --out still.mp4
-      wanlab generate --edit "zero:generator.mid.temporal.attn.z"
+      wanlab generate --prompt "a red circle moves left"
+      wanlab generate --prompt "a red circle moves left" --ablate temporal
+      wanlab generate --image experiments/first.png --edit "zero:fusion.attn.z"
     """
     from wanlab.data.folder import load_image
     from wanlab.runs import generating
@@ -158,11 +159,11 @@ def generate(
     picture = None if image is None else load_image(image)
     pipe = generating.opened(generating.model(pipeline, path, dtype, offload), device, init, swap or [], tile)
     edits = [e for name in ablate or [] for e in pipe.ablate(name)] + [generating.edit(text) for text in edit or []]
-    for kind, text in generating.expectations(pipe, picture, prompt, negative or ""):
-        said = f"{image}: {text}" if kind == "note" else text
-        errors.print(f"[yellow]{kind}[/]  {escape(said)}", highlight=False, soft_wrap=True)
     settings = {"seed": seed, "steps": steps, "guidance": guidance, "guidance_2": guidance_2, "negative": negative,
                 "last_image": None if last_image is None else load_image(last_image).image}
+    for kind, text in generating.expectations(pipe, picture, prompt, settings):
+        said = f"{image}: {text}" if kind == "note" else text
+        errors.print(f"[yellow]{kind}[/]  {escape(said)}", highlight=False, soft_wrap=True)
     generating.generate(pipe, picture, prompt, out, edits, settings, {"fps": fps, "lossless": lossless}, console)
 
 
@@ -358,7 +359,6 @@ def schema(
 ) -> None:
     """Print the JSON schema of study files, with which editors complete and check them."""
     from wanlab.runs.spec import schema_text
-
     if out is None:
         print(schema_text(), end="")
     else:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from wanlab.core import LedgerError, edit_from_dict
 from wanlab.core.quote import quoted
 from wanlab.data.folder import write_video
+from wanlab.diffusion.sampler import UNCOND
 from wanlab.pipelines.cascade import Cascade
 from wanlab.pipelines.inputs import sides
 from wanlab.pipelines.tiles import Tiling
@@ -108,9 +109,10 @@ def generate(
     console.print(escape(f"{out}: {told}") + (f", {len(edits)} edits" if edits else ""), highlight=False)
 
 
-def expectations(pipe: Any, picture: Any, prompt: str, negative: str) -> Iterator[tuple[str, str]]:
-    """What to expect, as (note | warning, text): what a preset says of itself, what was decided about the first frame, and words
-    that mean nothing here."""
+def expectations(pipe: Any, picture: Any, prompt: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What to expect, as (note | warning, text): what a preset says of itself, what was decided about the first frame, words
+    that mean nothing here, and a negative prompt that nothing reads. `settings` as in `generate`; raises what that would."""
+    negative = settings.get("negative") or ""
     if "note" in pipe.config:
         yield "warning", f"{pipe.config['name']} is {pipe.config['note']}"
     if picture is not None:
@@ -120,6 +122,8 @@ def expectations(pipe: Any, picture: Any, prompt: str, negative: str) -> Iterato
     unknown = list(dict.fromkeys([*pipe.unknown_words(prompt), *pipe.unknown_words(negative)]))
     if unknown:
         yield "warning", f"the text stage does not know: {', '.join(unknown)}"
+    if negative and UNCOND not in pipe.branches(pipe.request(prompt=prompt, **settings)):
+        yield "warning", "with guidance 1 the negative prompt has no effect: the branch that reads it does not run"
 
 
 def _about(picture: Any, pipe: Any) -> list[str]:
