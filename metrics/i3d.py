@@ -65,6 +65,7 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm3d(outputs, eps=epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c f h w`, the same with the outputs as channels and each side divided by the stride, rounded up."""
         return self.bn(self.conv3d(pad_same(x, self.kernel, self.stride))).relu()
 
 
@@ -80,6 +81,7 @@ class Inception(nn.Module):
         self.b3b = Unit(inputs, pooled, 1, epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c f h w`, the same with the channels of the four branches one after the other."""
         pooled = pool_same(x, (3, 3, 3), (1, 1, 1))
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)], 1)
 
@@ -92,6 +94,7 @@ class Linear(nn.Module):
         self.conv3d = nn.Conv3d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c f h w`, the same with the outputs as channels."""
         return self.conv3d(x)
 
 

@@ -26,6 +26,7 @@ class Trunk(nn.Module):
         self.network = getattr(video, name)()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features of clips that are normalised as torchvision's preset says."""
         if self.name == "s3d":
             return self.network.avgpool(self.network.features(x)).mean((2, 3, 4))
         x = self.network.layer4(self.network.layer3(self.network.layer2(self.network.layer1(self.network.stem(x)))))

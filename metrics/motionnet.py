@@ -54,6 +54,7 @@ class SpaceTime(nn.Module):
         self.time_norm = nn.BatchNorm1d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Each side divided by its stride, rounded up."""
         b = len(x)
         x = self.space_norm(self.space(rearrange(x, "b c f h w -> (b f) c h w"))).relu()
         h, w = x.shape[-2:]

@@ -39,6 +39,7 @@ class Motion(nn.Module):
         self.network: Any = network
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features `b d` of clips in [0, 1]."""
         return self.network.features(rearrange(x, "b c f h w -> b f c h w"))
 
 

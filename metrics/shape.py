@@ -32,6 +32,7 @@ class ShapeNet(nn.Module):
         self.head = nn.Linear(2 * widths[-1], shapes)
 
     def forward(self, crops: Tensor) -> Tensor:
+        """Logits of crops."""
         x = (crops - 0.5) / 0.25
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x = norm(conv(x)).relu()

@@ -26,6 +26,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens `b n d`, the same."""
         bias = self.qkv.bias
         if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
@@ -41,6 +42,7 @@ class Feedforward(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens `b n d`, the same, each by itself."""
         return self.fc2(functional.gelu(self.fc1(x)))
 
 
@@ -54,6 +56,7 @@ class Block(nn.Module):
         self.mlp = Feedforward(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens `b n d`, the same."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -66,6 +69,7 @@ class Tubelets(nn.Module):
         self.proj = nn.Conv3d(3, width, (tubelet, patch, patch), (tubelet, patch, patch))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames and sides are multiples of those of a token."""
         return rearrange(self.proj(x), "b d f h w -> b (f h w) d")
 
 

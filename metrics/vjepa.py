@@ -30,6 +30,7 @@ class CrossAttention(nn.Module):
         self.q, self.kv, self.proj = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
     def forward(self, queries: Tensor, x: Tensor) -> Tensor:
+        """Queries `b m d` and tokens `b n d`, the queries."""
         q = rearrange(self.q(queries), "b n (k d) -> b k n d", k=self.heads)
         k, v = rearrange(self.kv(x), "b n (two k d) -> two b k n d", two=2, k=self.heads)
         return self.proj(rearrange(functional.scaled_dot_product_attention(q, k, v), "b k n d -> b n (k d)"))
@@ -45,6 +46,7 @@ class CrossBlock(nn.Module):
         self.mlp = Feedforward(width, hidden)
 
     def forward(self, queries: Tensor, x: Tensor) -> Tensor:
+        """Queries `b m d` and tokens `b n d`, the queries."""
         queries = queries + self.xattn(queries, self.norm1(x))
         return queries + self.mlp(self.norm2(queries))
 
@@ -58,6 +60,7 @@ class Pooler(nn.Module):
         self.cross_attention_block = CrossBlock(width, heads, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
+        """What the query gathers of tokens."""
         return self.cross_attention_block(self.query_tokens.expand(len(x), -1, -1), x)[:, 0]
 
 
@@ -69,6 +72,7 @@ class VJepa(VideoEncoder):
         self.norm = nn.LayerNorm(width, 1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens of clips."""
         return self.norm(self.tokens(x))
 
 
@@ -80,6 +84,7 @@ class Jedi(nn.Module):
         self.encoder, self.pooler = encoder, pooler
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features `b d` of clips `b c f h w`, ImageNet-normalised."""
         tokens = self.encoder(x)
         return tokens.mean(1) if self.pooler is None else self.pooler(tokens)
 

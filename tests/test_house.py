@@ -184,19 +184,6 @@ def test_files_are_named_by_their_noun_and_short() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_public_things_have_docstrings() -> None:
-    wrong = []
-    for path in sources(*PACKAGES):
-        tree = parse(path)
-        if tree.body and not ast.get_docstring(tree):
-            wrong.append(f"{name(path)}: the module")
-        for node in tree.body:
-            kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-            if isinstance(node, kinds) and not node.name.startswith("_") and not ast.get_docstring(node):
-                wrong.append(f"{name(path)}:{node.lineno}: {node.name}")
-    assert not wrong, "without a docstring:\n" + "\n".join(wrong)
-
-
 # What runs code that stands in data, by how it is called; `.` before a name: of any object.
 RUNS_CODE = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "runpy.run_path", "torch.jit.load",
@@ -297,6 +284,22 @@ def test_glossary_explains_every_word_of_the_interface() -> None:
     missing = [w for w in words if f"| {w} |" not in text] + [p for p in parts if f"`{p}`" not in text]
     missing += [letter for letter in letters if f"| `{letter}` |" not in text]
     assert not missing, f"docs/glossary.md says nothing about: {', '.join(missing)}"
+
+
+def doubles(page: str) -> list[str]:
+    """Words, or meanings, that stand twice in one section of a page of tables."""
+    found = []
+    for section in re.split(r"^## ", page, flags=re.MULTILINE):
+        rows = re.findall(r"^\| (.+?) \| (.+) \|$", section, flags=re.MULTILINE)
+        for said in ([word for words, _ in rows for word in words.split(", ")], [meaning for _, meaning in rows]):
+            found += sorted({one for one in said if said.count(one) > 1})
+    return found
+
+
+def test_glossary_explains_no_word_twice() -> None:
+    assert not doubles((ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"))
+    assert doubles("## Words\n| grid | rows |\n| grid, axis | cells |\n| watch | eyes |\n| guard | eyes |\n") == ["grid", "eyes"]
+    assert not doubles("## Words\n| text | a stage |\n## Components\n| text | the prompt |\n")
 
 
 def test_map_names_every_module_and_nothing_else() -> None:

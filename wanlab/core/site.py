@@ -36,11 +36,14 @@ class UnknownSite(LookupError):
 class Tap(Protocol):
     """What a trace hangs on a module; `site` calls it for every tensor that passes."""
 
-    def fire(self, module: Hookable, name: str, x: Tensor | Lazy, identity: Any) -> Tensor | Lazy: ...
+    def fire(self, module: Hookable, name: str, x: Tensor | Lazy, identity: Any) -> Tensor | Lazy:
+        """What goes on in the place of x; `identity` as `Hookable.site` was given it."""
 
-    def listens(self, module: Hookable, name: str) -> bool: ...
+    def listens(self, module: Hookable, name: str) -> bool:
+        """Whether it acts at a site at the present moment of the clock."""
 
-    def wants(self, module: Hookable, name: str) -> bool: ...
+    def wants(self, module: Hookable, name: str) -> bool:
+        """Whether it may act at a site at any time while it hangs."""
 
 
 class Hookable(nn.Module):

@@ -27,7 +27,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: list[int]) -> Clips: ...
+    def batch(self, indices: list[int]) -> Clips:
+        """These rows, stacked."""
 
 
 @dataclass(frozen=True)
