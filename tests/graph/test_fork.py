@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wanlab.core import Edit, Noise, Scale, Site, Zero
-from wanlab.graph import Piece, Recipe, Timetable, Work, families, forked, local_nodes, pieces_of, side_by_side
+from wanlab.graph import Piece, Recipe, Timetable, Work, cohorts, forked, local_nodes, pieces_of, side_by_side
 from wanlab.graph.fork import cuts_of
 
 LEVELS = [1.0, 0.75, 0.5, 0.25]
@@ -128,19 +128,19 @@ def test_local_is_what_depends_on_the_seeds() -> None:
     assert local_nodes(NODES) == {"loop", "up", "last"}
 
 
-# ---------------------------------------------------------------------------------------------------- work, packs, families
+# ---------------------------------------------------------------------------------------------------- work, packs, cohorts
 
 CELLS: dict[str, Any] = {
     "base": {}, "one": {"loop": [Noise("gen.z", 0.1)]}, "two": {"loop": [Noise("gen.z", 0.2)]}, "up": {"up": [Zero("up.z")]},
     "late": {"loop": [LATE]}, "text": {"text": [Zero("text.z")]}, "three": {"loop": [Noise("gen.z", 0.3)]}}  # fmt: skip
 
 
-def test_families_share_a_loop_and_stand_side_by_side() -> None:
+def test_cohorts_share_a_loop_and_stand_side_by_side() -> None:
     cells = plan(CELLS)
     order = side_by_side(cells, local_nodes(NODES))
     assert order == ["base", "up", "late", "one", "two", "text", "three"]
     work = Work.of({name: cells[name] for name in order}, local_nodes(NODES))
-    assert families(work) == [("base", "up", "late"), ("one",), ("two",), ("text",), ("three",)]
+    assert cohorts(work) == [("base", "up", "late"), ("one",), ("two",), ("text",), ("three",)]
     needed = work.needed(cells)
     loop_start = next(p for p in cells["base"] if p.node == "loop")
     assert needed[loop_start.key] == 2 and needed[cells["base"][0].key] == 6     # the loop goes on twice; six runs read the text
@@ -162,12 +162,12 @@ def test_packs_are_of_one_shape_and_steps_and_named_in_their_keys() -> None:
     assert list(work.ends("late")) == ["last", "up", "loop", "text"] or set(work.ends("late")) == {"last", "up", "loop", "text"}
 
 
-def test_packs_of_a_family_are_those_of_the_whole() -> None:
+def test_packs_of_a_cohort_are_those_of_the_whole() -> None:
     """What a resumed run, or another worker, makes of some cells is what all would have got."""
     cells = plan(CELLS)
     work = Work.of(cells, local_nodes(NODES), 2)
-    for family in families(work):
-        order = [name for name in cells if name in family]
+    for cohort in cohorts(work):
+        order = [name for name in cells if name in cohort]
         mine = Work.of({name: cells[name] for name in order}, local_nodes(NODES), 2)
         assert mine.results == {name: work.results[name] for name in order}
 

@@ -119,15 +119,15 @@ def test_seven_distances_come_from_one_extraction(batch: Batch) -> None:
     rows = [(found.features(batch), found.features(batch, "reference")) for found in measures]
     assert calls == [8] + [1] * 8  # the samples as one batch, each reference by itself, to be remembered
     assert all(torch.equal(x, rows[0][0]) and torch.equal(y, rows[0][1]) for x, y in rows)
-    values = {found.family: found.distance(*pair) for found, pair in zip(measures, rows, strict=True)}
-    same = {found.family: found.distance(pair[1], pair[1]) for found, pair in zip(measures, rows, strict=True)}
+    values = {found.stem: found.distance(*pair) for found, pair in zip(measures, rows, strict=True)}
+    same = {found.stem: found.distance(pair[1], pair[1]) for found, pair in zip(measures, rows, strict=True)}
     ideal = {"fvd": 0, "jedi": 0, "precision": 1, "recall": 1, "density": 1, "coverage": 1}
-    assert {family: same[family] for family in ideal} == pytest.approx(ideal, abs=1e-9)
+    assert {stem: same[stem] for stem in ideal} == pytest.approx(ideal, abs=1e-9)
     assert values["fvd"] > 0 and values["jedi"] > 0 and values["kvd"] > same["kvd"]
     for found, pair in zip(measures, rows, strict=True):
         low, high = found.interval(*pair)
         assert low <= found.distance(*pair) <= high and found.bounds[0] <= low and high <= found.bounds[1]
-        assert found.higher_is_better == (found.family in ("precision", "recall", "density", "coverage"))
+        assert found.higher_is_better == (found.stem in ("precision", "recall", "density", "coverage"))
     assert [found.bias(*rows[0]) > 0 for found in measures] == [True] + [False] * 6  # NaN for the others
 
 

@@ -101,7 +101,7 @@ def test_steps_in_common_run_once() -> None:
     assert str(planned).startswith("would have been 65 stage runs, is ") and "(denoising steps: 76, " in str(planned)
 
 
-def test_groups_are_families_and_the_plan_of_any_of_them_is_the_same() -> None:
+def test_groups_are_cohorts_and_the_plan_of_any_of_them_is_the_same() -> None:
     made = work()
     groups = [group for group in made.plan.groups() if group.chunk == 0]
     assert groups[0].cells[0] == "baseline" and {len(group.cells) for group in groups} == {1, 8}
@@ -175,7 +175,7 @@ def test_a_disk_cache_serves_states_to_another_process_of_the_study(run: Run, pi
     assert found[Task("window", 0)].values == plain[Task("window", 0)].values    # type: ignore[union-attr]
 
 
-def test_the_reference_is_made_once_a_batch_though_it_stands_in_another_family() -> None:
+def test_the_reference_is_made_once_a_batch_though_it_stands_in_another_cohort() -> None:
     made = work("reference=baseline")
     planned = made.plan.stage_runs(lambda cell, chunk: cell != "first")
     for chunk in range(4):

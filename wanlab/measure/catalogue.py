@@ -23,7 +23,7 @@ class Row:
     build     makes it, given the choice
     summary   what it is, in a line
     choices   what can stand in its brackets, the default first
-    family    its name before the brackets, where several rows share one; tag tells them apart there
+    stem      its name before the brackets, where several rows share one; tag tells them apart there
     weights   the default needs files of the user
     still     a still would win it
     """
@@ -34,7 +34,7 @@ class Row:
     build: Builder
     summary: str
     choices: tuple[str, ...] = ()
-    family: str = ""
+    stem: str = ""
     tag: str = ""
     weights: bool = False
     still: bool = False
@@ -67,7 +67,7 @@ ROWS: dict[str, Row] = {row.key: row for row in (
     Row("warp_error_self", False, "", samples.warp_self, "the same along the video's own flow (explains jitter away)", FLOWS,
         "warp_error", "self", still=True),
     Row("warp_error_truth", False, "flow_pairs occlusion", samples.warp_truth, "the same along the world's true flow",
-        family="warp_error", tag="truth"),
+        stem="warp_error", tag="truth"),
     Row("tof", False, "reference", samples.tof, "difference of flow to the reference's, pixels (TecoGAN)", FLOWS),
     Row("tlp", False, "reference", samples.tlp, "difference of perceptual change to the reference's, x 100", TRUNKS),
     Row("flicker", False, "", samples.flicker,

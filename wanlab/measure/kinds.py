@@ -125,7 +125,7 @@ class SetMeasure:
         self._of = self.function or part("frechet").frechet_distance
 
     @property
-    def family(self) -> str:
+    def stem(self) -> str:
         """The distance without its protocol: fvd, kvd, jedi, precision, recall, density, coverage."""
         return self.name.partition("[")[0]
 
@@ -147,7 +147,7 @@ class SetMeasure:
 
     def bias(self, x: Tensor, y: Tensor) -> float:
         """Analytic first-order bias of a Frechet distance at these n and m; NaN for other distances."""
-        frechet = self.function is None or self.family == "fvd"
+        frechet = self.function is None or self.stem == "fvd"
         return float(part("frechet").frechet_bias(x, y)) if frechet else float("nan")
 
     def interval(

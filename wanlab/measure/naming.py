@@ -101,7 +101,7 @@ def _build(name: str, workshop: Workshop) -> Measure:
 
 
 def _row(name: str, base: str, parts: Sequence[str]) -> Row:
-    rows = [row for row in ROWS.values() if base in (row.key, row.family)]
+    rows = [row for row in ROWS.values() if base in (row.key, row.stem)]
     tagged = [row for row in rows if row.tag and row.tag in parts]
     if not rows:
         raise UnknownMetric(f"unknown metric {name!r}{suggestion(name, [*sets.DISTANCES, *ROWS])}")
@@ -111,7 +111,7 @@ def _row(name: str, base: str, parts: Sequence[str]) -> Row:
 def _sample(row: Row, parts: Sequence[str], workshop: Workshop) -> SampleMeasure:
     choice = _choice(row, parts)
     built = row.build(workshop, choice)
-    name = (row.family or row.key) + (f"[{built.brackets}]" if built.brackets else "")
+    name = (row.stem or row.key) + (f"[{built.brackets}]" if built.brackets else "")
     return SampleMeasure(_key(row, choice), name, row.better, row.info.needs, built.compute, built.curve, row.still)
 
 

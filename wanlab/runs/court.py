@@ -127,12 +127,12 @@ class Court:
     def _of_set(self, measure: SetMeasure) -> Row:
         x, y, together = self._pair_of_sets(measure)
         better, n, m = BETTER[measure.higher_is_better], len(x), len(y)
-        fewest = FEWEST if measure.bounds[1] <= 1 or measure.family == "density" else 2
+        fewest = FEWEST if measure.bounds[1] <= 1 or measure.stem == "density" else 2
         if min(n, m) < fewest:
             return Row(measure.name, None, None, None, n, better, m)
         low, high = measure.interval(x, y, paired=together) if min(n, m) >= max(4, fewest + 1) else (math.nan, math.nan)
         infinity = None
-        if measure.family == "fvd" and min(n, m) >= SAMPLES_PER_FEATURE * x.shape[1]:
+        if measure.stem == "fvd" and min(n, m) >= SAMPLES_PER_FEATURE * x.shape[1]:
             infinity = float(part("infinity").frechet_infinity(x, y, measure.source.extractor.protocol.ddof))
         return Row(measure.name, measure.distance(x, y), low, high, n, better, m, measure.bias(x, y), infinity)
 
@@ -216,14 +216,14 @@ def _on_sizes(measure: SetMeasure, n: int, m: int, width: int) -> list[str]:
     few = min(n, m)
     if few == 0:
         return [f"{measure.name}: no number, n = {n} and {m}"]
-    if measure.family == "fvd" and few < 2:
+    if measure.stem == "fvd" and few < 2:
         return [f"{measure.name}: no number, n = {n} and {m}: a covariance needs at least 2 on each side"]
-    if measure.family == "fvd" and few < SAMPLES_PER_FEATURE * width:
+    if measure.stem == "fvd" and few < SAMPLES_PER_FEATURE * width:
         enough = math.ceil(SAMPLES_PER_FEATURE * width)
         far = "is far above the distance of the populations (see bias)"
         return [f"{measure.name}: n = {few} with {width} features {far}; compare it at equal n only, or give n >= {enough}"]
-    if measure.family in ("precision", "recall", "density", "coverage") and few < FEWEST:
+    if measure.stem in ("precision", "recall", "density", "coverage") and few < FEWEST:
         return [f"{measure.name}: no number, n = {n} and {m}: neighbourhoods of 5 need at least {FEWEST} on each side"]
-    if n != m and measure.family != "fvd":
+    if n != m and measure.stem != "fvd":
         return [f"{measure.name}: n = {n} against {m}: it depends on both"]
     return []

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wanlab.graph import Piece, Recipe, Work, digest, families, forked, local_nodes, pieces_of, recipes_of, side_by_side
+from wanlab.graph import Piece, Recipe, Work, cohorts, digest, forked, local_nodes, pieces_of, recipes_of, side_by_side
 
 from .document import Document, Problem
 from .setting import prepare, settled
@@ -96,7 +96,7 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's cells and batches. rows: of each batch, digests of what its rows are; order: in which cells run; families: those
+    """A study's cells and batches. rows: of each batch, digests of what its rows are; order: in which cells run; cohorts: those
     that share work within a batch; local: the nodes whose outputs are of use within one batch alone."""
 
     study: Study
@@ -106,24 +106,24 @@ class Plan:
     context: Mapping[str, Any]
     rows: Sequence[Mapping[str, str]]
     order: Sequence[str]
-    families: Sequence[tuple[str, ...]]
+    cohorts: Sequence[tuple[str, ...]]
     local: frozenset[str]
 
     def groups(self, skip: Skip = nothing) -> Iterator[Group]:
         """The work in a fixed order: batch by batch, the baseline first. `skip(cell, chunk)` leaves finished work out and is
         asked when a group is drawn."""
         for chunk in self.chunks:
-            for family in self.families:
-                cells = tuple(name for name in family if not skip(name, chunk.number))
+            for cohort in self.cohorts:
+                cells = tuple(name for name in cohort if not skip(name, chunk.number))
                 if cells:
                     yield Group(chunk.number, cells)
 
     def work(self, chunk: int, cells: Iterable[str], pack: bool = True) -> Work:
-        """What making these cells takes on one batch; with whole families where cells run together, since what stands in one
+        """What making these cells takes on one batch; with whole cohorts where cells run together, since what stands in one
         batch is fixed by the plan and never by what is left. pack=False: each cell by itself."""
         size, wanted = self.study.share.pack if pack else 1, set(cells)
         if size > 1:
-            wanted = {name for family in self.families if wanted & set(family) for name in family}
+            wanted = {name for cohort in self.cohorts if wanted & set(cohort) for name in cohort}
         names = [name for name in self.order if name in wanted]
         return Work.of({name: self.cells[name].pieces(self.rows[chunk]) for name in names}, self.local, size)
 
@@ -213,12 +213,12 @@ def _forked(drafts: Mapping[str, CellPlan]) -> dict[str, CellPlan]:
 
 
 def _related(drafts: Mapping[str, CellPlan], local: frozenset[str], study: Study) -> tuple[list[str], list[tuple[str, ...]]]:
-    """The order in which the cells run, and their families."""
+    """The order in which the cells run, and their cohorts."""
     if not study.share.cache and study.share.pack == 1:
         return list(drafts), [(name,) for name in drafts]
     pieces = {name: draft.pieces(SOME) for name, draft in drafts.items()}
     order = side_by_side(pieces, local)
-    return order, families(Work.of({name: pieces[name] for name in order}, local, study.share.pack))
+    return order, cohorts(Work.of({name: pieces[name] for name in order}, local, study.share.pack))
 
 
 def _keyed(plan: Plan, measures: Sequence[str]) -> Plan:

@@ -1,4 +1,4 @@
-"""Families: cells that share work within a batch, in the order in which they are best run."""
+"""Cohorts: cells that share work within a batch, in the order in which they are best run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def side_by_side(cells: Mapping[str, Sequence[Piece]], local: frozenset[str]) ->
     return sorted(cells, key=lambda cell: marks[cell])
 
 
-def families(work: Work) -> list[tuple[str, ...]]:
+def cohorts(work: Work) -> list[tuple[str, ...]]:
     """The cells in groups that have a stage run in common that is of use within one batch alone; in the order of their first."""
     parent = {cell: cell for cell in work.results}
 
@@ -36,4 +36,4 @@ def families(work: Work) -> list[tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     for cell in work.results:
         found.setdefault(root(cell), []).append(cell)
-    return [tuple(family) for family in found.values()]
+    return [tuple(cohort) for cohort in found.values()]
