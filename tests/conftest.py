@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub fails at once instead of downloading
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic mode on CUDA asks for it
 
 import pytest
 import torch
@@ -18,6 +20,23 @@ from hypothesis import settings
 settings.register_profile("house", deadline=None, derandomize=os.environ.get("WANLAB_RANDOM") is None)
 settings.load_profile("house")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a pipeline or a stage is tested: on the CPU, and under the marker `gpu` by the same tests on a CUDA device. Products
+    there are of float32 throughout, so that a tolerance speaks of rounding and not of TF32."""
+    kept = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
+    yield request.param
+    torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision = kept
+
+
+@pytest.fixture
+def placed(device: str) -> Iterator[str]:
+    """What a test makes is made on its device."""
+    with torch.device(device):
+        yield device
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What every kind of edit keeps. A test class inherits `EditContract` and gives an edit and a site for it."""
+"""What every kind of edit keeps, on each device. A test class inherits `EditContract` and gives an edit and a site for it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,23 @@ class EditContract:
     site: str = "blocks.0.out"
     batched: bool = False
 
+    @pytest.fixture(autouse=True)
+    def _on(self, device: str) -> None:
+        self.device = device
+
+    def model(self) -> Denoiser:
+        return Denoiser().to(self.device)
+
+    def start(self, rows: int) -> Tensor:
+        return start(rows).to(self.device)
+
     def edit(self, **limits: Any) -> Edit:
         return edit_from_dict({"kind": self.kind, "at": self.site, **self.parameters, **limits})
 
     def run(self, *edits: Edit, capture: Any = None) -> tuple[Tensor, Record]:
-        model = Denoiser()
+        model = self.model()
         with torch.no_grad(), trace(model, edits, ["latent", self.site] if capture is None else capture) as t:
-            out = model(start(8))
+            out = model(self.start(8))
         return out, t.record
 
     # ------------------------------------------------------------------------------------- data
@@ -80,9 +90,9 @@ class EditContract:
         others = [0, 1, 3, 4, 5, 6, 7]
         assert torch.equal(batch[others], plain[others])
         if not self.batched:
-            model = Denoiser()
+            model = self.model()
             with torch.no_grad(), trace(model, self.edit(), seeds=[12]):
-                alone = model(start()[2:3])
+                alone = model(self.start(3)[2:3])
             assert torch.allclose(batch[2:3], alone, atol=1e-5)
 
     def test_composes_in_the_order_given(self) -> None:
@@ -96,9 +106,9 @@ class EditContract:
     # ------------------------------------------------------------------------------------- nothing is silent, nothing stays
 
     def test_steps_and_branches_where_there_are_none_are_refused_before_anything_runs(self) -> None:
-        model = Denoiser()
+        model = self.model()
         with Probe(model) as probe:
-            model(start(1), steps=1)
+            model(self.start(1), steps=1)
         outside = replace(probe.sites[self.site], clock=frozenset())
         sites = Sites([outside if one.name == self.site else one for one in probe.sites])
         for limit, noun in (({"steps": 0}, "step"), ({"sigma": (0, 1)}, "step"), ({"branch": "cond"}, "branch")):
@@ -106,8 +116,8 @@ class EditContract:
                 trace(model, self.edit(**limit), sites=sites)
 
     def test_exceptions_leave_nothing(self) -> None:
-        model, draw = Denoiser(), random.Random(0)
-        names, before, x = sites_of(model).names, state(model), start(4)
+        model, draw = self.model(), random.Random(0)
+        names, before, x = sites_of(model).names, state(model), self.start(4)
 
         def fail(x: Tensor) -> Tensor:
             raise draw.choice([ValueError, KeyboardInterrupt, GeneratorExit])

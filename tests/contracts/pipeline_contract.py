@@ -1,4 +1,4 @@
-"""What every pipeline keeps. A class inherits it and names a few sites; its module has a fixture `pipe`."""
+"""What every pipeline keeps. A class inherits it and names a few sites; its module has a fixture `pipe`, on each device."""
 
 from __future__ import annotations
 

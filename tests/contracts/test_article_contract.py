@@ -12,11 +12,11 @@ from wanlab.pipelines.load import load
 
 
 @pytest.fixture(scope="module")
-def pipe() -> Any:
+def pipe(device: str) -> Any:
     cascade, generator = load("article-random-tiny", init="random"), torch.Generator().manual_seed(0)
     for parameter in cascade.parameters():      # layers that start at zero would hide what lies before them
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return cascade
+    return cascade.to(device)
 
 
 class TestArticle(PipelineContract):

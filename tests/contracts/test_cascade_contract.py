@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +14,18 @@ from wanlab.pipelines.load import PRESETS, load
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A preset like `tiny`, smaller: 4 frames, a 16 x 16 base video, 64 x 64 out."""
+def pipe(tmp_path_factory: pytest.TempPathFactory, device: str) -> Any:
+    return small(tmp_path_factory.mktemp("small")).to(device)
+
+
+def small(folder: Path, frames: int = 4) -> Any:
+    """A preset like `tiny`, smaller: few frames, a 16 x 16 base video, 64 x 64 out."""
     preset = json.loads((PRESETS / "tiny" / "pipeline.json").read_text())
-    preset |= {"name": "small", "size": 64, "frames": 4}
+    preset |= {"name": "small", "size": 64, "frames": frames}
     for stage in preset["stages"].values():
         for variant in stage["variants"].values():
             variant.pop("file", None)
             variant["config"] |= {key: size for key, size in (("size", 16), ("output", 64)) if key in variant["config"]}
-    folder = tmp_path_factory.mktemp("small")
     (folder / "pipeline.json").write_text(json.dumps(preset))
     cascade, generator = load(folder, init="random"), torch.Generator().manual_seed(0)
     for parameter in cascade.parameters():      # layers that start at zero would hide what lies before them

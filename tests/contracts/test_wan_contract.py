@@ -19,8 +19,8 @@ from wanlab.runs.witness import differences, state_of
 
 
 @pytest.fixture(scope="class")
-def pipe(request: pytest.FixtureRequest) -> Wan:
-    return random_pipeline(replace(small(request.cls.kind), size=request.cls.size))
+def pipe(request: pytest.FixtureRequest, device: str) -> Wan:
+    return random_pipeline(replace(small(request.cls.kind), size=request.cls.size)).to(device)
 
 
 class WanContract(PipelineContract):

@@ -70,7 +70,7 @@ class Denoiser(Hookable):
             text = {}
             for branch in BRANCHES:
                 with clock.at(branch=branch):
-                    text[branch] = self.site("text", torch.ones(len(x), N))
+                    text[branch] = self.site("text", x.new_ones(len(x), N))
             for step in range(steps):
                 with clock.at(step=step, sigma=1 - step / steps):
                     x = self.site("latent", x + 0.1 * self.guided(x, text))

@@ -46,7 +46,7 @@ def run(model: Denoiser, edits: Any = (), capture: Any = (), rows: int = 3, **kw
 def state(model: torch.nn.Module) -> tuple:
     sha = hashlib.sha256()
     for name, value in model.state_dict().items():
-        sha.update(name.encode() + value.numpy().tobytes())
+        sha.update(name.encode() + value.cpu().numpy().tobytes())
     hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
     return sha.hexdigest(), hooks, [sorted(vars(module)) for module in model.modules()], len(list(model.buffers()))
 

@@ -153,3 +153,9 @@ def test_threads_are_part_of_the_keys_and_a_folder_keeps_its_own(run: Run, monke
     with threads(2):
         two = context_of("cpu")
     assert two != context_of("cpu") and two.keys() == context_of("cpu").keys()
+
+
+def test_an_accelerator_that_is_no_cuda_device_is_not_taken_for_a_cpu() -> None:
+    from wanlab.runs.environment import device_class
+
+    assert [device_class(name) for name in ("cpu", "mps", "xpu:1")] == ["cpu", "mps", "xpu"]

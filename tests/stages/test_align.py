@@ -32,7 +32,7 @@ def inputs() -> tuple[Image, Condition, Draft, Tensor]:
 
 
 @pytest.fixture(params=VARIANTS)
-def align(request: pytest.FixtureRequest) -> torch.nn.Module:
+def align(request: pytest.FixtureRequest, placed: str) -> torch.nn.Module:
     return VARIANTS[request.param](CONFIG).eval()
 
 

@@ -17,7 +17,7 @@ LATENT = latent.Config(size=16, output=32, picture=32, vae_widths=(8, 8), vae_bl
 
 
 @pytest.fixture(params=CLASSES["image"])
-def encoder(request: pytest.FixtureRequest) -> Encoder:
+def encoder(request: pytest.FixtureRequest, placed: str) -> Encoder:
     module = CLASSES["image"][request.param][0](LATENT if request.param == "latent_dit" else PIXELS)
     torch.nn.init.normal_(module.null_frame)
     return module.eval()

@@ -51,8 +51,9 @@ def pick_device(name: str) -> str:
 
 
 def device_class(device: str) -> str:
-    """What bytes depend on: "cpu", or the model of the GPU."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
+    """What bytes depend on: "cpu", the model of the GPU, or the kind of another accelerator ("mps", "xpu")."""
+    kind = torch.device(device).type
+    return torch.cuda.get_device_name(device) if kind == "cuda" else kind
 
 
 @contextlib.contextmanager
