@@ -22,8 +22,8 @@ from wanlab.runs.reading import parse_study
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"python", "yaml", "sh", ""}
-BASE = {"name": "shown", "pipeline": "tiny", "data": {"kind": "procedural", "n": 8}, "metrics": ["flicker"],
-        "cells": {"baseline": None}}  # fmt: skip
+BASE = {"name": "shown", "pipeline": "tiny", "data": {"kind": "procedural", "n": 8}, "cells": {"baseline": None},
+        "metrics": ["flicker", "fvd", "lpips", "warp_error"]}  # fmt: skip
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str, int]]:
