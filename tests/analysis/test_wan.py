@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.analysis.test_methods import masked_errors
 from wanlab.analysis import attention, paths
 from wanlab.analysis.cells import Seen, generate
+from wanlab.analysis.concept import concepts
 from wanlab.analysis.contrast import Contrast
+from wanlab.analysis.daam import daam
+from wanlab.analysis.gramcol import gramcol
 from wanlab.analysis.sparse import classify
 from wanlab.core import Patch
 from wanlab.pipelines.wan21 import Wan
@@ -45,9 +49,30 @@ def test_words_profiles_statistics_and_maps_are_those_of_the_dense_map(pipe: Wan
     assert np.allclose(one.row(*place), blocks[(slice(None), *place)], atol=1e-6)
 
 
+def test_word_maps_of_published_methods_stand_on_its_own_axes(pipe: Wan) -> None:
+    """Its cross-attention has frames, height and width as axes, and no grid of tokens; the bare calls take them."""
+    grid = pipe.sites()["dit.blocks.0.cross_attn.z"].axes
+    assert "n" not in grid and pipe.grid_of("dit.blocks.0.cross_attn.z") is None
+    record = pipe.generate(None, PROMPT, 1, steps=1, capture="dit.blocks.*.cross_attn.pattern@branch=cond").record
+    maps = [record.entry(key).to_numpy()[0] for key in record.firings]
+    own = sorted({at for word in ("red", "circle") for at in pipe.tokens_of(pipe.request(None, PROMPT), word, 0)})
+    size = maps[0].shape[2:4]
+    heat = daam(pipe, None, PROMPT, ["red circle"], 1, steps=1)
+    assert np.allclose(heat.isel(row=0, word=0), np.mean([one[..., own].sum(-1).mean(0) for one in maps], 0), atol=1e-6)
+    shares = concepts(pipe, None, PROMPT, ["red circle", "left"], 1, steps=1, size=size)
+    assert np.allclose(shares.sum("word"), 1, atol=1e-5) and shares.shape == (*maps[0].shape[1:4], 2)
+    columns = gramcol(pipe, None, PROMPT, "left", 1, steps=1, size=size, motion=0.5)
+    assert columns.shape == maps[0].shape[1:4] and np.isfinite(columns).all() and np.ptp(columns.values) == 1
+
+
 def test_its_heads_have_a_choice_between_frame_and_place(pipe: Wan) -> None:
-    table = classify(pipe, None, PROMPT, layer="dit.blocks.0.self_attn", step=0, steps=1)
-    assert table.sizes["head"] == pipe.dit.config.heads and (table > 0).all()
+    sites = "dit.blocks.0.self_attn.{pattern,v}@steps=0,branch=cond"
+    record = pipe.generate(None, PROMPT, steps=1, capture=sites).record
+    p, v = (record[f"dit.blocks.0.self_attn.{side}", 0, "cond"].to_numpy()[0] for side in ("pattern", "v"))
+    frames = p.shape[1]
+    table = classify(pipe, None, PROMPT, layer="dit.blocks.0.self_attn", step=0, steps=1, width=0.5, queries=v.shape[1])
+    assert np.allclose(table, masked_errors(p.reshape(len(p), v.shape[1], -1), v, frames, 0.5), rtol=1e-3)
+    assert (table > 0).all() and table.sizes["head"] == pipe.dit.config.heads
 
 
 def test_paths_from_words_to_a_block_are_those_of_runs_by_hand_and_closed_ones_carry_nothing() -> None:

@@ -8,15 +8,18 @@ from typing import Any
 from xarray import DataArray
 
 from wanlab.analysis import attention
+from wanlab.analysis.texts import text_layers
 
 
-def daam(pipe: Any, image: Any, prompt: Any, words: Sequence[str], seed: Any = 0, *, at: str = "**.cross*",
+def daam(pipe: Any, image: Any, prompt: Any, words: Sequence[str], seed: Any = 0, *, at: str = "**",
          size: tuple[int, int] | None = None, **generate: Any) -> DataArray:
     """Heat of each word in every frame: (row frame h w word), the mean over layers of all grids brought to `size`.
 
-    Exact, streamed over steps: no map is kept. size: h and w, by default those of the finest layer; at: the layers that read text.
+    Exact, streamed over steps: no map is kept. size: h and w, by default those of the finest layer; at: which of the
+    attentions that read the prompt in every frame.
     """
-    seen = attention.read(pipe, image, prompt, seed, at=at, words=words, each="branch", **generate)
+    layers = f"{{{','.join(text_layers(pipe, at))}}}"
+    seen = attention.read(pipe, image, prompt, seed, at=layers, words=words, each="branch", **generate)
     if size is None:
         grids = [pipe.grid_of(f"{layer}.pattern") for layer in seen.plan.texts]
         sides = [grid.sides[1:] for grid in grids if grid is not None] or [seen.words().shape[-3:-1]]

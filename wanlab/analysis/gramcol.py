@@ -5,56 +5,67 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 from xarray import DataArray
 
-from wanlab.analysis.layout import AttentionError, labelled, layered, resized
-from wanlab.core import Capture
-from wanlab.core.pattern import matches
+from wanlab.analysis.layout import AttentionError, layered, resized
+from wanlab.analysis.texts import kept, text_layers, tokens
 
 
-def gramcol(pipe: Any, image: Any, prompt: str, word: str, seed: int = 0, *, at: str = "**.cross*.**", motion: float | None = None,
+def gramcol(pipe: Any, image: Any, prompt: str, word: str, seed: int = 0, *, at: str = "**", motion: float | None = None,
             size: tuple[int, int] = (8, 8), when: dict[str, Any] | None = None, **generate: Any) -> DataArray:
-    """Heat of a word in every frame: (frame h w), averaged over heads, layers and steps, then from 0 to 1 in each frame.
+    """Heat of a word in every frame: (frame h w), averaged over tokens, heads, layers and steps, then from 0 to 1 in each frame.
 
-    In each frame the patch that reads the word most stands for it (its surrogate); the heat of a patch is the inner product of
-    its attention output with the surrogate's: a column of the Gram matrix. motion: the part of the heads that is kept (0.25),
-    those whose outputs tell the frames apart best (`separation`), for words of motion; None: all heads. Sites: `z`, and the
-    word's columns of `pattern`.
+    In each frame, and for each head and token, the patch whose query agrees most with the token's key stands for it (its
+    surrogate); the heat of a patch is the inner product of its attention output with the surrogate's: a column of the Gram matrix.
+    Columns are standardised over all tokens of the prompt's words before heads are averaged. motion: the part of each layer's
+    heads that is kept at each step (0.25: 3 of 12, as published for Wan), those whose outputs tell the frames apart best
+    (`separation`), for words of motion: IMAP; None: all heads.
+
+    The authors' code standardises over padding tokens too, and takes the middle layers alone; here `at` says which. Sites: `z` and
+    `q`, and `k` of the words. AttentionError for a prompt of one token.
     """
-    texts = [name.removesuffix(".k") for name in pipe.sites("**.k").names
-             if matches(pipe.text_sites, name) and matches(at, name) and pipe.grid_of(name.removesuffix("k") + "z") is not None]
-    keys = sorted({i for part in word.split() for i in pipe.tokens_of(pipe.request(image, prompt), part, 0)})
-    limits = {**(when or {}), "branch": "cond"}
-    captures = [Capture.of({"at": f"{layer}.{site}", **limits, **({"keys": keys} if site == "pattern" else {})})
-                for layer in texts for site in ("z", "pattern")]
-    record = pipe.generate(image, prompt, seed, capture=captures, **generate).record
-    found, apart = {}, {}
-    for layer in texts:
-        z, reads = (labelled(record[f"{layer}.{site}"], pipe.grid_of(f"{layer}.{site}"), j="key") for site in ("z", "pattern"))
-        if "frame" not in z.dims:
-            continue
-        array = columns(z, reads.sum("key"))
-        found[layer], apart[layer] = resized(array, size), separation(z)
-    if not found:
-        raise AttentionError(f"nothing that matches {at!r} reads the prompt's words in every frame")
-    heat, score = layered(found), layered(apart)
-    if motion is not None:
-        least = np.nanquantile(score.mean([axis for axis in score.dims if axis not in ("layer", "head")]), 1 - motion)
-        heat = heat.where(score.mean([axis for axis in score.dims if axis not in ("layer", "head")]) >= least)
-    heat = heat.mean([axis for axis in heat.dims if axis not in ("frame", "h", "w")])
-    low, high = heat.min(["h", "w"]), heat.max(["h", "w"])
-    return (heat - low) / (high - low).clip(min=1e-12)
+    layers, words = text_layers(pipe, at), pipe.words_of(pipe.request(image, prompt), 0)
+    own, *every = tokens(pipe, image, prompt, [word, *words])
+    keys = sorted({i for one in every for i in one})
+    found = {}
+    for layer, held in kept(pipe, image, prompt, seed, layers, {"z": None, "q": None, "k": keys}, when, **generate).items():
+        heat = standardised(columns(held["z"], held["q"], held["k"])).isel(key=[keys.index(i) for i in own]).mean("key")
+        if motion is not None:
+            heat = heat.where(moving(held["z"], motion))
+        found[layer] = resized(heat.mean("head"), size)
+    whole = layered(found)
+    whole = whole.mean([axis for axis in whole.dims if axis not in ("frame", "h", "w")])
+    low, high = whole.min(["h", "w"]), whole.max(["h", "w"])
+    return (whole - low) / (high - low).clip(min=1e-12)
 
 
-def columns(z: DataArray, reads: DataArray) -> DataArray:
-    """Of outputs (… frame h w unit) the Gram column of the patch of each frame that reads most."""
-    flat = z.transpose(..., "frame", "h", "w", "unit")
-    lead, (h, w, d) = flat.shape[:-3], flat.shape[-3:]
-    tokens, hottest = flat.values.reshape(*lead, h * w, d), reads.transpose(*flat.dims[:-1]).values.reshape(*lead, h * w).argmax(-1)
-    surrogate = np.take_along_axis(tokens, hottest[..., None, None], -2)
-    heat = (tokens * surrogate).sum(-1)
-    coords = {name: one for name, one in flat.coords.items() if "unit" not in one.dims}
-    return DataArray(heat.reshape(*lead, h, w), dims=flat.dims[:-1], coords=coords)
+def columns(z: DataArray, q: DataArray, k: DataArray) -> DataArray:
+    """Of outputs and queries (… head frame h w unit) and keys (… head [frame] key unit) the Gram column of each key's surrogate in
+    each frame: (… head frame h w key)."""
+    lead = [axis for axis in z.dims if axis not in ("frame", "h", "w", "unit")]
+    z, q = (x.transpose(*lead, "frame", "h", "w", "unit") for x in (z, q))
+    k = (k if "frame" in k.dims else k.expand_dims("frame")).transpose(*lead, "frame", "unit", "key")
+    patches, queries = (rearrange(x.values, "... h w d -> ... (h w) d") for x in (z, q))
+    strongest = (queries @ k.values).argmax(-2)                                             # … frame key
+    surrogates = np.take_along_axis(patches, strongest[..., None], -2)                      # … frame key unit
+    heat = rearrange(patches @ surrogates.swapaxes(-1, -2), "... (h w) t -> ... h w t", h=z.sizes["h"])
+    coords = {name: one for name, one in z.coords.items() if "unit" not in one.dims}
+    return DataArray(heat, dims=(*lead, "frame", "h", "w", "key"), coords=coords)
+
+
+def standardised(heat: DataArray) -> DataArray:
+    """Each number in standard deviations from the mean over the keys, so that no key's length and no patch's decides."""
+    if heat.sizes["key"] < 2:
+        raise AttentionError("columns are standardised over the prompt's tokens: it needs two at least")
+    return (heat - heat.mean("key")) / (heat.std("key", ddof=1) + 1e-6)
+
+
+def moving(z: DataArray, part: float) -> DataArray:
+    """Which heads are among this part of their layer's, one at least, whose outputs tell the frames apart best: (… head) bool."""
+    score = separation(z).transpose(..., "head")
+    count = max(1, round(part * score.sizes["head"]))
+    return score >= np.sort(score.values, -1)[..., -count, None]
 
 
 def separation(z: DataArray) -> DataArray:
