@@ -19,9 +19,12 @@ NOTHING = dict.fromkeys(NUMBERS, math.nan)
 
 @pytest.mark.parametrize(("numbers", "label"), [
     ({"padding": 0.6, "image": 0.3}, "sink"), ({"first_frame": 0.7, "self_frame": 0.6}, "anchor"), ({"image": 0.5}, "anchor"),
-    ({"self_frame": 0.8, "first_frame": 0.2, "radius": 0.05}, "spatial"),
-    ({"self_frame": 0.2, "first_frame": 0.2, "radius": 0.05}, "temporal"),
-    ({"self_frame": 0.2, "first_frame": 0.2, "radius": 0.5}, "global"), ({}, "global"),
+    ({"self_frame": 0.8, "first_frame": 0.2, "radius": 0.05, "distance": 0.4}, "spatial"),
+    ({"self_frame": 0.2, "first_frame": 0.2, "radius": 0.05, "distance": 2.0}, "temporal"),
+    ({"self_frame": 0.2, "first_frame": 0.2, "radius": 0.5, "distance": 2.0}, "global"), ({}, "global"),
+    ({"self_frame": 0.2, "first_frame": 0.2, "distance": 2.0}, "temporal"),     # over frames at its own place: no radius
+    ({"self_frame": 0.33, "radius": 0.3, "rest": 0.67}, "register"),            # within a frame, and most of it on the slots
+    ({"self_frame": 0.45, "radius": 0.3, "rest": 0.45}, "spatial"),             # it cannot see another frame: not global
 ])
 def test_labels_follow_the_thresholds(numbers: dict[str, float], label: str) -> None:
     assert Thresholds().label({**NOTHING, **numbers}) == label
@@ -47,6 +50,20 @@ def test_the_atlas_is_the_mean_over_prompts(tmp_path: Path) -> None:
     assert sum(card["labels"].values()) == 8 and set(card["labels"]) == set(LABELS)
     assert card["heads"][0]["padding"] is None and card["heads"][4]["padding"] > 0
     assert found.figure().get_axes()[0].get_yticklabels()[0].get_text() == "dit.attn.0 0"
+
+
+def test_what_a_layer_cannot_vary_is_no_number_of_its_heads() -> None:
+    """Keys of temporal attention are frames at the query's own place; tokens of attention within a frame may be slots."""
+    import wanlab
+
+    tiny = wanlab.load("tiny")
+    image = torch.rand(3, tiny.config["size"], tiny.config["size"])
+    table = atlas(tiny, [image], ["a red circle moves left"], at="generator.up.0.**", steps=1).table.set_index("layer")
+    temporal, spatial = (table.loc[f"generator.up.0.{kind}.attn"] for kind in ("temporal", "spatial"))
+    assert temporal.radius.isna().all() and temporal.distance.notna().all() and "global" not in set(temporal.label)
+    assert spatial.distance.isna().all() and spatial.radius.notna().all()
+    assert np.allclose(spatial.self_frame + spatial.rest, 1, atol=1e-4)
+    assert list(spatial.label) == ["register" if rest >= 0.5 else "spatial" for rest in spatial.rest]
 
 
 def test_unequal_numbers_are_refused() -> None:

@@ -3,7 +3,7 @@
     seen = attention.read(pipe, image, "a red circle moves left", at="generator.**", words=["red circle", "left"])
     seen.words()            # step branch row layer head frame h w word
     seen.profile()          # step branch row layer head frame to
-    seen.statistics()       # a Dataset: first_frame, self_frame, distance, radius, entropy, padding, image
+    seen.statistics()       # a Dataset: first_frame, self_frame, distance, radius, entropy, padding, image, rest
     seen.map("generator.mid.temporal.attn", step=0).row(frame=3, h=1, w=2)          # head frame h w
 
 Exact, from reads beside the fused kernel (`wanlab.nn.reads`); the video keeps its bytes unless `split=True` was said. How tokens
@@ -212,9 +212,10 @@ class Attended:
         first_frame   mass on the first frame (the one that the video is conditioned on)
         self_frame    mass on the query's own frame
         distance      mean |dt| in frames, of the mass on frames
-        radius        root mean square distance in space, in widths of the frame, of the mass on a grid
+        radius        root mean square distance in space, in widths of the frame, of the mass on a grid; NaN where the keys are
+                      frames at the query's own place, and so have no place of their own
         entropy       in nats
-        padding, image  mass on the text's padding, on image tokens
+        padding, image, rest  mass on the text's padding, on image tokens, on tokens that stand nowhere (registers)
         """
         found: dict[str, dict[str, DataArray]] = {}
         for layer in self._among(at, self.plan.layers):
@@ -227,8 +228,10 @@ class Attended:
         numbers = {"entropy": entropy.mean("frame") if "frame" in entropy.dims else entropy}
         moments = moments.mean("frame") if "frame" in moments.dims else moments
         on_grid = moments.sel(moment="mass", drop=True)
-        numbers["radius"] = np.sqrt((moments.sel(moment="dr2", drop=True) / on_grid.where(on_grid > 0)).clip(min=0))
-        for part in ("padding", "image"):
+        grid = self.plan.pipe.grid_of(f"{layer}.k")
+        places = grid is None or grid.height * grid.width > 1
+        numbers["radius"] = np.sqrt((moments.sel(moment="dr2", drop=True) / on_grid.where((on_grid > 0) & places)).clip(min=0))
+        for part in ("padding", "image", "rest"):
             if part in mass.part.values:
                 one = mass.sel(part=part, drop=True)
                 numbers[part] = one.mean("frame") if "frame" in one.dims else one

@@ -16,24 +16,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-NUMBERS = ("first_frame", "self_frame", "distance", "radius", "entropy", "padding", "image")
-LABELS = ("sink", "anchor", "spatial", "temporal", "global")
+NUMBERS = ("first_frame", "self_frame", "distance", "radius", "entropy", "padding", "image", "rest")
+LABELS = ("sink", "register", "anchor", "spatial", "temporal", "global")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When a head gets a label; the first that holds, in the order of LABELS, else global."""
+    """When a head gets a label; the first that holds, in the order of LABELS, else global.
+
+    A label says something of a head where the head has the choice. Attention within a frame is spatial, and attention of one place
+    over the frames is temporal, unless the mass lies elsewhere: there the label repeats what the layer is.
+    """
 
     sink: float = 0.5           # mass on padding, at least
+    register: float = 0.5       # mass on tokens that stand nowhere, at least: registers, or slots of a model that reads them
     anchor: float = 0.5         # mass on the first frame or on image tokens, at least
-    spatial: float = 0.5        # mass on the query's own frame, at least
+    spatial: float = 0.5        # mass on the query's own frame, at least; or no other frame can be seen
     temporal: float = 0.1       # root mean square distance in space (widths of the frame), at most; the mass lies in other frames
 
     def label(self, row: dict[str, float]) -> str:
         """The label of a head with these numbers; a number that it does not have is NaN, and holds for nothing."""
-        held = {"sink": row["padding"] >= self.sink, "anchor": max(_known(row["first_frame"]), _known(row["image"])) >= self.anchor,
-                "spatial": row["self_frame"] >= self.spatial,
-                "temporal": row["self_frame"] < self.spatial and row["radius"] <= self.temporal}
+        own, over_frames = _known(row["self_frame"]), not np.isnan(row["distance"])
+        held = {"sink": row["padding"] >= self.sink, "register": row["rest"] >= self.register,
+                "anchor": max(_known(row["first_frame"]), _known(row["image"])) >= self.anchor,
+                "spatial": own >= self.spatial or (own >= 0 and not over_frames),
+                "temporal": over_frames and own < self.spatial and not row["radius"] > self.temporal}
         return next((label for label in LABELS if held.get(label)), "global")
 
 

@@ -13,7 +13,8 @@ from wanlab.plots.style import COLOURS, sheet, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LABEL_COLOURS = {"spatial": "#0072B2", "temporal": "#D55E00", "anchor": "#009E73", "sink": "#777777", "global": "#CC79A7"}
+LABEL_COLOURS = {"spatial": "#0072B2", "temporal": "#D55E00", "anchor": "#009E73", "sink": "#777777", "register": "#A6761D",
+                 "global": "#CC79A7"}
 
 
 def heads(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], labels: Sequence[str], width: float = 5.5) -> Figure:
