@@ -67,11 +67,26 @@ for n, sizes, d in ((33, [57], 16), (70, [1, 130, 63, 7], 40), (5, [3, 200], 96)
     assert torch.allclose(lse.double(), logits.logsumexp(-1), atol=2e-6), (lse - logits.logsumexp(-1)).abs().max()
     assert torch.allclose(mass.double(), torch.stack([part.sum(-1) for part in p.split(sizes, -1)], -1), atol=2e-6)
     assert torch.allclose(out.double(), p @ v.double(), atol=2e-6)
+
+from wanlab.nn import reads
+from wanlab.nn.backends import attend_lse, choose
+assert choose(q).name == "cpu flash" and choose(q, grouped=True).name == "triton"
+assert torch.allclose(attend_lse(q, k, v, backend="triton")[0], p.float() @ v, atol=2e-6)
+passes, attend = [], reads.attend_lse
+reads.attend_lse = lambda *given: passes.append(1) or attend(*given)
+groups = torch.tensor([0] * 3 + [2] * 200)                      # no key is in group 1
+for order, calls in ((torch.arange(203), 0), (torch.randperm(203), 4)):
+    call = reads.Call(q, k[..., order, :], v[..., order, :])
+    mass = call.split(groups[order], 3)
+    parts = [p[..., :3].sum(-1), torch.zeros(1, 2, 5), p[..., 3:].sum(-1)]
+    assert torch.allclose(mass.double(), torch.stack(parts, -1).double(), atol=2e-6) and len(passes) == calls
+    assert torch.allclose(call.out, p.float() @ v, atol=2e-6) and torch.allclose(call.lse, logits.logsumexp(-1).float(), atol=2e-6)
+assert choose(q, torch.zeros(1, 2, 5, 203), grouped=True).name == "cpu flash"
 print("as the dense map")
 """
 
 
-def test_the_kernel_interpreted_step_by_step_is_the_dense_map() -> None:
+def test_the_kernel_interpreted_step_by_step_is_the_dense_map_and_is_chosen_where_keys_are_split() -> None:
     pytest.importorskip("triton")
     run = subprocess.run([sys.executable, "-c", INTERPRETED], env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True,
                          text=True)

@@ -6,7 +6,7 @@ of the table against the dense map; which of them run on this machine, `availabl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from wanlab.nn.flush import attend_mass, why_not
+
 Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None", float], "tuple[Tensor, Tensor]"]
+Grouped = Callable[[Tensor, Tensor, Tensor, Sequence[int], float], "tuple[Tensor, Tensor, Tensor]"]
 ALIGNED = 16            # elements: what CUDA's memory-efficient kernel wants a bias's rows to be multiples of
 
 
@@ -24,13 +27,15 @@ class Backend:
     """A kernel: (q, k, v, bias, scale) -> (output b k n d, lse b k n); all with four axes, v as wide as q.
 
     `refuses` says why it cannot take such tensors; None: it can. `fused` is torch's name for the kernel within
-    scaled_dot_product_attention: where that is chosen there, the output here has the same bytes.
+    scaled_dot_product_attention: where that is chosen there, the output here has the same bytes. `grouped` gives beside both the
+    mass on groups of keys that follow each other, b k n g, in the same pass: (q, k, v, sizes of the groups, scale).
     """
 
     name: str
     call: Kernel
     refuses: Callable[[Tensor, Tensor | None], str | None]
     fused: SDPBackend | None = None
+    grouped: Grouped | None = None
 
 
 def _cpu_flash(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
@@ -113,21 +118,39 @@ def blockwise(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
     return torch.cat(outs, -2), torch.cat(sums, -1)
 
 
+def _triton(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    return attend_mass(q, k, v, [k.shape[-2]], scale)[:2]
+
+
+def _triton_refuses(q: Tensor, bias: Tensor | None) -> str | None:
+    if bias is not None:
+        return "it takes no additive bias"
+    if q.dtype not in (torch.float16, torch.bfloat16, torch.float32) or q.shape[-1] > 128:
+        return f"it takes heads of at most 128 in float16, bfloat16 or float32, not of {q.shape[-1]} in {q.dtype}"
+    return why_not(str(q.device))
+
+
 # In the order of preference.
 BACKENDS = {backend.name: backend for backend in (
     Backend("cpu flash", _cpu_flash, _cpu_flash_refuses, SDPBackend.FLASH_ATTENTION),
     Backend("cuda flash", _cuda_flash, _cuda_flash_refuses, SDPBackend.FLASH_ATTENTION),
     Backend("memory-efficient", _efficient, _efficient_refuses, SDPBackend.EFFICIENT_ATTENTION),
     Backend("flex", _flex, _flex_refuses),
+    Backend("triton", _triton, _triton_refuses, grouped=attend_mass),
     Backend("blockwise", blockwise, lambda q, bias: None),
 )}
 
 
-def choose(q: Tensor, bias: Tensor | None = None) -> Backend:
-    """The first kernel of the table that can take such queries (b k n d) and such a bias.
+def choose(q: Tensor, bias: Tensor | None = None, grouped: bool = False) -> Backend:
+    """The first kernel of the table that can take such queries (b k n d) and such a bias; grouped: one that gives the mass on
+    groups of keys in the same pass, where there is one.
 
     Flex stands behind what is fused everywhere; on a CPU it would hold the dense map.
     """
+    if grouped:
+        for one in BACKENDS.values():
+            if one.grouped is not None and one.refuses(q, bias) is None:
+                return one
     fits = (one for one in BACKENDS.values() if one.refuses(q, bias) is None and (one.name != "flex" or q.is_cuda))
     return next(fits)
 

@@ -2,7 +2,8 @@
 
 One pass (Dao 2023, FlashAttention-2, with one addition): keys are read group by group, and at each border the sum of a row since
 the last one is kept together with the maximum that it was taken against. What is written per group is log(sum) + maximum, the
-log-sum-exp of the group; exp of it minus that of the row is the mass. Groups follow each other without gaps.
+log-sum-exp of the group; exp of it minus that of the row is the mass. Groups follow each other without gaps. It is in the table
+of `wanlab.nn.backends`, and chosen where keys are split (`split_keys`).
 
 Not run on a GPU by its authors: where there is none, the tests have Triton's interpreter run it on small shapes, against the
 dense map.
@@ -10,6 +11,7 @@ dense map.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 
@@ -21,15 +23,12 @@ ROWS, KEYS = 128, 64        # of a block
 
 def why_not(device: str = "cuda") -> str | None:
     """Why the kernel cannot run here; None: it can."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return "the package triton is not installed"
-    if os.environ.get("TRITON_INTERPRET") == "1":       # step by step in Python, on any device: to be tested, not to be used
-        return None
-    if not torch.cuda.is_available():
+    stepped = os.environ.get("TRITON_INTERPRET") == "1"         # in Python, on any device: to be tested, not to be used
+    if not (stepped or torch.cuda.is_available()):
         return "no CUDA device on this machine"
-    return None if device.startswith("cuda") else f"it runs on cuda, not on {device}"
+    if not (stepped or device.startswith("cuda")):
+        return f"it runs on cuda, not on {device}"
+    return None if importlib.util.find_spec("triton") else "the package triton is not installed"
 
 
 def attend_mass(q: Tensor, k: Tensor, v: Tensor, sizes: Sequence[int], scale: float | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wanlab.nn.backends import attend_lse, same_bytes
+from wanlab.nn.backends import Grouped, attend_lse, choose, same_bytes
 
 Index = Sequence[int] | None
 
@@ -136,12 +136,16 @@ class Call:
         """`mass` by calling the kernel once for each group of keys; the parts of the output are merged and become `out`.
 
         Every key must be in a group. The output is exact too, but rounds otherwise than the unsplit call (a few 1e-7
-        relative): only those who asked for it get it. Head by head, so that a partial output is small.
+        relative): only those who asked for it get it. Head by head, so that a partial output is small. Where the groups follow
+        each other and a kernel gives their mass in one pass, it is that one which is called, once.
         """
         q, k, v = self.given
         members = [(groups == group).nonzero()[:, 0] for group in range(count)]
         if sum(map(len, members)) != self.keys or v.shape[-1] != q.shape[-1]:
             raise ValueError("keys can be split where every key is in a group, and values are as wide as queries")
+        kernel = choose(q, self.bias, grouped=True)
+        if kernel.grouped is not None and (groups.diff() >= 0).all():
+            return self._in_one_pass(kernel.grouped, [len(keys) for keys in members])
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
         parts = q.new_full((*q.shape[:-1], count), float("-inf"), dtype=torch.float32)
         for head in range(q.shape[1]):
@@ -155,6 +159,14 @@ class Call:
         self._out = out
         self.__dict__["lse"] = lse
         return (parts - lse[..., None]).exp()
+
+    def _in_one_pass(self, kernel: Grouped, sizes: Sequence[int]) -> Tensor:
+        """The same from a kernel that keeps the sums at the borders of the groups; none of its groups is empty."""
+        q, k, v = self.given
+        self._out, self.__dict__["lse"], found = kernel(q, k, v, [size for size in sizes if size], self.scale)
+        mass = found.new_zeros(*found.shape[:-1], len(sizes))
+        mass[..., [group for group, size in enumerate(sizes) if size]] = found
+        return mass
 
     def _columns(self, at: Tensor, head: int | None = None) -> Tensor | None:
         if self.bias is None:
