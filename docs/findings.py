@@ -23,6 +23,7 @@ from wanlab.analysis import browse, cells, dictionary, links, patching, placebo,
 from wanlab.analysis import features as rows
 from wanlab.analysis.cells import Cell, Seen
 from wanlab.analysis.contrast import Contrast
+from wanlab.analysis.intervals import interval, mean_of, slope
 from wanlab.core.seeding import generator
 from wanlab.data.shapes import COLOURS as COLOUR_NAMES
 from wanlab.measure import Batch, resolve
@@ -33,14 +34,6 @@ DOCS = Path(__file__).parent
 INPUTS = {"text": "text.{out,mask}", "image": "image.{tokens,pooled,frame,reference,present}"}
 HEADS = [f"generator.{block}.{{}}.attn.z" for block in ("down.0", "down.1", "mid", "up.0", "up.1")]
 OCTAVES = ("octave 0", "octave 1", "octave 2", "rest")
-
-
-def interval(numbers: np.ndarray, over: np.ndarray | None = None, draws: int = 2000) -> tuple[float, float, float]:
-    """The mean (or sum of numbers over sum of `over`) with its 95 % percentile bootstrap interval over rows."""
-    under = np.ones_like(numbers) if over is None else over
-    rows = np.random.default_rng(0).integers(0, len(numbers), (draws, len(numbers)))
-    low, high = np.quantile(numbers[rows].sum(1) / under[rows].sum(1), [0.025, 0.975])
-    return float(numbers.sum() / under.sum()), float(low), float(high)
 
 
 # ------------------------------------------------------------------------------------------------ which input decides what
@@ -60,7 +53,7 @@ def pairs(n: int) -> list[tuple[int, int]]:
 
 def paths(n: int, draws: int = 3) -> pandas.DataFrame:
     """What is taken from the clean run (text, image, places of equal size at random) and put into the corrupted one, and how far
-    motion, colour and shape go along: share = sum of (value - base) over sum of (other - base). n pairs of clips."""
+    motion, colour and shape go along: share = the slope of changes (value - base) on gaps (other - base). n pairs of clips."""
     pipe = wanlab.load("tiny")
     world = wanlab.World(size=128, split="test", max_objects=1)
     judge = resolve(["shape_accuracy"])[0]
@@ -81,8 +74,8 @@ def paths(n: int, draws: int = 3) -> pandas.DataFrame:
         tables.append(grid.run(metrics).table.assign(row=number))
     table = pandas.concat(tables)
     found = []
-    for (site, metric), part in table[table.cell != patching.BASE].groupby(["site", "metric"], sort=False):
-        share, low, high = interval((part.value - part.base).to_numpy(), (part.other - part.base).to_numpy())
+    for (site, metric), part in table[table.cell != cells.BASE].groupby(["site", "metric"], sort=False):
+        share, low, high = interval(slope((part.value - part.base).to_numpy(), (part.other - part.base).to_numpy()), len(part))
         found.append({"site": site, "metric": metric, "share": share, "low": low, "high": high, "n": len(part)})
     return pandas.DataFrame(found)
 
@@ -165,10 +158,10 @@ def _differences(pipe: Any, n: int, runs: Sequence[Cell], measures: Mapping[str,
         made = cells.run(pipe, pipe.request(clips.video[:, 0], clips.captions, [0] * len(index)), runs, metrics)
         tables.append(made.assign(row=made.row + start))
     table = pandas.concat(tables)
-    base = table[table.cell == "base"].set_index(["metric", "row"])["value"].rename("base")
     found = []
-    for (cell, name), part in table[table.cell != "base"].join(base, on=["metric", "row"]).groupby(["cell", "metric"], sort=False):
-        delta, low, high = interval((part.value - part.base).to_numpy())
+    for (cell, name), part in cells.beside(table[table.cell != cells.BASE], base=table[table.cell == cells.BASE]).groupby(
+            ["cell", "metric"], sort=False):
+        delta, low, high = interval(mean_of((part.value - part.base).to_numpy()), len(part))
         found.append({"cell": cell, "metric": name, "base": part.base.mean(), "delta": delta, "low": low, "high": high,
                       "n": len(part)})
     return pandas.DataFrame(found)
@@ -245,7 +238,7 @@ def ablated(held: Any, best: Mapping[str, int], n: int) -> pandas.DataFrame:
                 found.setdefault(f"{name}, {where}", []).append(mean)
     table = []
     for name, parts in found.items():
-        mean, low, high = interval(torch.cat(parts).double().numpy())
+        mean, low, high = interval(mean_of(torch.cat(parts).double().numpy()), n)
         kind, where = name.split(", ")
         table.append({"feature": kind, "where": where, "change": mean, "low": low, "high": high, "n": n})
     return pandas.DataFrame(table)

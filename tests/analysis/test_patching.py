@@ -62,8 +62,27 @@ def test_an_effect_is_what_a_run_by_hand_gives(contrast: Contrast) -> None:
         (light_of[0] - light_of[1]) / (light_of[2] - light_of[1]))
     summary = found.summary("light").set_index("head")
     part = found.table[found.table["head"] == "1"]
-    assert summary.loc["1", "effect"] == pytest.approx((part.value - part.base).sum() / (part.other - part.base).sum())
+    change, gap = part.value - part.base, part.other - part.base
+    assert summary.loc["1", "effect"] == pytest.approx((change * gap).sum() / (gap * gap).sum())
     assert summary.loc["1", "n"] == 2
+
+
+def test_rows_that_go_opposite_ways_do_not_cancel_and_what_is_beyond_the_scale_is_shown_to_be() -> None:
+    """Half of each gap is closed, but for noise; the gaps are 1 and -1.01, so that their sum is next to nothing."""
+    def told(**numbers: list[float]) -> patching.Patched:
+        known = {"metric": "way", "base": [0.0, 0.0], "other": [1.0, -1.01], "row": [0, 1]}
+        parts = [pandas.DataFrame({**known, "cell": site, "site": site, "steps": "all", "value": values})
+                 for site, values in {"base": [0.0, 0.0], **numbers}.items()]
+        return patching.Patched(pandas.concat(parts, ignore_index=True))
+
+    found = told(half=[0.6, -0.4], all=[1.0, -1.01]).summary("way").set_index("site")
+    assert found.effect["half"] == pytest.approx((0.6 + 0.404) / (1 + 1.0201)) and found.effect["all"] == pytest.approx(1)
+    assert found.low["half"] == pytest.approx(0.4 / 1.01) and found.high["half"] == pytest.approx(0.6)
+    assert set(found.n) == {2}
+    for values, ends in (([0.5, -0.5], "neither"), ([3.0, -3.0], "max"), ([-3.0, 3.0], "min")):
+        assert told(half=values).figure("way").axes[-1]._colorbar.extend == ends
+    alike = told(half=[0.5, 0.5]).table.assign(other=0.0)
+    assert patching.Patched(alike).summary("way")[["effect", "low", "high"]].isna().all(axis=None), "where the runs are alike"
 
 
 def test_a_path_counts_its_own_weight_alone(contrast: Contrast) -> None:

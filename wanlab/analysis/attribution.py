@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import xarray
 
-from wanlab.analysis.cells import Cell, Metric, MetricError, Seen, generate, run, values
+from wanlab.analysis.cells import BASE, Cell, Metric, MetricError, Seen, beside, generate, run, values
 from wanlab.analysis.contrast import kept
 from wanlab.analysis.layout import NAMES
 from wanlab.core import GIB, Edit, Patch, Record, Scale, Select, Site, Zero, trace
@@ -190,15 +190,14 @@ class Attributed:
         known = table[axes].drop_duplicates()
         gates = known.sample(min(n, len(known)), random_state=seed)
         selects = {site.name: select for site, select in self.asked.sites}
-        cells = [Cell("base", self.asked.edits)]
+        cells = [Cell(BASE, self.asked.edits)]
         for gate in gates.to_dict("records"):
             limits = {LIMITS[name]: int(gate[name]) for name in axes if name in LIMITS and gate[name] != WHOLE}
             limits |= {} if gate["step"] == WHOLE else {"steps": int(gate["step"])}
             edit = self.asked.replaced(replace(selects[gate["site"]], **limits))
             cells.append(Cell(str(edit.where), (*self.asked.edits, edit), {name: gate[name] for name in axes}))
         made = run(self.asked.pipe, self.asked.request, cells, {"metric": self.asked.metric}, **how)
-        base = made[made.cell == "base"].set_index("row")["value"]
-        true = made[made.cell != "base"].assign(true=lambda one: one.value - one.row.map(base))
+        true = beside(made[made.cell != BASE], base=made[made.cell == BASE]).assign(true=lambda one: one.value - one.base)
         return Check(true[[*axes, "row", "true"]].merge(table, on=[*axes, "row"]))
 
     def figure(self, check: Check | None = None, *, across: str = "step", width: float = 5.5) -> Figure:

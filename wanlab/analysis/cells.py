@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 Outputs = Mapping[str, Tensor]
 
+BASE = "base"       # the name of the cell that others are compared with
+
 
 class MetricError(ValueError):
     """A metric that gives no number for each sample, or none that a gradient can be taken of."""
@@ -165,6 +167,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
     import pandas
 
     return pandas.DataFrame(rows)
+
+
+def beside(table: DataFrame, **known: DataFrame) -> DataFrame:
+    """The table with a column for each of some runs (tables of one cell): its value of the same metric and row."""
+    for name, one in known.items():
+        table = table.join(one.set_index(["metric", "row"])["value"].rename(name), on=["metric", "row"])
+    return table
 
 
 def study_cells(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:

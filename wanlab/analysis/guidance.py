@@ -20,9 +20,9 @@ import xarray
 from torch import Tensor
 from xarray import DataArray, Dataset
 
-from wanlab.analysis.cells import Cell, Metric, generate, run
+from wanlab.analysis.cells import BASE, Cell, Metric, beside, generate, run
 from wanlab.analysis.contrast import ContrastError, kept
-from wanlab.analysis.patching import BASE, places
+from wanlab.analysis.patching import places
 from wanlab.core import GIB, Edit, Patch, Record
 from wanlab.core.nearest import suggestion
 
@@ -123,8 +123,7 @@ def crossed(pipe: Any, request: Any, at: str | Sequence[str], metrics: Mapping[s
         Cell(place.name, tuple(Patch(str(select), record=source) for select in place.selects), place.axes)
         for place in places(pipe, request, names, windows, each, branch=into)]
     table = run(pipe, request, cells, metrics, **how)
-    base = table[table.cell == BASE].set_index(["metric", "row"])["value"].rename("base")
-    table = table[table.cell != BASE].join(base, on=["metric", "row"])
+    table = beside(table[table.cell != BASE], base=table[table.cell == BASE])
     return table.assign(change=table.value - table.base).reset_index(drop=True)
 
 

@@ -16,21 +16,20 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from wanlab.analysis.cells import Cell, Metric, Seen, run
+from wanlab.analysis.cells import BASE, Cell, Metric, Seen, beside, run
 from wanlab.analysis.contrast import Contrast, ContrastError
+from wanlab.analysis.intervals import interval, slope
 from wanlab.core import Patch, Record
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 LINKS = "upsample.*.residual.{skip,branch}"
-BASE = "base"           # the name of the cell in which nothing is exchanged
 EDGES = 0.05            # the share of pixels that are taken for edges
 
 
@@ -95,11 +94,8 @@ def carried(contrast: Contrast, metrics: Mapping[str, Metric] | None = None, at:
     table = run(contrast.pipe, contrast.clean, exchanges(contrast, at, levels), metrics)
     request, edits = contrast.run("corrupted")
     there = run(contrast.pipe, request, [Cell("other", edits)], metrics)
-    for name, known in (("base", table[table.site == BASE]), ("other", there)):
-        values = known.set_index(["row", "metric"]).value
-        table[name] = values.loc[list(zip(table.row, table.metric, strict=True))].to_numpy()
-    table["change"] = table.value - table.base
-    return table
+    table = beside(table, base=table[table.cell == BASE], other=there)
+    return table.assign(change=table.value - table.base)
 
 
 def shares(table: DataFrame, draws: int = 2000, seed: int = 0, confidence: float = 0.95) -> DataFrame:
@@ -112,14 +108,10 @@ def shares(table: DataFrame, draws: int = 2000, seed: int = 0, confidence: float
     import pandas
 
     found = []
-    draw = np.random.default_rng(seed)
     for (site, band, metric), part in table[table.site != BASE].groupby(["site", "band", "metric"], sort=False):
-        gap = (part.other - part.base).to_numpy()
-        over, under = part.change.to_numpy() * gap, gap**2
-        rows = draw.integers(0, len(gap), (draws, len(gap)))
-        low, high = np.quantile(over[rows].sum(1) / under[rows].sum(1), [(1 - confidence) / 2, (1 + confidence) / 2])
-        found.append({"site": site, "band": band, "metric": metric, "share": over.sum() / under.sum(), "low": low, "high": high,
-                      "n": len(gap)})
+        score = slope(part.change.to_numpy(), (part.other - part.base).to_numpy())
+        share, low, high = interval(score, len(part), draws, seed, confidence)
+        found.append({"site": site, "band": band, "metric": metric, "share": share, "low": low, "high": high, "n": len(part)})
     return pandas.DataFrame(found)
 
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wanlab.analysis.cells import Cell, Metric, run
+from wanlab.analysis.cells import BASE, Cell, Metric, beside, run
 from wanlab.analysis.contrast import Contrast, ContrastError, kept
+from wanlab.analysis.intervals import interval, slope
 from wanlab.core import Patch, Select, Site
 from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import matches
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 WAYS = {"denoising": ("corrupted", "clean"), "noising": ("clean", "corrupted")}        # base, and what is put into it
 EVERY = "all"       # the label of a place that was not divided
-BASE = "base"       # the name of the cell without a patch
 SINGLE = {"frames": "frame", "heads": "head", "tokens": "token", "keys": "key", "slots": "slot", "words": "word"}
 
 
@@ -187,29 +187,34 @@ class Patched:
     def effects(self) -> DataArray:
         """Effects as an array: metric, row, site, steps, and what else places were divided by; NaN where there is no such place."""
         table = self.table[self.table.cell != BASE]
-        axes = [name for name in table.columns if name not in ("cell", "row", "metric", "value", "base", "other", "effect")]
+        axes = _axes(table)
         orders = {name: list(dict.fromkeys(table[name])) for name in axes}
         array = table.set_index(["metric", "row", *axes])["effect"].to_xarray()
         return array.reindex(orders)
 
     def summary(self, metric: str) -> DataFrame:
-        """Each place over the rows: effect = sum of (value - base) over sum of (other - base), which no single row with equal runs
-        can spoil, and how many rows there are."""
+        """Each place over the rows: effect = sum of change * gap over sum of gap^2, with change = value - base and gap = other - base:
+        the slope of changes on gaps, in which rows that go opposite ways do not cancel. low, high: its 95 % bootstrap interval over
+        rows (NaN for one row, and where the two runs do not differ). n: rows."""
+        import pandas
+
         table = self.table[(self.table.metric == metric) & (self.table.cell != BASE)]
-        axes = [name for name in table.columns if name not in ("row", "metric", "value", "base", "other", "effect")]
-        sums = table.groupby(axes, sort=False, dropna=False)[["value", "base", "other"]].sum()
-        found = ((sums.value - sums.base) / (sums.other - sums.base)).rename("effect").reset_index()
-        return found.assign(n=table.row.nunique())
+        axes, found = ["cell", *_axes(table)], []
+        for place, part in table.groupby(axes, sort=False, dropna=False):
+            effect, low, high = interval(slope((part.value - part.base).to_numpy(), (part.other - part.base).to_numpy()), len(part))
+            found.append({**dict(zip(axes, place, strict=True)), "effect": effect, "low": low, "high": high, "n": len(part)})
+        return pandas.DataFrame(found)
 
     def figure(self, *metrics: str, columns: str = "steps", note: str = "", width: float = 5.5) -> Figure:
-        """Effects over the rows as tiles, one panel a metric; `columns` is one axis of the places, the others are rows."""
+        """Effects over the rows (`summary`) as tiles, one panel a metric; `columns` is one axis of the places, the others are rows.
+        Beyond -1 and 1 colours stay as they are, and the scale says so by its pointed ends."""
         from wanlab.plots.tiles import tiles
 
         panels = {}
         for metric in metrics or tuple(dict.fromkeys(self.table.metric)):
             summary = self.summary(metric)
             across = list(dict.fromkeys(summary[columns]))
-            others = [name for name in summary.columns if name not in ("cell", columns, "effect", "n")]
+            others = [name for name in summary.columns if name not in ("cell", columns, "effect", "low", "high", "n")]
             names = [" · ".join(value for value in row if value != EVERY) for row in summary[others].itertuples(index=False)]
             down = list(dict.fromkeys(names))
             panels[metric] = np.full((len(down), len(across)), np.nan)
@@ -221,8 +226,11 @@ class Patched:
 
 def effects(table: DataFrame, other: DataFrame) -> Patched:
     """The table of all cells with base, other and effect of each (NaN where the two runs do not differ in a metric)."""
-    base = table[table.cell == BASE].set_index(["metric", "row"])["value"].rename("base")
-    there = other.set_index(["metric", "row"])["value"].rename("other")
-    table = table.join(base, on=["metric", "row"]).join(there, on=["metric", "row"])
+    table = beside(table, base=table[table.cell == BASE], other=other)
     gap = table.other - table.base
     return Patched(table.assign(effect=(table.value - table.base) / gap.where(gap != 0, np.nan)))
+
+
+def _axes(table: DataFrame) -> list[str]:
+    """The columns by which places are told apart."""
+    return [name for name in table.columns if name not in ("cell", "row", "metric", "value", "base", "other", "effect")]

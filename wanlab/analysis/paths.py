@@ -14,9 +14,9 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from wanlab.analysis.cells import Cell, Metric, generate, run
+from wanlab.analysis.cells import BASE, Cell, Metric, generate, run
 from wanlab.analysis.contrast import Contrast, ContrastError, kept
-from wanlab.analysis.patching import BASE, WAYS, Patched, effects
+from wanlab.analysis.patching import WAYS, Patched, effects
 from wanlab.core import Capture, Patch, Select
 
 Named = Mapping[str, str]

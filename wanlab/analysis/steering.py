@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from wanlab.analysis import features
-from wanlab.analysis.cells import Cell, Metric, run
+from wanlab.analysis.cells import Cell, Metric, beside, run
 from wanlab.analysis.intervals import interval, mean_of
 from wanlab.analysis.readers import Reader
 from wanlab.core import Select, Steer
@@ -150,6 +150,5 @@ def doses(pipe: Any, request: Any, direction: Direction, metrics: Mapping[str, M
           placebos: int = 2, seed: int = 0, **how: Any) -> Doses:
     """Run a dose-response curve: the rows of a request under each dose, and under random directions (`cells.run` takes `how`)."""
     table = run(pipe, request, cells(direction, doses, placebos, seed), metrics, **how)
-    base = table[table.cell == NONE].set_index(["metric", "row"])["value"].rename("base")
-    table = table.join(base, on=["metric", "row"])
+    table = beside(table, base=table[table.cell == NONE])
     return Doses(table.assign(dose=table.dose.astype(float), change=table.value - table.base))

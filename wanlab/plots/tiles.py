@@ -21,13 +21,13 @@ def tiles(panels: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequen
     """Panels (rows columns) side by side, on one scale from -limit to limit.
 
     columns: their names, of which so many are written as there is room for; across: what they are; label: what the colours say;
-    limit: by default the largest number; note: a line below, such as a rank correlation. Raises ValueError for another shape.
+    limit: by default the largest number, larger ones have its colour and give the scale pointed ends; note: a line below, such as a rank correlation. Raises ValueError for another shape.
     """
     for name, values in panels.items():
         if values.shape != (len(rows), len(columns)):
             raise ValueError(f"{name}: {values.shape} tiles for {len(rows)} rows and {len(columns)} columns")
-    known = np.concatenate([np.abs(values[np.isfinite(values)]) for values in panels.values()])
-    limit = limit or (float(known.max()) if known.size and known.max() else 1.0)
+    known = np.concatenate([values[np.isfinite(values)] for values in panels.values()])
+    limit = limit or float(np.abs(known).max(initial=0)) or 1.0
     left = min(max(inches(name, 6) for name in rows) + 0.1, 0.4 * width)
     wide = (width - left - 0.6 - 0.12 * (len(panels) - 1)) / len(panels)
     lines = wrapped(note, width - 0.1, 6) if note else []
@@ -53,7 +53,7 @@ def tiles(panels: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequen
             axes.grid(which="minor", color="white", linewidth=0.6)
             axes.tick_params(which="minor", length=0)
         bar = figure.add_axes(((width - 0.5) / width, foot / height, 0.07 / width, TALL * len(rows) / height))
-        ticks = figure.colorbar(image, cax=bar, ticks=[-limit, 0, limit])
+        ticks = figure.colorbar(image, cax=bar, ticks=[-limit, 0, limit], extend=_beyond(known, limit))
         ticks.ax.set_yticklabels([f"{-limit:.2g}", "0", f"{limit:.2g}"], fontsize=5.5)
         ticks.ax.set_title(shortened(label, 0.9, 5.5), fontsize=5.5, fontweight="normal", pad=3)
         ticks.outline.set_visible(False)
@@ -61,6 +61,12 @@ def tiles(panels: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequen
         for number, line in enumerate(reversed(lines)):
             figure.text(0.05 / width, (0.05 + 0.12 * number) / height, line, fontsize=6, color=COLOURS["ink"], parse_math=False)
     return figure
+
+
+def _beyond(values: np.ndarray, limit: float) -> str:
+    """At which ends of the scale there are numbers that it does not reach."""
+    low, high = bool((values < -limit).any()), bool((values > limit).any())
+    return "both" if low and high else "min" if low else "max" if high else "neither"
 
 
 def _colours():
