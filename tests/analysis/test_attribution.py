@@ -41,6 +41,31 @@ def test_in_a_linear_model_an_estimate_is_the_true_change_of_every_gate(pipe: Li
     assert np.allclose(check.table.true, check.table.estimate, atol=2e-5)
 
 
+@pytest.mark.parametrize(("at", "per", "name"), [("net.out", "c", "channel"), ("net.left", "k d", "unit")])
+def test_channels_and_units_have_gates_of_their_own(pipe: Linear, at: str, per: str, name: str) -> None:
+    found = attribution.attribute(pipe, pipe.request(None, CLEAN, [0, 1]), at, light, per=per)
+    assert name in found.effects.dims
+    check = found.check(10_000)
+    assert check.table.true.nunique() > 4 and np.allclose(check.table.true, check.table.estimate, atol=2e-5)
+    figure = found.figure(check)
+    assert figure.axes[0].images[0].get_array().shape == (HEADS if name == "unit" else 1, 2)
+    assert found.figure(check, across=name).axes[0].get_xlabel() == name
+
+
+def test_a_limited_site_has_the_gates_that_the_limit_leaves(pipe: Linear) -> None:
+    found = attribution.attribute(pipe, pipe.request(None, CLEAN, 0), "net.left[heads=1,frames=1:]", light)
+    assert found.effects["head"].values.tolist() == [1] and found.effects.frame.values.tolist() == [1, 2]
+    check = found.check()
+    assert np.allclose(check.table.true, check.table.estimate, atol=2e-5)
+
+
+@pytest.mark.parametrize(("per", "message"), [("h w", "per='h w': no gates along 'h'.*there are k .head., f .frame."),
+                                              ("head", "no gates along 'head'; nearest: head")])
+def test_axes_along_which_nothing_can_be_replaced_are_told_before_anything_runs(pipe: Linear, per: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attribution.attribute(pipe, pipe.request(None, CLEAN, 0), "net.left", lambda seen: pytest.fail("it ran"), per=per)
+
+
 def test_integrated_gradients_of_a_site_add_up_to_replacing_all_of_it(pipe: Linear) -> None:
     request = pipe.request(None, CLEAN, 0)
     plain, whole = (attribution.attribute(pipe, request, ["net.left", "net.middle"], power, points=points) for points in (1, 2))

@@ -27,6 +27,8 @@ from wanlab.analysis.contrast import kept
 from wanlab.analysis.layout import NAMES
 from wanlab.core import GIB, Edit, Patch, Record, Scale, Select, Site, Zero, trace
 from wanlab.core.index import positions
+from wanlab.core.nearest import suggestion
+from wanlab.core.select import AXIS_OF
 from wanlab.core.source import Source
 
 if TYPE_CHECKING:
@@ -34,9 +36,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import DataArray
 
-LIMITS = {"head": "heads", "frame": "frames", "token": "tokens", "key": "keys", "slot": "slots"}
 WHOLE = -1          # the coordinate of a site along an axis that it does not have
-LETTERS = {**NAMES, "n": "token", "m": "slot"}
+GATED = {axis: keyword for keyword, axis in AXIS_OF.items() if axis != "b"}       # along which an edit can replace one place
+LIMITS = {NAMES[axis]: keyword for axis, keyword in GATED.items()}
 
 
 def attribute(pipe: Any, request: Any, at: str | Sequence[str], metric: Metric, *, steps: Any = None, per: str = "k f",
@@ -44,7 +46,8 @@ def attribute(pipe: Any, request: Any, at: str | Sequence[str], metric: Metric, 
               budget: int | None = 4 * GIB) -> Attributed:
     """The estimated change of a metric for each gate.
 
-    at        globs of sites; one gate for each row, step, branch and position along the axes `per` that the site has
+    at        globs of sites; one gate for each row, step, branch and position along the axes `per` that the site has: letters of
+              k f n j m c d g
     metric    of the video (`Seen`), differentiable, one number for each row
     steps     of the denoising loop: gates stand in these alone, and what comes before is not differentiated
     towards   a record of what the values would be replaced by (another run's); None: zeros
@@ -54,8 +57,12 @@ def attribute(pipe: Any, request: Any, at: str | Sequence[str], metric: Metric, 
 
     One forward pass, and one backward pass from the video to the first step of the window, whatever the number of gates; with
     points as many for each site and point.
-    Raises MetricError for a metric that is not differentiable or not finite.
+    Raises MetricError for a metric that is not differentiable or not finite, ValueError for another letter in `per`.
     """
+    for axis in per.split():
+        if axis not in GATED:
+            raise ValueError(f"per={per!r}: no gates along {axis!r}{suggestion(NAMES.get(axis, axis), LIMITS)}; there are "
+                             f"{', '.join(f'{one} ({NAMES[one]})' for one in GATED)}")
     asked = Asked(pipe, request, tuple([at] if isinstance(at, str) else at), steps, tuple(per.split()),
                   kept(towards, None) if isinstance(towards, Record) else towards, tuple(edits), metric)
     if points == 1:
@@ -97,7 +104,7 @@ class Asked:
     @property
     def divided(self) -> list[str]:
         """The axes of the gates that some site has."""
-        return [LETTERS[axis] for axis in self.per if any(axis in site.axes for site, _ in self.sites)]
+        return [NAMES[axis] for axis in self.per if any(axis in site.axes for site, _ in self.sites)]
 
     @property
     def stretch(self) -> str:
@@ -161,9 +168,9 @@ def _gates(asked: Asked, site: Site, record: Record, share: float) -> DataArray:
         moments[WHOLE if key.step is None else key.step, key.branch or ""] = summed.cpu().numpy()
     steps, branches = (sorted({one[i] for one in moments}) for i in (0, 1))
     whole = np.stack([np.stack([moments[step, branch] for branch in branches]) for step in steps])
-    names = [LETTERS[axis] for axis in axes]
-    coords: dict[str, Any] = {"step": steps, "branch": branches} | {
-        name: np.arange(size) for name, size in zip(names, whole.shape[2:], strict=True)}
+    names = [NAMES[axis] for axis in axes]
+    coords: dict[str, Any] = {"step": steps, "branch": branches} | {        # the model's positions, where the site is limited
+        NAMES[axis]: list(entry.coords.get(axis, range(size))) for axis, size in zip(axes, whole.shape[2:], strict=True)}
     array = xarray.DataArray(whole, dims=("step", "branch", *names), coords=coords)
     missing = {name: [WHOLE] for name in asked.divided if name not in names}
     return array.expand_dims(missing).transpose("step", "branch", "row", *asked.divided)
@@ -207,8 +214,7 @@ class Attributed:
 
         check = check or self.check()
         summed = self.effects.sum("branch", skipna=True, min_count=1).mean("row")
-        others = [name for name in ("frame", "token", "key", "slot", "step") if name in summed.dims and name != across]
-        summed = summed.sum(others, skipna=True, min_count=1)
+        summed = summed.sum([name for name in summed.dims if name not in ("site", "head", across)], skipna=True, min_count=1)
         down = [name for name in ("site", "head") if name in summed.dims]
         flat = summed.stack(down=down).transpose("down", across).dropna("down", how="all")
         names = [" · ".join(str(part) for part in one if part != WHOLE) for one in flat["down"].values]

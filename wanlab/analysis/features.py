@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wanlab.analysis.layout import NAMES
 from wanlab.core import GIB, Edit, Entry, Grid, Record, Select, Site, trace
 from wanlab.core.index import positions
 from wanlab.graph import Timetable, edits_by_node
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 WIDTH = "cd"                    # axes that are features, the first that there is
-NAMED = {"f": "frame", "h": "h", "w": "w", "n": "token", "j": "token", "k": "head", "m": "slot"}
-COLUMNS = ("sample", "frame", "h", "w", "token", "head", "slot")
+PLACED = {**{axis: NAMES[axis] for axis in "fhwnkm"}, "j": NAMES["n"]}         # tokens of the text are tokens
+COLUMNS = ("sample", *dict.fromkeys(PLACED.values()))
 
 
 class FeatureError(ValueError):
@@ -184,7 +185,7 @@ def _placed(at: Mapping[str, np.ndarray], grid: Grid | None, rows: int) -> dict[
     """Places by their names; a token's frame, h and w from the grid on which it stands."""
     found = {name: np.full(rows, -1) for name in COLUMNS}
     found["sample"] = at["b"]
-    for axis, name in NAMED.items():
+    for axis, name in PLACED.items():
         if axis in at:
             found[name] = np.asarray(at[axis])
     if grid is not None and "n" in at:

@@ -10,8 +10,12 @@ import xarray
 from xarray import DataArray
 
 from wanlab.core import Entry, Grid
+from wanlab.core.select import AXIS_OF
 
-NAMES = {"s": "step", "b": "row", "k": "head", "f": "frame", "p": "part", "u": "moment", "j": "key", "c": "channel", "d": "unit"}
+# What each axis is called in tables and arrays.
+NAMES = {"s": "step", "b": "row", "k": "head", "f": "frame", "h": "h", "w": "w", "n": "token", "j": "key", "m": "slot",
+         "c": "channel", "d": "unit", "g": "group", "p": "part", "u": "moment", "q": "quantile"}
+SINGLE = {keyword: NAMES[axis] for keyword, axis in AXIS_OF.items()}        # keyword of a limit -> the name of one such position
 ORDER = ("step", "branch", "row", "layer", "head", "frame", "h", "w", "token", "part", "to", "moment", "key", "word", "channel",
          "unit")
 
@@ -33,7 +37,7 @@ def labelled(entry: Entry, grid: Grid | None, **names: str) -> DataArray:
     for axis, name in (("part", "p"), ("moment", "u")):
         if axis in array.coords and name in array.dims:
             array = array.swap_dims({name: axis}).drop_vars(name, errors="ignore")
-    letters = {**NAMES, **names}
+    letters = {**NAMES, "n": "n", **names}         # tokens get their places below
     array = array.rename({axis: letters[axis] for axis in array.dims if axis in letters and letters[axis] != axis})
     for name in ("branch", "step"):
         if name in array.coords and name not in array.dims:

@@ -22,6 +22,7 @@ from torch import Tensor
 from xarray import DataArray
 
 from wanlab.analysis.cells import generate
+from wanlab.analysis.layout import NAMES
 from wanlab.core import GIB, Bypass, Edit, Entry, Patch, Record, trace
 from wanlab.core.firing import Key
 from wanlab.core.nearest import suggestion
@@ -29,8 +30,6 @@ from wanlab.graph import Timetable, edits_by_node
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-DIMS = {"b": "row", "f": "frame", "c": "channel"}
 
 
 class LensError(ValueError):
@@ -48,7 +47,7 @@ def predicted(pipe: Any, request: Any, *, part: str = "video", branch: str | Non
 
 
 def _array(values: Tensor, axes: Sequence[str], first: str, coords: dict[str, Any]) -> DataArray:
-    return DataArray(values.numpy(), dims=(first, *(DIMS.get(axis, axis) for axis in axes)), coords=coords)
+    return DataArray(values.numpy(), dims=(first, *(NAMES.get(axis, axis) for axis in axes)), coords=coords)
 
 
 @dataclass(frozen=True)

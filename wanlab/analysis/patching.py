@@ -24,6 +24,7 @@ import numpy as np
 from wanlab.analysis.cells import BASE, Cell, Metric, beside, run
 from wanlab.analysis.contrast import Contrast, ContrastError, kept
 from wanlab.analysis.intervals import interval, slope
+from wanlab.analysis.layout import SINGLE
 from wanlab.core import Patch, Select, Site
 from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import matches
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 WAYS = {"denoising": ("corrupted", "clean"), "noising": ("clean", "corrupted")}        # base, and what is put into it
 EVERY = "all"       # the label of a place that was not divided
-SINGLE = {"frames": "frame", "heads": "head", "tokens": "token", "keys": "key", "slots": "slot", "words": "word"}
+DIVIDED = {**{name: SINGLE[name] for name in ("frames", "heads", "tokens", "keys", "slots")}, "words": "word"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def places(pipe: Any, request: Any, at: Sequence[str] | Mapping[str, str], windo
               "slots", or "words" of the clean prompt, at sites that carry it
     """
     for one in each:
-        if one not in SINGLE:
-            raise ContrastError(f"places cannot be divided by {one!r}{suggestion(one, list(SINGLE))}")
+        if one not in DIVIDED:
+            raise ContrastError(f"places cannot be divided by {one!r}{suggestion(one, list(DIVIDED))}")
     found = []
     for name, select, sites in _groups(pipe, at):
         limits = {"branch": branch} if branch and all("branch" in (site.clock or ()) for site in sites) else {}
@@ -73,7 +74,7 @@ def places(pipe: Any, request: Any, at: Sequence[str] | Mapping[str, str], windo
         times = _windows(windows, request.steps) if timed else [None]
         for steps, *chosen in product(times, *parts):
             axes = {"site": name, "steps": EVERY if steps is None else steps}
-            axes |= {SINGLE[one]: label for one, (label, _) in zip(each, chosen, strict=True)}
+            axes |= {DIVIDED[one]: label for one, (label, _) in zip(each, chosen, strict=True)}
             told = {key: value for _, limit in chosen for key, value in limit.items()}
             told |= limits | ({} if steps is None else {"steps": steps})
             found.append(Place(tuple(replace(select, at=site.name, **told) for site in sites), axes))
@@ -193,9 +194,9 @@ class Patched:
         return array.reindex(orders)
 
     def summary(self, metric: str) -> DataFrame:
-        """Each place over the rows: effect = sum of change * gap over sum of gap^2, with change = value - base and gap = other - base:
-        the slope of changes on gaps, in which rows that go opposite ways do not cancel. low, high: its 95 % bootstrap interval over
-        rows (NaN for one row, and where the two runs do not differ). n: rows."""
+        """Each place over the rows: effect = sum of change * gap over sum of gap^2, where change = value - base and gap = other -
+        base: the slope of changes on gaps, in which rows that go opposite ways do not cancel. low, high: its 95 % bootstrap
+        interval over rows (NaN for one row, and where the two runs do not differ). n: rows."""
         import pandas
 
         table = self.table[(self.table.metric == metric) & (self.table.cell != BASE)]

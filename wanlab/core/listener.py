@@ -61,7 +61,8 @@ class Listener:
             return x
         whole = [edit.where for edit, _ in self.edits] + [capture.where for capture, _ in self.gradients]
         whole += [capture.where for capture, _ in self.captures if capture.keep == "graph"]
-        return x.whole() if any(self.acts(one, tick, plan) for one in whole) else x.bound(self.site.name)
+        x = x.bound(self.site.name)
+        return x.whole() if any(self.acts(one, tick, plan) for one in whole) else x
 
     def edited(self, x: Any, tick: Tick, plan: Plan, identity: Any, watch: bool) -> Any:
         """`x` after the edits; with `watch`, NaN and infinity raise before and after each."""

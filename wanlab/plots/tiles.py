@@ -21,7 +21,8 @@ def tiles(panels: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequen
     """Panels (rows columns) side by side, on one scale from -limit to limit.
 
     columns: their names, of which so many are written as there is room for; across: what they are; label: what the colours say;
-    limit: by default the largest number, larger ones have its colour and give the scale pointed ends; note: a line below, such as a rank correlation. Raises ValueError for another shape.
+    limit: by default the largest number, larger ones have its colour and give the scale pointed ends; note: a line below, such as a
+    rank correlation. Raises ValueError for another shape.
     """
     for name, values in panels.items():
         if values.shape != (len(rows), len(columns)):
