@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """What is known of `tiny`, each fact with its measure, interval and placebo: .venv/bin/python docs/findings.py [paths] ...
 
-Each finding is a function from a number of clips to a table; run as a program it writes docs/findings/NAME.csv and draws
-docs/img/finding_NAME.png (`--draw`: of the tables that are kept). The tests ask for the same tables on fewer clips.
+Each finding is a function from a number of clips to a table (docs/readings.py has those that read and steer); run as a program it
+writes docs/findings/NAME.csv and draws docs/img/finding_NAME.png (`--draw`: of the tables that are kept). The tests ask for the
+same tables on fewer clips.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import pandas
 import torch
 
 import wanlab
+from docs import readings
 from wanlab.analysis import browse, cells, dictionary, links, patching, placebo, readouts
 from wanlab.analysis import features as rows
 from wanlab.analysis.cells import Cell, Seen
@@ -102,6 +102,11 @@ def _named(judge: Any, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Ca
     return score
 
 
+def _bars(figure: Any, told: str, rows: str = "clips") -> None:
+    """What the bars are, below a figure."""
+    figure.text(0.5, 0.03, f"{told}; bars: 95 % bootstrap intervals over {rows}", ha="center", fontsize=6)
+
+
 def draw_paths(table: pandas.DataFrame) -> Any:
     """Shares of the way to the clean run, a panel for each metric; grey ticks are the placebos of each."""
     with styled():
@@ -120,8 +125,8 @@ def draw_paths(table: pandas.DataFrame) -> Any:
             axes.set_yticks([0, 1], list(INPUTS) if not place else ["", ""], fontsize=6)
             axes.tick_params(labelsize=5.5)
             axes.set_title(metric, fontsize=6.5)
-        told = f"share of the way from the corrupted to the clean run, n = {table.n.iloc[0]} pairs; grey ticks: placebos"
-        figure.text(0.5, 0.05, told, ha="center", fontsize=6)
+        _bars(figure, f"share of the way from the corrupted to the clean run, n = {table.n.iloc[0]} pairs; grey ticks: placebos",
+              "pairs")
     return figure
 
 
@@ -170,9 +175,9 @@ def _differences(pipe: Any, n: int, runs: Sequence[Cell], measures: Mapping[str,
 def draw_temporal(table: pandas.DataFrame) -> Any:
     """Difference by how many heads are zeroed, temporal ones and as many spatial ones."""
     with styled():
-        figure = sheet(5.5, 1.9)
+        figure = sheet(5.5, 1.95)
         for place, (metric, label) in enumerate((("warp_error", "warping error"), ("motion_accuracy", "motion accuracy"))):
-            axes = figure.add_axes((0.11 + 0.5 * place, 0.22, 0.37, 0.64))
+            axes = figure.add_axes((0.11 + 0.5 * place, 0.27, 0.37, 0.6))
             for number, kind in enumerate(("temporal", "spatial")):
                 part = table[(table.metric == metric) & table.cell.str.startswith(kind)]
                 counts = part.cell.str.split().str[1].astype(int).to_numpy() + 0.3 * (number - 0.5)
@@ -181,11 +186,12 @@ def draw_temporal(table: pandas.DataFrame) -> Any:
                               linewidth=0.9, elinewidth=0.8, label=f"{kind}{' (placebo)' if number else ''}")
             axes.axhline(0, color=COLOURS["ink"], linewidth=0.6)
             axes.set_title(f"{label}, difference to the whole", fontsize=6.5)
-            axes.set_xlabel(f"heads zeroed, of 20 (n = {table.n.iloc[0]} clips)", fontsize=6)
+            axes.set_xlabel("heads zeroed, of 20", fontsize=6)
             axes.set_xticks([5, 10, 15, 20])
             axes.tick_params(labelsize=5.5)
             if not place:
                 axes.legend(fontsize=6, frameon=False, loc="upper left")
+        _bars(figure, f"n = {table.n.iloc[0]} clips")
     return figure
 
 
@@ -217,11 +223,12 @@ def coloured(held: Any, clips: int = 32) -> browse.Browsed:
 
 
 def ablated(held: Any, best: Mapping[str, int], n: int) -> pandas.DataFrame:
-    """Mean change of the video inside the object and outside of it, where the feature of its colour is taken away, and where that
-    of another colour is (the placebo); n test clips of one object."""
+    """Mean change of the video inside the object and outside of it, where the feature of its colour is taken away, where that of
+    any object is, and where that of another colour is (the placebo); n test clips of one object. `best`: of each colour, and
+    "inside"."""
     pipe, world = wanlab.load("tiny"), wanlab.World(size=128, split="test", max_objects=1)
     found: dict[str, list[torch.Tensor]] = {}
-    names = list(best)
+    names = [name for name in best if name != "inside"]
     for start in range(0, n, 8):
         index = range(start, min(start + 8, n))
         clips = world.batch(index)
@@ -230,7 +237,7 @@ def ablated(held: Any, best: Mapping[str, int], n: int) -> pandas.DataFrame:
         plain = cells.generate(pipe, request).video
         inside = readouts.weights(plain, colours) > 0.3
         others = [names[(names.index(colour) + 1 + row % (len(names) - 1)) % len(names)] for row, colour in enumerate(colours)]
-        for name, told in (("its colour's", colours), ("another colour's", others)):
+        for name, told in (("its colour", colours), ("any object", ["inside"] * len(colours)), ("another colour", others)):
             edits = [wanlab.Feature(PIXELS, dictionary=held, features=best[colour], rows=row) for row, colour in enumerate(told)]
             change = (cells.generate(pipe, request, edits=edits).video - plain).abs().mean(2)
             for where, mask in (("inside", inside), ("outside", ~inside)):
@@ -249,9 +256,10 @@ def features(n: int) -> pandas.DataFrame:
     held = pixel_features()
     seen = coloured(held)
     best = {colour: int(seen.best(f"colour {colour}", 1).index[0]) for colour in COLOUR_NAMES}
-    told = pandas.DataFrame([{"colour": colour, "feature": one, "density": seen.table.density[one], "n": len(seen.videos),
-                              "correlation": seen.correlations[f"colour {colour}"][one],
-                              "rival": seen.best(f"colour {colour}", 1).rival.iloc[0]} for colour, one in best.items()])
+    best["inside"] = int(seen.best("inside", 1).index[0])
+    told = pandas.DataFrame([{"colour": name, "feature": one, "density": seen.table.density[one], "n": len(seen.videos),
+                              "correlation": seen.correlations[label][one], "rival": seen.best(label, 1).rival.iloc[0]}
+                             for name, one in best.items() for label in ["inside" if name == "inside" else f"colour {name}"]])
     (DOCS / "findings").mkdir(exist_ok=True)
     told.to_csv(DOCS / "findings" / "colours.csv", index=False, float_format="%.5g")
     seen.figure(best["red"]).savefig(DOCS / "img" / "finding_red.png", dpi=200)
@@ -265,20 +273,21 @@ def features(n: int) -> pandas.DataFrame:
 def draw_features(table: pandas.DataFrame) -> Any:
     """Change inside and outside, of the two kinds of feature."""
     with styled():
-        figure = sheet(3.4, 1.5)
-        axes = figure.add_axes((0.3, 0.25, 0.66, 0.6))
+        figure = sheet(3.4, 1.7)
+        axes = figure.add_axes((0.43, 0.32, 0.53, 0.6))
         for number, where in enumerate(("inside", "outside")):
             part = table[table["where"] == where]
             at = np.arange(len(part)) + 0.16 * (number - 0.5)
             ends = np.stack([part.change - part.low, part.high - part.change])
             axes.errorbar(part.change, at, xerr=ends, color=SERIES[number], marker=SYMBOLS[number], linestyle="none", markersize=4,
                           elinewidth=0.9, label=f"{where} the object")
-        axes.set_yticks(range(2), [f"{name} away" for name in dict.fromkeys(table.feature)], fontsize=6)
-        axes.set_ylim(1.5, -0.5)
+        kinds = list(dict.fromkeys(table.feature))
+        axes.set_yticks(range(len(kinds)), [f"feature of {name} removed" for name in kinds], fontsize=6)
+        axes.set_ylim(len(kinds) - 0.5, -0.5)
         axes.tick_params(labelsize=5.5)
         axes.set_xlabel("mean change of the video", fontsize=6)
-        axes.set_title(f"n = {table.n.iloc[0]} clips", fontsize=6.5)
         axes.legend(fontsize=5.5, frameon=False, loc="lower right")
+        _bars(figure, f"n = {table.n.iloc[0]} clips")
     return figure
 
 
@@ -305,7 +314,7 @@ def draw_texture(table: pandas.DataFrame) -> Any:
     """Difference of energy by octave; placebos in grey."""
     with styled():
         figure = sheet(3.4, 1.9)
-        axes = figure.add_axes((0.15, 0.2, 0.82, 0.66))
+        axes = figure.add_axes((0.15, 0.26, 0.82, 0.62))
         for cell, part in table.groupby("cell", sort=False):
             mine = cell == "gan_head"
             ends = np.stack([part.delta - part.low, part.high - part.delta])
@@ -316,8 +325,9 @@ def draw_texture(table: pandas.DataFrame) -> Any:
         axes.axhline(0, color=COLOURS["ink"], linewidth=0.6)
         axes.set_xticks(range(4), ["octave 0\n(finest)", *OCTAVES[1:]], fontsize=6)
         axes.tick_params(labelsize=5.5)
-        axes.set_title(f"energy, log2 of the whole system's (n = {table.n.iloc[0]} clips)", fontsize=6.5)
+        axes.set_title("energy, log2 of the whole system's", fontsize=6.5)
         axes.legend(fontsize=6, frameon=False)
+        _bars(figure, f"n = {table.n.iloc[0]} clips")
     return figure
 
 
@@ -348,33 +358,22 @@ def draw_bands(table: pandas.DataFrame) -> Any:
                  ["0", "1", "2", "rest"], "share", across="octave", limit=1.0, note=f"n = {table.n.iloc[0]} clips")
 
 
-# ------------------------------------------------------------------------------------------------ where motion can be read
-
-def probes() -> Path:
-    """The last picture of the kept notebook of probes and lenses, as it was executed."""
-    book = json.loads((DOCS.parent / "notebooks" / "05_probes_and_lenses.ipynb").read_text(encoding="utf-8"))
-    outputs = [out.get("data", {}) for cell in book["cells"] for out in cell.get("outputs", ())]
-    pictures = [data["image/jpeg"] for data in outputs if "image/jpeg" in data]
-    path = DOCS / "img" / "finding_probes.jpg"
-    path.write_bytes(base64.b64decode(pictures[-1]))
-    return path
-
-
-FINDINGS: dict[str, tuple[Callable[[int], pandas.DataFrame], Callable[[pandas.DataFrame], Any], int]] = {
+Finding = tuple[Callable[[int], pandas.DataFrame], Callable[[pandas.DataFrame], Any] | None, int]
+FINDINGS: dict[str, Finding] = {
     "paths": (paths, draw_paths, 12), "temporal": (temporal, draw_temporal, 24), "texture": (texture, draw_texture, 32),
-    "features": (features, draw_features, 16), "bands": (bands, draw_bands, 16)}
+    "features": (features, draw_features, 16), "bands": (bands, draw_bands, 16),
+    "probes": (readings.probes, readings.draw_probes, 96), "lens": (readings.lens, readings.draw_lens, 16),
+    "tokens": (readings.tokens, None, 160), "steering": (readings.steering, None, 8)}
 
 
 if __name__ == "__main__":
     kept = "--draw" in sys.argv
-    for name in [one for one in sys.argv[1:] if one != "--draw"] or [*FINDINGS, "probes"]:
-        if name == "probes":
-            print(probes())
-            continue
+    for name in [one for one in sys.argv[1:] if one != "--draw"] or FINDINGS:
         made, drawn, n = FINDINGS[name]
         path = DOCS / "findings" / f"{name}.csv"
         table = pandas.read_csv(path) if kept else made(n)
         path.parent.mkdir(exist_ok=True)
         table.to_csv(path, index=False, float_format="%.5g")
-        drawn(table).savefig(DOCS / "img" / f"finding_{name}.png", dpi=200)
+        if drawn is not None:
+            drawn(table).savefig(DOCS / "img" / f"finding_{name}.png", dpi=200)
         print(table.round(4).to_string())
