@@ -22,7 +22,7 @@ from wanlab.plots.style import sheet, styled
 OUT = Path(__file__).parent / "img"
 ROWS = ("text", "image", "temporal", "alignment", "residual", "gan_head")
 INDEX = 2
-LAYER = "generator.up.0.cross.attn"
+LAYER = "generator.up.1.cross.attn"
 
 
 def components() -> Path:
@@ -40,13 +40,13 @@ def components() -> Path:
 
 
 def explorer() -> Path:
-    """Where the word "up" is read half-way up, in the page without a kernel."""
+    """Where the word "triangle" is read at the finest level, in the page without a kernel."""
     pipe = wanlab.load("tiny")
     sample = wanlab.World(size=128, split="test")[INDEX]
     out = pipe.generate(sample.video[0], sample.caption, seed=0, capture="generator.up.**.cross.attn.{q,k,lse,bias}")
     path = OUT / "explorer.png"
     with tempfile.TemporaryDirectory() as folder:
-        page = wanlab.explore(out).show(layer=LAYER, step=7, head=1, word="up").to_html(Path(folder) / "explorer.html")
+        page = wanlab.explore(out).show(layer=LAYER, step=7, head=0, word="triangle").to_html(Path(folder) / "explorer.html")
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=10000",
                    f"--user-data-dir={folder}/profile", "--force-device-scale-factor=1", "--window-size=944,620"]
         subprocess.run(["chromium", *options, f"--screenshot={path}", page.path.as_uri()], check=True, capture_output=True)
