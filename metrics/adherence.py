@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor
 
@@ -47,7 +47,7 @@ def image_ssim(video: Tensor, image: Tensor) -> Adherence:
 
 def image_lpips(video: Tensor, image: Tensor, judge: Perceptual | None = None) -> Adherence:
     """LPIPS of the frames to the image, 0 is identical; arguments as `image_psnr`'s, frames of at least 32 x 32."""
-    return adherence(perceptual_curves(video, image=image, steps=False, judge=judge).image)
+    return adherence(cast("Tensor", perceptual_curves(video, image=image, steps=False, judge=judge).image))
 
 
 def _against(video: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -105,7 +105,7 @@ class FeatureBank:
         """All rows (n, d) in the order of `ids`, mapped into memory; writing into them does not reach the disk."""
         if not len(self):
             return torch.zeros(0, self.width)
-        return torch.from_numpy(np.memmap(self.path / "rows", self._dtype, "c", shape=(len(self), self.width)))
+        return torch.from_numpy(np.memmap(self.path / "rows", np.dtype(self._dtype), "c", shape=(len(self), self.width)))
 
     def rows_of(self, ids: Sequence[str | int] | Tensor) -> Tensor:
         """The rows of these samples (k, d), in this order, copied into memory.

@@ -31,7 +31,7 @@ class Dists:
     """A DISTS that may judge: what stands in the brackets of its numbers, the trunk, the weights alpha and beta `c`."""
 
     name: str
-    trunk: nn.Module = field(repr=False)
+    trunk: nn.Sequential = field(repr=False)
     alpha: Tensor = field(repr=False)
     beta: Tensor = field(repr=False)
 
@@ -60,7 +60,7 @@ def random_trunk(seed: int = 0) -> Dists:
     return Dists(f"random-trunk|vgg16|seed{seed}", trunk.eval().requires_grad_(False), *_alpha_beta())
 
 
-def _blank() -> nn.Module:
+def _blank() -> nn.Sequential:
     from torchvision.models import vgg
 
     return vgg.make_layers(vgg.cfgs["D"])  # without the classifier, which is nine tenths of VGG16
@@ -69,7 +69,7 @@ def _blank() -> nn.Module:
 def _alpha_beta() -> tuple[Tensor, Tensor]:
     """The published weights per channel, as shares of their sum."""
     package = find_spec("torchmetrics")
-    path = Path(str(package.origin)).parent / "functional" / "image" / "dists_models" / "weights.pt"
+    path = Path(str(package and package.origin)).parent / "functional" / "image" / "dists_models" / "weights.pt"
     if not path.is_file() or not weights.sha256(path).startswith(ALPHA_BETA):
         raise weights.WeightsError(f"{path} is missing or not the published alpha and beta of DISTS (torchmetrics 1.8 or later)")
     state = weights.tensors(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,8 @@ def farneback(first: Tensor, second: Tensor) -> Tensor:
     """
     import cv2
 
-    return _pair_by_pair(lambda x, y: cv2.calcOpticalFlowFarneback(x, y, None, *FARNEBACK), first, second)
+    made: Any = None  # cv2 makes the field, which its types do not know
+    return _pair_by_pair(lambda x, y: cv2.calcOpticalFlowFarneback(x, y, made, *FARNEBACK), first, second)
 
 
 def dis(first: Tensor, second: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ def dis(first: Tensor, second: Tensor) -> Tensor:
 
     if min(first.shape[-2:]) < LEAST_DIS:
         raise ValueError(f"dis needs frames of at least {LEAST_DIS} x {LEAST_DIS}, got {tuple(first.shape[-2:])}")
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return _pair_by_pair(lambda x, y: search.calc(x, y, None), first, second)
 
 

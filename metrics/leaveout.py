@@ -29,11 +29,15 @@ class Gaussian(NamedTuple):
     @property
     def trace(self) -> Tensor:
         """Tr S."""
-        return self.factor.square().sum() if self.covariance is None else self.covariance.trace()
+        return self.factored().square().sum() if self.covariance is None else self.covariance.trace()
 
     def factored(self) -> Tensor:
         """F (d, r) of S = F F^T."""
-        return factor(self.covariance) if self.factor is None else self.factor
+        if self.factor is not None:
+            return self.factor
+        if self.covariance is None:
+            raise ValueError("a set has a covariance, or a factor of one")
+        return factor(self.covariance)
 
 
 class Rows:

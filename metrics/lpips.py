@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -191,4 +191,5 @@ def lpips_distance(video: Tensor, reference: Tensor, judge: Perceptual | None = 
     from .perceptual import perceptual_curves
 
     video, reference = check_pair(video, reference)
-    return perceptual_curves(video, reference, steps=False, judge=judge).reference.mean(1)
+    curve = perceptual_curves(video, reference, steps=False, judge=judge).reference
+    return cast("Tensor", curve).mean(1)

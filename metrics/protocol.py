@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from .resizing import Resize
+from .resizing import Kernel, Resize
 from .sampling import Offset, Sampling
 from .video import check_video
 
@@ -119,15 +119,15 @@ def quantised(frames: Tensor, how: Quantise) -> Tensor:
     return (frames * 255 + (0.5 if how == "round" else 0.0)).floor().clamp(0, 255) / 255
 
 
-def _crop(kernel: str, side: int) -> Resize:
+def _crop(kernel: Kernel, side: int) -> Resize:
     return Resize(kernel, "crop", (side, side))
 
 
-def _squash(kernel: str, height: int, width: int) -> Resize:
+def _squash(kernel: Kernel, height: int, width: int) -> Resize:
     return Resize(kernel, "squash", (height, width))
 
 
-def _i3d(name: str, source: str, resize: Resize, **more: object) -> Protocol:
+def _i3d(name: str, source: str, resize: Resize, **more: Any) -> Protocol:
     return Protocol(name, "i3d", "logits", 16, resize, SIGNED, source, minimum=9, **more)
 
 

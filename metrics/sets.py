@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -191,7 +192,7 @@ class SetDistances(Metric):
         """Leaves the float64 state as it is: in float32 the covariance of a shifted set has no correct digit."""
         return self
 
-    def _apply(self, fn: Callable, exclude_state: Sequence[str] = ()) -> Any:
+    def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = ()) -> Any:
         """Moves the state between devices; dtypes concern the network alone."""
         this = super()._apply(fn, exclude_state=(*exclude_state, *self._defaults))
         for name in self._defaults:
@@ -205,8 +206,8 @@ class SetDistances(Metric):
         Raises:
             ValueError: a bootstrap is copying.
         """
-        frame = sys._getframe()
-        while frame := frame.f_back:
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and (frame := frame.f_back):
             if isinstance(frame.f_locals.get("self"), BootStrapper):
                 raise ValueError(
                     f"a bootstrap of {self.name} is wrong: drawing with replacement adds the bias of a smaller set, and the "
@@ -273,7 +274,7 @@ class SetDistances(Metric):
         if self.keep:
             setattr(self, f"{side}_rows", [rows])
 
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
+    def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None) -> None:
         """Every process takes the union of all; one that saw no sample takes part with empty tensors."""
         gather = partial(dist_sync_fn, group=process_group or self.process_group)
         for side in SIDES:

@@ -27,7 +27,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens `b n d`, the same."""
-        bias = self.qkv.bias
+        bias: Tensor = self.qkv.bias
         if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         q, k, v = rearrange(functional.linear(x, self.qkv.weight, bias), "b n (three k d) -> three b k n d", three=3, k=self.heads)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .published import WeightsError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def tensors(path: str | Path, inside: str | None = None) -> dict[str, Tensor]:
@@ -40,7 +42,7 @@ def tensors(path: str | Path, inside: str | None = None) -> dict[str, Tensor]:
     return dict(held)
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> nn.Module:
+def fill(network: M, state: Mapping[str, Tensor], path: str | Path) -> M:
     """`network` with every one of its tensors from `state`, frozen and in evaluation mode.
 
     Raises:

@@ -139,7 +139,8 @@ class Adapted(Hookable):
         given = output
         for port in ports:
             if port.name in self._wanted:
-                stands = None if port.place.identity is None else partial(self._identity, port, args, kwargs)
+                where = port.place.identity
+                stands = None if where is None else partial(self._identity, port, where, args, kwargs)
                 given = self._through(port, given, port.place.keys, stands)
         for x in _tensors(args, kwargs):
             self._versions.pop((threading.get_ident(), id(x)), None)
@@ -157,12 +158,12 @@ class Adapted(Hookable):
             return value
         return put(value, keys, port.paste(x, port.reshape.back(z, sizes)))     # gradients pass where a tap looked
 
-    def _identity(self, port: Port, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Tensor:
-        """What a bypass puts at an output: the input that the place names, in the site's axes."""
+    def _identity(self, port: Port, where: int | str, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Tensor:
+        """What a bypass puts at an output: the input that the place names (`where`), in the site's axes."""
         told = f"{port.name} cannot be bypassed: {port.path or 'the module'}"
-        if port.place.identity == "zeros":
+        if where == "zeros":
             return torch.zeros_like(port.shown(x)[0])
-        given = take((args, kwargs), port.argument(port.place.identity, args, kwargs))
+        given = take((args, kwargs), port.argument(where, args, kwargs))
         if given.shape != x.shape:
             raise EditError(f"{told} takes {tuple(given.shape)} and gives {tuple(x.shape)}; name another input with identity=")
         if self._overwritten(given, x):

@@ -90,7 +90,8 @@ class Capture:
     @property
     def by(self) -> tuple[str, ...]:
         """Of which parts of the clock (step, branch) each has a statistic of its own."""
-        return self.statistic[1].get("by", ())
+        parts: tuple[str, ...] = self.statistic[1].get("by", ())
+        return parts
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for YAML; `Capture.of` reads it back."""

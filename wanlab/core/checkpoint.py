@@ -36,7 +36,7 @@ class Again(BaseTap):
 
     def wants(self, module: Hookable, name: str) -> bool:
         """What the trace wants."""
-        return self._trace.wants(module, name)
+        return bool(self._trace.wants(module, name))
 
     def listens(self, module: Hookable, name: str) -> bool:
         """What the trace listened to: the same must be computed, in the same order."""
@@ -79,5 +79,5 @@ def _again(taps: Sequence[BaseTap], moment: tuple[Tick, Plan], function: Callabl
     with clock.again(*moment), ExitStack() as stack:
         for tap in taps:
             if (other := tap.again()) is not None:
-                stack.enter_context(other)      # type: ignore[arg-type]
+                stack.enter_context(other)      # type: ignore[arg-type]  # all are contexts
         return function(*args)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from wanlab.core.grid import Grid
 
@@ -95,7 +95,7 @@ def plan() -> Plan:
 @contextmanager
 def at(*, step: int | None = None, sigma: float | None = None, branch: str | None = None) -> Iterator[Tick]:
     """Move the clock within the block; what is not given stays as it is."""
-    moved = {k: v for k, v in (("step", step), ("sigma", sigma), ("branch", branch)) if v is not None}
+    moved: dict[str, Any] = {k: v for k, v in (("step", step), ("sigma", sigma), ("branch", branch)) if v is not None}
     with _set(_tick, replace(now(), **moved)) as tick:
         yield tick
 
@@ -114,7 +114,7 @@ def announce(*, steps: int | None = None, start: int | None = None, stop: int | 
     None: `mask=` is for those with axis n, beside the sites with axes h and w. `steps_of(site)` says in which steps a site
     inside the loop fires, where that is not in all (of two experts, each has its own): None for all.
     """
-    told = {
+    told: dict[str, Any] = {
         "steps": steps, "start": start, "stop": stop, "tokens_of": tokens_of, "text_sites": text_sites, "grid_of": grid_of,
         "steps_of": steps_of,
         "words": None if words is None else tuple(tuple(row) for row in words),

@@ -125,7 +125,7 @@ class Dictionary:
     def __eq__(self, other: object) -> bool:
         return self.bytes() == other.bytes() if isinstance(other, Dictionary) else NotImplemented
 
-    __hash__ = None     # type: ignore[assignment]
+    __hash__ = None     # type: ignore[assignment]  # equal by value, so there is no hash
 
     def __repr__(self) -> str:
         return f"Dictionary({self.k} of {self.features} features over {self.width} numbers of {self.about.get('site', 'no site')})"
@@ -164,7 +164,7 @@ class DictionarySource:
         """The dictionary itself; a saved one is read on first use."""
         if self.held is None:
             object.__setattr__(self, "held", Dictionary.load(str(self.path)))
-        return self.held    # type: ignore[return-value]
+        return self.held    # type: ignore[return-value]  # set above
 
     def __repr__(self) -> str:
         return f"<dictionary {self.sha256[:12]} in memory>" if self.path is None else repr(self.path)
@@ -221,7 +221,7 @@ class Feature(Edit):
         if self.factor == 1:
             return x
         at = event.site.axes.index("c" if "c" in event.site.axes else "d")
-        held = self.dictionary.dictionary
+        held: Dictionary = self.dictionary.dictionary
         if x.shape[at] != held.width:
             raise EditError(f"feature: the dictionary is of activations of {held.width} numbers, {event.site.name} has "
                             f"{x.shape[at]}")

@@ -55,7 +55,7 @@ class Entry:
         known = tensor.dtype in (torch.float16, torch.float32, torch.float64) or not tensor.is_floating_point()
         return (tensor if known else tensor.float()).numpy()
 
-    def to_xarray(self):  # type: ignore[no-untyped-def]
+    def to_xarray(self) -> Any:
         """The values as an xarray.DataArray with dimensions, coordinates, and labels such as `word`."""
         import xarray
 
@@ -160,7 +160,7 @@ class Entry:
         return self.told() == other.told() and self.tensor.dtype == other.tensor.dtype and (
             self.tensor.shape == other.tensor.shape and torch.equal(raw(self.tensor), raw(other.tensor)))
 
-    __hash__ = None     # type: ignore[assignment]
+    __hash__ = None     # type: ignore[assignment]  # equal by value, so there is no hash
 
     def told(self) -> dict[str, Any]:
         """All but the values, as plain data; `outlined` reads it back."""

@@ -89,7 +89,7 @@ class Line:
 
     def _fault_before(self, stopped: Tick, plan: Plan) -> str | None:
         due = self.due(plan) if self.seen and stopped.step is not None else set()
-        missing = {(step, branch) for step, branch in due - set(self.acted)
+        missing: set[tuple[int | None, str | None]] = {(step, branch) for step, branch in due - set(self.acted)
                    if step is not None and stopped.step is not None and step < stopped.step}
         return f"did not act at {told(missing)}" if missing else None
 

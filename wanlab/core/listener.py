@@ -97,8 +97,8 @@ def listeners(modules: Mapping[str, Hookable], known: Sites | None) -> dict[tupl
     for path, module in modules.items():
         for name, axes in module.SITES.items():
             full = f"{path}.{name}" if path else name
-            known_here = known is not None and full in known
-            site = known[full] if known_here else Site(full, tuple(axes.split()), derived=name in module.DERIVED)
+            shaped = known[full] if known is not None and full in known else None
+            site = shaped or Site(full, tuple(axes.split()), derived=name in module.DERIVED)
             found[id(module), name] = Listener(site)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from math import prod
 from typing import Any, ClassVar, Self
 
@@ -63,7 +64,7 @@ class QuantileStat(Statistic):
         low, high = (end.cpu().double().reshape(shape) for end in torch.aminmax(flat, dim=-1))
         if self.count == 0:
             self._counts = self._counts.new_zeros(len(flat), 2, 0, self._fine)
-        zeros = sum(self._sort_in(part) for part in flat.split(max(1, CHUNK // len(flat)), -1))
+        zeros = reduce(torch.add, (self._sort_in(part) for part in flat.split(max(1, CHUNK // len(flat)), -1)))
         self._take(zeros, low, high, apart.shape[-1])
 
     def _sort_in(self, flat: Tensor) -> Tensor:
@@ -158,4 +159,5 @@ class QuantileStat(Statistic):
 def _buckets(error: float | None, per: Sequence[str]) -> int:
     """How many buckets an octave needs so that its middle is within `error` of everything in it."""
     asked = (0.02 if per else 0.001) if error is None else error
-    return 2 ** math.ceil(math.log2(1 / (2 * asked)))
+    number: int = 2 ** math.ceil(math.log2(1 / (2 * asked)))
+    return number

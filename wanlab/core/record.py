@@ -233,7 +233,7 @@ class Record(Mapping[Any, Entry]):
             return False
         return all(self._held(key) == other._held(key) for key in self._entries)
 
-    __hash__ = None     # type: ignore[assignment]
+    __hash__ = None     # type: ignore[assignment]  # equal by value, so there is no hash
 
     def _run(self) -> dict[str, Any]:
         return {"steps": self.steps, "branches": list(self.branches), "sigmas": sorted(self.sigmas.items())}

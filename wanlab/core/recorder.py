@@ -106,8 +106,9 @@ class Recorder:
     def _words(self, site: Site, x: Tensor | Lazy, at: dict[str, list[int]], plan: Plan) -> dict[str, Label]:
         """Labels of the tokens, where the site carries the prompt and its words are announced."""
         axis = "j" if "j" in site.axes else "n"
-        known = plan.words is not None and plan.tokens_of is not None and plan.text_sites is not None
-        if not known or axis not in site.axes or not matches(plan.text_sites, site.name):
+        if plan.words is None or plan.tokens_of is None or plan.text_sites is None:
+            return {}
+        if axis not in site.axes or not matches(plan.text_sites, site.name):
             return {}
         tokens = x.shape[site.axes.index(axis)]
         if tokens not in self._tables:
@@ -166,9 +167,10 @@ def names(site: Site, captures: Sequence[Capture]) -> dict[str, list[Capture]]:
 def _empty(capture: Capture, site: Site) -> Statistic:
     kind, options = capture.statistic
     try:
-        return statistic(kind, site.axes, options)
+        found: Statistic = statistic(kind, site.axes, options)
     except StatisticError as error:
         raise StatisticError(f"{capture} at {site.name}: {error}") from error
+    return found
 
 
 def _limits(site: Site, capture: Capture) -> str:
@@ -241,5 +243,5 @@ def _word_table(plan: Plan, tokens: int) -> np.ndarray:
     table = np.full((len(plan.words or ()), tokens), "", dtype=object)
     for row, words in enumerate(plan.words or ()):
         for word in words:
-            table[row, [token for token in plan.tokens_of(word, row) if token < tokens]] = word     # type: ignore[misc]
+            table[row, [token for token in plan.tokens_of(word, row) if token < tokens]] = word     # type: ignore[misc]  # told
     return table.astype(str)

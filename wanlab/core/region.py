@@ -10,6 +10,7 @@ from torch import Tensor
 from wanlab.core.clock import Plan, Tick
 from wanlab.core.grid import Grid
 from wanlab.core.index import positions
+from wanlab.core.lazy import Lazy
 from wanlab.core.mask import Mask, MaskError
 from wanlab.core.pattern import matches
 from wanlab.core.select import AXIS_OF, Select, SelectionError
@@ -75,7 +76,7 @@ def narrow(select: Select, site: Site, x: Tensor, plan: Plan) -> Tensor:
     return x
 
 
-def kept_positions(select: Select, site: Site, x: Tensor, plan: Plan) -> dict[str, list[int]]:
+def kept_positions(select: Select, site: Site, x: Tensor | Lazy, plan: Plan) -> dict[str, list[int]]:
     """The positions that a capture keeps, for each axis that is limited. `x` may be a tensor without values.
 
     A mask cannot be cut to; words must agree in all rows; several limits of one axis keep what all of them keep.
@@ -123,7 +124,7 @@ def _along(values: Tensor, at: Sequence[int], ndim: int) -> Tensor:
     return values.reshape(shape)
 
 
-def _rows(site: Site, x: Tensor) -> int:
+def _rows(site: Site, x: Tensor | Lazy) -> int:
     return x.shape[site.axes.index("b")] if "b" in site.axes else 1
 
 
@@ -190,7 +191,7 @@ def _grid(site: Site, plan: Plan) -> Grid:
 
 def _sized(mask: Mask, site: Site, size: tuple[int | None, int | None]) -> Tensor:
     try:
-        return mask.sized(*size)    # type: ignore[arg-type]
+        return mask.sized(*size)    # type: ignore[arg-type]  # known, where shapes are
     except MaskError as error:
         raise SelectionError(f"{site.name}: {error}") from None
 
@@ -200,7 +201,7 @@ def _space(mask: Mask, site: Site, x: Tensor, plan: Plan) -> Tensor:
     tokens = "h" not in site.axes
     at = (site.axes.index("n"),) if tokens else (site.axes.index("h"), site.axes.index("w"))
     grid = _grid(site, plan) if tokens else None
-    sized = _sized(mask, site, grid.sides[1:] if grid else tuple(x.shape[place] for place in at))
+    sized = _sized(mask, site, grid.sides[1:] if grid else (x.shape[at[0]], x.shape[at[-1]]))
     if grid:
         n, flat = x.shape[at[0]], sized.flatten(-2).repeat(*[1] * (sized.ndim - 2), grid.frames)
         try:

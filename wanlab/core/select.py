@@ -27,7 +27,7 @@ class _Told(ABCMeta):
     """Says the nearest right keyword where dataclasses only say that one is unexpected."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        known = [one.name for one in fields(cls) if one.init]  # type: ignore[arg-type]
+        known = [one.name for one in fields(cls) if one.init]  # type: ignore[arg-type]  # each is a dataclass
         for key in kwargs:
             if key not in known:
                 raise TypeError(f"{cls.__name__} has no {key!r}{suggestion(key, known)}")
@@ -120,7 +120,7 @@ class Select(Limits):
                                 ("branch", tick.branch, "branch")):
             if getattr(self, what) is not None and got is None:
                 raise SelectionError(f"{site} fires outside any {noun}, so {what}= cannot limit it: leave it out")
-        if self.steps is not None and not holds(self.steps, tick.step, plan.steps, "steps"):    # type: ignore[arg-type]
+        if self.steps is not None and not holds(self.steps, tick.step, plan.steps, "steps"):  # type: ignore[arg-type]  # known
             return False
         if self.sigma is not None and not self.sigma[0] <= tick.sigma <= self.sigma[1]:
             return False

@@ -154,7 +154,7 @@ class Sites(Sequence[Site]):
     def __hash__(self) -> int:
         return hash(tuple(self))
 
-    def __getitem__(self, key):  # type: ignore[no-untyped-def, override]
+    def __getitem__(self, key: Any) -> Any:
         """A site by position or full name; a slice gives Sites."""
         if isinstance(key, str):
             if key not in self._sites:

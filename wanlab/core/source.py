@@ -47,7 +47,7 @@ class Source:
         """The record itself; a saved one is read on first use."""
         if self.held is None:
             object.__setattr__(self, "held", Record.load(str(self.path)))
-        return self.held    # type: ignore[return-value]
+        return self.held    # type: ignore[return-value]  # set above
 
     @property
     def one_sample(self) -> bool:

@@ -102,7 +102,7 @@ class Statistic(ABC):
         """The statistic of both parts; neither is changed."""
         if type(other) is not type(self) or (other.source, other.options()) != (self.source, self.options()):
             raise StatisticError(f"{self} and {other} are not parts of one statistic")
-        both = self.restored(self.told(), {name: getattr(self, name).clone() for name in self.STATE})
+        both: Self = self.restored(self.told(), {name: getattr(self, name).clone() for name in self.STATE})
         if other.count:
             if self.count:
                 self._held_alike(other.coords)
@@ -150,7 +150,7 @@ class Statistic(ABC):
         mine, theirs = self.state(), other.state()
         return _plain(self.told()) == _plain(other.told()) and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
-    __hash__ = None     # type: ignore[assignment]
+    __hash__ = None     # type: ignore[assignment]  # equal by value, so there is no hash
 
     def __repr__(self) -> str:
         return f"{self.name}({' '.join(self.source)} -> {' '.join(self.axes)}, count {self.count})"

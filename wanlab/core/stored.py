@@ -86,7 +86,7 @@ def write(path: Path, entries: Mapping[str, Entry | Stored | Tensor], about: Map
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            file.write(memoryview(raw(_values(entries[name])).numpy()))
+            file.write(raw(_values(entries[name])).numpy().data)
 
 
 def _form(one: Entry | Stored | Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Stopped(BaseException):
 class Trace(BaseTap):
     """A `with` that edits and records; see `trace` for its arguments. Afterwards: `record` and `ledger`."""
 
-    def __init__(self, root: nn.Module, edits: Sequence[Edit], capture: Sequence[Any], plan: Plan, budget: int | None,
+    def __init__(self, root: nn.Module, edits: Sequence[Edit] | Edit, capture: Sequence[Any] | str, plan: Plan, budget: int | None,
                  strict: bool, watch_finite: bool, stop_after: Any, sites: Sites | None,
                  within: Callable[[str], bool] | None) -> None:
         super().__init__()
@@ -262,5 +262,4 @@ def trace(root: nn.Module, edits: Sequence[Edit] | Edit = (), capture: Sequence[
     """
     plan = Plan(steps, start, branches=None if branches is None else tuple(branches),
                 seeds=None if seeds is None else tuple(seeds))
-    return Trace(root, edits, capture, plan, budget, strict, watch_finite, stop_after, sites,  # type: ignore[arg-type]
-                 within)
+    return Trace(root, edits, capture, plan, budget, strict, watch_finite, stop_after, sites, within)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wanlab.core.clock import Plan
 from wanlab.core.edit import Edit, EditError, Event, NotSerialisable
+from wanlab.core.entry import Entry
 from wanlab.core.region import moments, region
 from wanlab.core.seeding import generator
 from wanlab.core.site import Site
@@ -95,7 +96,7 @@ class Mean(Edit):
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         if self.reference is not None:
-            entry = self.reference.at(event.site.name, event.tick).mean_over_rows()
+            entry: Entry = self.reference.at(event.site.name, event.tick).mean_over_rows()
             return entry.like(x, event.site, partial(region, self.where, event.site, x, event.plan)).expand_as(x)
         at = [event.site.axes.index(letter) for letter in self._over(event.site)]
         return x.mean(at, keepdim=True).expand_as(x)
@@ -152,7 +153,7 @@ class Resample(Edit):
         rows = x.shape[at]
         if self.reference is None:
             return x.index_select(at, torch.tensor(other_rows(rows, self.seed), device=x.device))
-        entry = self.reference.at(event.site.name, event.tick)
+        entry: Entry = self.reference.at(event.site.name, event.tick)
         stored = entry.tensor.shape[entry.axes.index("b")]
         drawn = [int(torch.randint(stored, (), generator=generator("resample", self.seed, event.seed(row))))
                  for row in range(rows)]
@@ -307,7 +308,7 @@ class Replace(Edit):
         return True         # nobody knows
 
     def change(self, x: Tensor, event: Event) -> Tensor:
-        return self.function(x.clone())     # type: ignore[misc]
+        return self.function(x.clone())     # type: ignore[misc]  # a field, and no method
 
     def parameters(self) -> dict[str, Any]:
         raise NotSerialisable(f"replace at {self.where}: a Python function cannot be written down; make it a kind of "

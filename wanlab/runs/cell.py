@@ -161,7 +161,7 @@ class Workbench:
         """The baseline's video on a batch, kept for the other cells of the batch."""
         if self._reference is None or self._reference[0] != chunk.number:
             self.generate(Task(self.study.baseline, chunk.number))
-        return self._reference[1]   # type: ignore[index]
+        return self._reference[1]   # type: ignore[index]  # kept by `generate`
 
     def references(self) -> dict[str, bytes]:
         """The true clips of the shown samples by file name, as mp4 files. Nothing where the baseline is the reference."""

@@ -48,7 +48,7 @@ class Court:
         """What each video of a batch gives; nothing is kept of it before `take`."""
         found = {name: Found() for name in read.names}
         if read.fake is not None:
-            self._score(read, found)
+            self._score(read, read.fake, found)
         for extractor in self.wanted.extractors.values():
             if read.fake is not None:
                 _extract(extractor, read.fake, read.names, read.names, "fake", found)
@@ -71,22 +71,23 @@ class Court:
 
     def in_order(self, names: Sequence[str]) -> None:
         """Everything in the order of these names, whatever came from a cache first: intervals depend on it."""
-        for table in (self.values, self.features, self.refused):
+        tables: Any = (self.values, self.features, self.refused)
+        for table in tables:
             for key, held in table.items():
-                table[key] = {name: held[name] for name in names if name in held}  # type: ignore[index, assignment]
+                table[key] = {name: held[name] for name in names if name in held}
         self.shorter = {name: self.shorter[name] for name in names if name in self.shorter}
 
-    def _score(self, read: Read, found: dict[str, Found]) -> None:
+    def _score(self, read: Read, fake: torch.Tensor, found: dict[str, Found]) -> None:
         reference, why = _comparable(read)
         image = None if read.real is None else read.real[:, 0]
-        frames = read.fake if reference is None else read.fake[:, : reference.shape[1]]
-        if reference is not None and read.real.shape[1] != read.fake.shape[1]:
+        frames = fake if reference is None else fake[:, : reference.shape[1]]
+        if reference is not None and read.real is not None and read.real.shape[1] != fake.shape[1]:
             for one in found.values():
                 one.shorter = f"{frames.shape[1]} frames"
         prompts = [self.prompts.get(name) for name in read.names]
-        known = None if None in prompts else prompts
+        known = None if None in prompts else [str(prompt) for prompt in prompts]
         batch = Batch(frames, reference, image, fps=read.fps, ids=read.names)
-        whole = batch if frames is read.fake else Batch(read.fake, image=image, fps=read.fps, ids=read.names)
+        whole = batch if frames is fake else Batch(fake, image=image, fps=read.fps, ids=read.names)
         whole.prompts = known
         for measure in self.samples:
             if "reference" in measure.needs and reference is None:
@@ -94,12 +95,12 @@ class Court:
             elif "image" in measure.needs and image is None:
                 _refuse(found, measure.name, "no reference whose first frame it could be compared with")
             elif "prompts" in measure.needs and known is None:
-                for row, name in enumerate(read.names):
-                    if prompts[row] is None:
+                for row, (name, prompt) in enumerate(zip(read.names, prompts, strict=True)):
+                    if prompt is None:
                         found[name].refused[measure.name] = "no prompt is given"
                     else:
                         alone = _row(whole, row)
-                        alone.prompts = prompts[row : row + 1]
+                        alone.prompts = [prompt]
                         _ask(measure, alone, found)
             else:
                 _ask(measure, batch if "reference" in measure.needs else whole, found)
@@ -164,7 +165,8 @@ def _refuse(found: dict[str, Found], what: str, why: str) -> None:
 
 
 def _row(batch: Batch, row: int) -> Batch:
-    return Batch(**{name: None if value is None else value[row : row + 1] for name, value in vars(batch).items()})
+    alone: dict[str, Any] = {name: None if value is None else value[row : row + 1] for name, value in vars(batch).items()}
+    return Batch(**alone)
 
 
 def _ask(measure: SampleMeasure, batch: Batch, found: dict[str, Found]) -> None:

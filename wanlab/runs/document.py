@@ -128,7 +128,7 @@ class Document:
         head = f"{self.name}:{problem.line}:{problem.column}: {where}: {problem.message}"
         if not 0 < problem.line <= len(self.lines):
             return head
-        line, at = self.lines[problem.line - 1], problem.column - 1
+        line, at = self.lines[problem.line - 1], (problem.column or 1) - 1
         if len(line) > WIDEST:
             start = max(0, min(at - WIDEST // 2, len(line) - WIDEST))
             before, after = "…" * (start > 0), "…" * (start + WIDEST < len(line))
@@ -234,7 +234,7 @@ def _broken(error: YAMLError, text: str) -> str:
     """What is wrong with text that is not YAML; where brackets in a word (a metric's preset) are the reason, that too."""
     said, mark = getattr(error, "problem", None) or _first_line(error), getattr(error, "problem_mark", None)
     for word in re.finditer(r"[^\[\]{},:\s]+\[[^\[\]{},\s]*\]", text.splitlines()[mark.line] if mark and "got '['" in said else ""):
-        if word.start() < mark.column < word.end():
+        if mark and word.start() < mark.column < word.end():
             said += f'; a word with brackets stands in quotes: "{word.group()}"'
     return said
 

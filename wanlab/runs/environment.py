@@ -82,7 +82,7 @@ def context_of(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "code": source_digest(HOME / name for name in GENERATING),
     }
-    metrics = Path(measure.package().__file__).parent
+    metrics = Path(str(measure.package().__file__)).parent
     measuring = {"code": source_digest([HOME / "measure", metrics]), "torch": torch.__version__, "threads": summing}
     return {"generate": digest(generate), "measure": digest(measuring)}
 

@@ -43,8 +43,8 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for number in pending[:1]:
-        signal.raise_signal(number)  # to whoever listened before
+    for caught in pending[:1]:
+        signal.raise_signal(caught)  # to whoever listened before
 
 
 @contextlib.contextmanager
@@ -123,7 +123,7 @@ def sweep(folder: Path) -> None:
 def to_yaml(data: Any) -> str:
     """Plain data as YAML text, keys in the order given."""
     stream = StringIO()
-    dumper = YAML(typ="safe", pure=True)
+    dumper: Any = YAML(typ="safe", pure=True)
     dumper.default_flow_style = False
     dumper.sort_base_mapping_type_on_output = False
     dumper.width = 110

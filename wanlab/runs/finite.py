@@ -57,7 +57,7 @@ def find_nonfinite(pipe: Any, image: Any = None, prompt: str = "", seed: int = 0
             found = Search(0, 0, str(error), error.site.name, tick.step, tick.branch, str(last[-1]) if last else None, weights)
     if found is None and not torch.isfinite(video).all():
         found = Search(0, 0, "NaN or infinity in the video, after the last site", weights=weights)
-    counts = {"firings": len(seen.firings), "sites": len({key.site for key in seen.firings})}
+    counts: dict[str, Any] = {"firings": len(seen.firings), "sites": len({key.site for key in seen.firings})}
     return replace(found or Search(0, 0), **counts)
 
 

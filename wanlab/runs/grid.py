@@ -273,6 +273,7 @@ def _make(chosen: Mapping[str, Value], more: Sequence[Put], each: Mapping[str, A
 
 def _put(data: Any, path: Loc, value: Any, merge: bool = False) -> None:
     """Set the value at a path of plain data; what is missing on the way is made. Raises LookupError where there is no way."""
+    head: Any
     head, *rest = path
     if isinstance(data, list):
         if not isinstance(head, int) or head > len(data):

@@ -76,7 +76,7 @@ class Resampler:
 
     def exact(self, n: int) -> bool:
         """Whether all 2^n sign flips of n differences are enumerated."""
-        return 2**n <= self.resamples
+        return bool(2**n <= self.resamples)
 
     def smallest_p(self, n: int) -> float:
         """The smallest p that n differences can give."""

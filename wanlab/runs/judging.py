@@ -122,7 +122,7 @@ def judge(request: Request, console: Console, errors: Console) -> Verdict:
     finally:
         if court.curves is not None:
             court.curves.close(keep=finished)
-    settings = {"clips": vars(request.clips), "size": request.size, "batch": request.batch}
+    settings: dict[str, Any] = {"clips": vars(request.clips), "size": request.size, "batch": request.batch}
     if prompts:
         settings["prompts"] = str(request.prompts)
     verdict = Verdict(

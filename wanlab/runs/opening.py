@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -30,7 +30,7 @@ def opened(model: Model, device: str | torch.device, init: str | None = None, fi
     place = None if model.path is None else _place(model.path, find)
     if model.name is not None and place is not None:
         settings["path"] = place
-    return load(model.name or place, init=init, device=device, offload=model.offload, **settings)
+    return load(cast("str | Path", model.name or place), init=init, device=device, offload=model.offload, **settings)
 
 
 def _place(path: Path, find: Callable[[Path], Path]) -> str | Path:

@@ -220,8 +220,8 @@ class _Builder:
             self.alone[node] += 1
             if stated.steps:
                 each = self._seconds(node) * (0.5 if settings["guidance"] == 1 else 1.0)
-                made[node] = self._loop(node, start, needs, int(settings["steps"]), acts[node], each)
-                self.alone_seconds += each * int(settings["steps"])
+                made[node] = self._loop(node, start, needs, int(settings["steps"] or 0), acts[node], each)
+                self.alone_seconds += each * int(settings["steps"] or 0)
             else:
                 key = f"{start}|{sorted(what for what, _ in acts[node])}"
                 made[node] = key, self._run(key, node, needs, self._seconds(node), stated.gib)

@@ -184,10 +184,12 @@ def _bytes(found: Found) -> int:
 
 def _stacked(held: list[Found]) -> Read:
     sides = []
-    for side in (1, 2):
-        videos = [row[side].video for row in held if row[side] is not None]
+    for side in ([fake for _, fake, _ in held], [real for _, _, real in held]):
+        videos = [footage.video for footage in side if footage is not None]
         sides.append((videos[0][None] if len(videos) == 1 else torch.stack(videos)) if videos else None)
-    rates = [row[1].fps for row in held if row[1] is not None]
-    references = [_name(item.real) for item, _, real in held if real is not None]
-    fake, real = sides
-    return Read([item.name for item, _, _ in held], fake, real, references, rates if rates and all(rates) else None)
+    given = [own.fps for _, own, _ in held if own is not None]
+    rates = [rate for rate in given if rate]
+    references = [_name(item.real) for item, _, other in held if other is not None and item.real is not None]
+    fakes, reals = sides
+    names = [item.name for item, _, _ in held]
+    return Read(names, fakes, reals, references, rates if rates and len(rates) == len(given) else None)

@@ -83,7 +83,8 @@ def _checked(check: Callable[[Any], Any], data: Any, document: Document, place: 
 
 def _nameless(data: Mapping[str, Any], made: Mapping[str, Cell]) -> Iterable[tuple[Loc, str]]:
     """Names of cells that no cell has, whatever else is wrong with the file."""
-    cells = data.get("cells") if isinstance(data.get("cells"), dict) else {}
+    said = data.get("cells")
+    cells: dict[Any, Any] = said if isinstance(said, dict) else {}
     known = [*map(str, cells), *made]
     baseline = data.get("baseline", Study.model_fields["baseline"].default)
     if known and isinstance(baseline, str) and baseline not in known:
@@ -127,8 +128,8 @@ def _problem(document: Document, loc: Sequence[str | int], item: Mapping[str, An
     path, model = _follow(document, loc)
     kind, given = item["type"], item.get("input")
     if kind == "extra_forbidden":
-        known = f"; there are {', '.join(model)}" if 0 < len(model) <= SHOWN else ""
-        return document.problem(path, f"unknown key{did_you_mean(str(path[-1]), model) or known}", at_key=True)
+        listed = f"; there are {', '.join(model)}" if 0 < len(model) <= SHOWN else ""
+        return document.problem(path, f"unknown key{did_you_mean(str(path[-1]), model) or listed}", at_key=True)
     if kind == "missing":
         return document.problem(path, f"the key {path[-1]!r} is missing")
     if kind == "union_tag_not_found":

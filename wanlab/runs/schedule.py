@@ -9,7 +9,7 @@ are those that are given.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,12 +125,12 @@ def simulate(jobs: Sequence[Job], workers: int, gib_per_second: float = 0.0, sta
 def _path(jobs: Sequence[Job], last: Sequence[int], end: int) -> tuple[tuple[str, int, float], ...]:
     """The stages of the chain that ended with `end`, in order, each with its runs and seconds."""
     count: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     order: list[str] = []
     while end >= 0:
         stage = jobs[end].stage
         order.append(stage)
         count[stage] += 1
-        seconds[stage] += jobs[end].seconds  # type: ignore[assignment]
+        seconds[stage] += jobs[end].seconds
         end = last[end]
     return tuple((stage, count[stage], float(seconds[stage])) for stage in dict.fromkeys(reversed(order)))

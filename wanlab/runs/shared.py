@@ -31,7 +31,7 @@ class StageRuns:
         first = pieces[0]
         self.shared[first.node] += 1
         self.steps[first.node] += first.stop - first.start
-        self.rows[first.node] += len(pieces) * rows * first.part    # type: ignore[assignment]
+        self.rows[first.node] += len(pieces) * rows * first.part    # type: ignore[assignment]  # some steps of a loop count in part
 
     def __str__(self) -> str:
         steps = (sum(self.steps_alone.values()), sum(self.steps.values()))

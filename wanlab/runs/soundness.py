@@ -175,7 +175,7 @@ def _stop(x: Tensor) -> Tensor:
 
 def _entry(run: Run, site: Site, key: Key) -> Tensor:
     """What was recorded at the first call of a moment, without the axes of the clock."""
-    tensor = run.record[key.site, key.step, key.branch].tensor
+    tensor: Tensor = run.record[key.site, key.step, key.branch].tensor
     return tensor[(0,) * (tensor.ndim - len(site.axes))]
 
 

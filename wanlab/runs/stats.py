@@ -181,8 +181,9 @@ def _differences(cell: Scores, against: Scores | None, metric: str) -> np.ndarra
     if against is None:
         return np.empty(0)
     mine, theirs = shared_rows(cell, against)
-    moved = by_unit(cell.index[mine], cell.values[metric][mine] - against.values[metric][theirs])
-    return moved[np.isfinite(moved)]
+    moved: np.ndarray = by_unit(cell.index[mine], cell.values[metric][mine] - against.values[metric][theirs])
+    known: np.ndarray = moved[np.isfinite(moved)]
+    return known
 
 
 def shared_rows(cell: Scores, other: Scores) -> tuple[np.ndarray, np.ndarray]:
@@ -209,7 +210,7 @@ def _set_result(cell: Scores, against: Scores | None, measure: Any, confidence: 
     low, high = measure.interval(mine[good], reference[good], confidence, units[good])
     result = replace(none, value=float(measure.distance(mine[good], reference[good])), ci_low=low, ci_high=high, n=n)
     other = against.features.get(f"{measure.key}.video") if against is not None else None
-    if other is None:
+    if other is None or against is None:
         return result
     rows, theirs = (torch.as_tensor(part) for part in shared_rows(cell, against))
     both = good[rows] & _finite(other[theirs])

@@ -142,8 +142,8 @@ class CellFolder:
         return True
 
     def _join(self, description: Mapping[str, Any], chunks: int) -> bool:
-        parts = [self.load(chunk) for chunk in range(chunks)]
-        if any(part is None for part in parts):
+        parts = [part for chunk in range(chunks) if (part := self.load(chunk)) is not None]
+        if len(parts) < chunks:
             return False
         sweep(self.root)
         write_text(self.root / "cell.yaml", to_yaml(dict(description)))
@@ -178,7 +178,7 @@ class CellFolder:
     def description(self) -> dict[str, Any]:
         """What cell.yaml says. Raises RunFolderError where it is damaged, as `samples` and `features` do."""
         with self._whole("cell.yaml"):
-            said = from_yaml(self.root / "cell.yaml")
+            said: dict[str, Any] = from_yaml(self.root / "cell.yaml")
             _demand(said, {"name": str, "metrics": dict, "weights": dict, "sampler": dict})
         return said
 
@@ -187,7 +187,7 @@ class CellFolder:
         import pyarrow.parquet
 
         with self._whole("samples.parquet"):
-            columns = pyarrow.parquet.read_table(self.root / "samples.parquet").to_pydict()
+            columns: dict[str, list[Any]] = pyarrow.parquet.read_table(self.root / "samples.parquet").to_pydict()
             _demand(columns, dict.fromkeys(COLUMNS, list))
         return columns
 
@@ -340,7 +340,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            stored = from_yaml(path)
+            stored: dict[str, Any] = from_yaml(path)
             ours = {"hash", "study"} <= set(stored)
             if ours and stored["hash"] != digest(settings(stored["study"])):
                 raise ValueError("its hash does not fit its content")

@@ -48,7 +48,7 @@ class Witness(Onlooker):
 def digest(x: Tensor) -> bytes:
     """Eight bytes that tell one tensor's values from another's."""
     plain = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.blake2b(plain, digest_size=8).digest()
+    return hashlib.blake2b(plain.data, digest_size=8).digest()
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def _pairs(study: Study, table: Mapping[str, Mapping[str, Result]], metrics: Seq
     groups: dict[str, list[str]] = {}
     for name in table:
         partner = study.cells[name].pairs_with
-        if partner in table and study.cells[name].placebo is None:
+        if partner is not None and partner in table and study.cells[name].placebo is None:
             groups.setdefault(partner, [partner]).append(name)
     return [
         {

@@ -185,7 +185,7 @@ def _tex_number(text: str) -> str:
     return f"${text.replace(MINUS, '-')}$" if text[0] in f"{MINUS}+" else text.replace("–", "--")
 
 
-def _caption(study: Study, groups: dict[str, list[Result]]) -> str:
+def _caption(study: Study, groups: Mapping[str, list[Result]]) -> str:
     counts = sorted({r.n for group in groups.values() for r in group if math.isfinite(r.value)})
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}--{counts[-1]}" if counts else "0"
     percent = f"{100 * study.stats.confidence:g}\\,\\%"
@@ -214,7 +214,7 @@ def wide_csv(study: Study, results: Sequence[Result]) -> str:
     placebo_rank is empty for a cell without placebos.
     """
     groups = by_metric(results)
-    fields = ("value", "ci_low", "ci_high", "delta", "delta_low", "delta_high", "p", "p_adjusted", "n", "pairs")
+    fields: tuple[str, ...] = ("value", "ci_low", "ci_high", "delta", "delta_low", "delta_high", "p", "p_adjusted", "n", "pairs")
     fields = (*fields, "dz", "rank_biserial", "placebo_rank")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
