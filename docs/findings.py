@@ -325,7 +325,7 @@ def draw_texture(table: pandas.DataFrame) -> Any:
         axes.axhline(0, color=COLOURS["ink"], linewidth=0.6)
         axes.set_xticks(range(4), ["octave 0\n(finest)", *OCTAVES[1:]], fontsize=6)
         axes.tick_params(labelsize=5.5)
-        axes.set_title("energy, log2 of the whole system's", fontsize=6.5)
+        axes.set_title("energy: difference to the whole system's, log2", fontsize=6.5)
         axes.legend(fontsize=6, frameon=False)
         _bars(figure, f"n = {table.n.iloc[0]} clips")
     return figure
@@ -355,7 +355,7 @@ def draw_bands(table: pandas.DataFrame) -> Any:
     panels = {metric: part.pivot(index="site", columns="band", values="share").loc[order].to_numpy()
               for metric, part in table.groupby("metric", sort=False)}
     return tiles(panels, [site.replace(".residual.", " ").replace("upsample.", "level ") for site in order],
-                 ["0", "1", "2", "rest"], "share", across="octave", limit=1.0, note=f"n = {table.n.iloc[0]} clips")
+                 ["0", "1", "2", "rest"], "share", across="octave", note=f"n = {table.n.iloc[0]} clips; intervals in docs/swaps.md")
 
 
 Finding = tuple[Callable[[int], pandas.DataFrame], Callable[[pandas.DataFrame], Any] | None, int]

@@ -85,6 +85,9 @@ def test_a_branch_put_into_the_other_at_the_end_of_a_step_is_that_step_without_g
         told = table[(table.site == VELOCITY) & (table.steps == step)]
         assert told.value.tolist() == pytest.approx(like(only_video).tolist(), abs=1e-9) and (told.change < 0).all()
     assert (table.base == 0).all() and len(table) == 2 * 2 * 3
+    half = 4 * 2 * math.prod(next(iter(pipe.sites(BLOCK))).shape[1:])           # bytes of one branch of one of the two steps
+    alone = guidance.crossed(pipe, request_, BLOCK, {"like": like}, windows=["1:2"], budget=half)
+    assert alone.value.tolist() == table[(table.site == BLOCK) & (table.steps == "1:2")].value.tolist()
     with pytest.raises(ContrastError, match="no branch 'kond'; nearest: cond"):
         guidance.crossed(pipe, request_, VELOCITY, {"like": like}, into="kond")
 

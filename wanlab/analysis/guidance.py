@@ -24,7 +24,7 @@ from xarray import DataArray, Dataset
 from wanlab.analysis.cells import BASE, Cell, Metric, beside, generate, run
 from wanlab.analysis.contrast import ContrastError, kept
 from wanlab.analysis.patching import places
-from wanlab.core import GIB, BudgetError, Edit, Patch, Record, Site
+from wanlab.core import GIB, BudgetError, Edit, Patch, Record, Select, Site
 from wanlab.core.edit import Event
 from wanlab.core.nearest import suggestion
 
@@ -191,18 +191,19 @@ def crossed(pipe: Any, request: Any, at: str | Sequence[str], metrics: Mapping[s
     """What changes where one branch gets the values of the other at a place; `windows`, `each` as in `patching.places`.
 
     into="uncond": guidance adds nothing that comes from the place; into="cond": the prompt says nothing there. The values are those
-    of the plain run: in a window of several steps they are what the branch had there, not what it would have come to. Columns as of
-    `cells.run`, and base (the plain run's number) and change.
+    of the plain run: in a window of several steps they are what the branch had there, not what it would have come to. One branch of
+    the sites is held in the steps of the windows: BudgetError where that is over the budget (ask for a window at a time). Columns
+    as of `cells.run`, and base (the plain run's number) and change.
     """
     if into not in BRANCHES:
         raise ContrastError(f"no branch {into!r}{suggestion(into, BRANCHES)}")
     names = [site.name for site in _sites(pipe, request, at)]
     [other] = set(BRANCHES) - {into}
-    record = generate(pipe, request, capture=[f"{name}@branch={other}" for name in names], budget=budget).record
-    source = kept(moved(record, into), None)
-    cells = [Cell(BASE)] + [
-        Cell(place.name, tuple(Patch(str(select), record=source) for select in place.selects), place.axes)
-        for place in places(pipe, request, names, windows, each, branch=into)]
+    laid_out = places(pipe, request, names, windows, each, branch=into)
+    wanted = [str(Select(one.at, steps=one.steps, branch=other)) for place in laid_out for one in place.selects]
+    source = kept(moved(generate(pipe, request, capture=list(dict.fromkeys(wanted)), budget=budget).record, into), None)
+    cells = [Cell(BASE)] + [Cell(place.name, tuple(Patch(str(select), record=source) for select in place.selects), place.axes)
+                            for place in laid_out]
     table = run(pipe, request, cells, metrics, **how)
     table = beside(table[table.cell != BASE], base=table[table.cell == BASE])
     return table.assign(change=table.value - table.base).reset_index(drop=True)
