@@ -125,7 +125,7 @@ def draw_paths(table: pandas.DataFrame) -> Any:
             axes.set_yticks([0, 1], list(INPUTS) if not place else ["", ""], fontsize=6)
             axes.tick_params(labelsize=5.5)
             axes.set_title(metric, fontsize=6.5)
-        _bars(figure, f"share of the way from the corrupted to the clean run, n = {table.n.iloc[0]} pairs; grey ticks: placebos",
+        _bars(figure, f"share of the way to the clean run, n = {table.n.iloc[0]} pairs; grey ticks: placebos",
               "pairs")
     return figure
 

@@ -37,7 +37,7 @@ def test_the_text_decides_the_motion_and_the_image_what_moves(pipe: Any, clean: 
     places = patching.places(pipe, requests[0], PATHS)
     for name, glob in PATHS.items():        # for each path, sites of equal size between it and the motion
         places += [patching.Place(one.selects, {**one.axes, "site": f"{one.axes['site']} of {name}"})
-                   for one in placebo.places(pipe, glob, draws=2, seed=clean, avoid=LATER)]
+                   for one in placebo.places(pipe, glob, draws=3, seed=clean, avoid=LATER)]
     table = patching.laid_out(Contrast(pipe, *requests), places).run(metrics).table.set_index(["site", "metric"])
     value, change = table.value, table.value - table.base
     assert table.base["text", "theirs moves left"] < -0.1 and table.other["text", "mine moves left"] > 0.1
@@ -46,10 +46,10 @@ def test_the_text_decides_the_motion_and_the_image_what_moves(pipe: Any, clean: 
     assert value["image", "mine moves left"] < -0.1, "the clean run's object, with the corrupted run's motion"
     assert value["image", "mine is shown"] > 5 * value["image", "theirs is shown"]
     drawn = [place.axes["site"] for place in places if place.axes["site"] not in PATHS]
-    assert len(set(drawn)) == 4
-    for site in drawn:
-        assert abs(change[site, "theirs moves left"]) < 0.5 * change["text", "theirs moves left"], "a place of neither"
-        assert abs(change[site, "mine is shown"]) < 0.5 * change["image", "mine is shown"], "changes neither as much"
+    assert len(set(drawn)) == 6
+    for metric, owner in (("theirs moves left", "text"), ("mine is shown", "image")):
+        as_much = [site for site in drawn if abs(change[site, metric]) > 0.5 * change[owner, metric]]
+        assert len(as_much) <= 1, f"places of equal size do not change as much, unless one stands on the way: {as_much}"
 
 
 @pytest.mark.slow
