@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .effect import head
-from .style import COLOURS, sheet, styled
+from .panels import fitting, placed
+from .style import COLOURS, styled
 from .text import inches, shortened, tick, wrapped
 
 if TYPE_CHECKING:
@@ -50,22 +51,18 @@ def cost(points: Sequence[Point], width: float = 5.5, baseline: str = "baseline"
     if not metrics:
         raise ValueError("a plot of quality against cost needs at least one cell with a value and a cost")
     left, gap = 0.45, 0.46
-    columns = min(len(metrics), max(1, int((width - left + gap) / (1.35 + gap))))
-    wide = min((width - left - 0.08 + gap) / columns - gap, 4.0)
+    columns, wide = fitting(len(metrics), width, left, gap, 1.35)
+    wide = min(wide, 4.0)
     heads = {m: wrapped(head(m, next(p for p in points if p.metric == m).better), wide + 0.3, 7.0, bold=True) for m in metrics}
-    over, rows = OVER + 0.12 * (max(map(len, heads.values())) - 1), math.ceil(len(metrics) / columns)
+    over = OVER + 0.12 * (max(map(len, heads.values())) - 1)
     words = _words(baseline, confidence, width)
-    height = rows * (over + TALL + BELOW) + FOOT + 0.12 * (len(words) - 1)
+    sizes = {"left": left, "wide": wide, "gap": gap, "over": over, "tall": TALL, "below": BELOW}
     with styled():
-        figure = sheet(width, height)
-        for number, metric in enumerate(metrics):
-            row, column = divmod(number, columns)
-            top = height - row * (over + TALL + BELOW) - over
-            x = left + column * (wide + gap)
-            panel = figure.add_axes((x / width, (top - TALL) / height, wide / width, TALL / height))
+        figure, places = placed(len(metrics), columns, width, **sizes, foot=FOOT + 0.12 * (len(words) - 1))
+        for panel, metric in zip(places, metrics):
             _panel(panel, [p for p in points if p.metric == metric], baseline, wide)
             panel.set_title("\n".join(heads[metric]), pad=3, parse_math=False, linespacing=1.15)
-        figure.text(0.5, 0.04 / height, "\n".join(words), ha="center", va="bottom", fontsize=6.5, parse_math=False)
+        figure.text(0.5, 0.04 / figure.get_figheight(), "\n".join(words), ha="center", va="bottom", fontsize=6.5, parse_math=False)
     return figure
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanlab.plots.style import COLOURS, SERIES, sheet, styled
+from wanlab.plots.panels import LINE, foot, placed, thirds
+from wanlab.plots.style import COLOURS, SERIES, styled
 from wanlab.plots.text import wrapped
 
 if TYPE_CHECKING:
@@ -30,21 +30,18 @@ def doses(panels: Mapping[str, DataFrame], note: str = "", width: float = 5.5) -
     Raises:
         ValueError: no panels, or one without lines.
     """
+    from matplotlib.lines import Line2D
+
     if not panels or any(not len(panel) for panel in panels.values()):
         raise ValueError("a figure of doses needs at least one metric")
-    columns = min(len(panels), 3)
-    rows, wide = math.ceil(len(panels) / columns), (width - LEFT - 0.06 - (columns - 1) * GAP) / columns
+    columns, wide = thirds(len(panels), width, LEFT, GAP)
     counts = sorted({int(n) for panel in panels.values() for n in panel.n})
     told = f"change from dose 0, n = {', '.join(map(str, counts))} clips, 95 % paired intervals; random: directions of equal length"
     lines = wrapped(told + (f"; {note}" if note else ""), width - 0.1, 6)
-    foot = 0.2 + 0.11 * len(lines)
-    height = rows * (OVER + TALL + BELOW) + foot
+    sizes = {"left": LEFT, "wide": wide, "gap": GAP, "over": OVER, "tall": TALL, "below": BELOW, "foot": 0.2 + LINE * len(lines)}
     with styled():
-        figure = sheet(width, height)
-        for number, (name, panel) in enumerate(panels.items()):
-            row, column = divmod(number, columns)
-            x, y = LEFT + column * (wide + GAP), height - row * (OVER + TALL + BELOW) - OVER - TALL
-            axes = figure.add_axes((x / width, y / height, wide / width, TALL / height))
+        figure, places = placed(len(panels), columns, width, **sizes)
+        for axes, (name, panel) in zip(places, panels.items()):
             axes.axhline(0, color=COLOURS["ink"], linewidth=0.5, zorder=1)
             for which, mine in panel.groupby("direction", sort=False):
                 colour, marker, dashes = LINES[str(which).split()[0]]
@@ -54,7 +51,9 @@ def doses(panels: Mapping[str, DataFrame], note: str = "", width: float = 5.5) -
             axes.set_title(name, pad=3, parse_math=False)
             axes.set_xlabel("dose", labelpad=1)
             axes.tick_params(labelsize=6)
-        _legend(figure, lines)
+        handles = [Line2D([], [], color=colour, marker=marker, markersize=3, linewidth=0.9, dashes=dashes)
+                   for colour, marker, dashes in LINES.values()]
+        foot(figure, handles, list(LINES), lines, 2)
     return figure
 
 
@@ -63,14 +62,3 @@ def _with_zero(lines: DataFrame) -> np.ndarray:
     found = lines[["dose", "change", "low", "high"]].to_numpy(float)
     found = found if (found[:, 0] == 0).any() else np.concatenate([found, np.zeros((1, 4))])
     return found[found[:, 0].argsort()]
-
-
-def _legend(figure: Figure, lines: list[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=colour, marker=marker, markersize=3, linewidth=0.9, dashes=dashes)
-               for colour, marker, dashes in LINES.values()]
-    height = figure.get_figheight()
-    figure.legend(handles, list(LINES), loc="lower center", ncols=2, fontsize=6, frameon=False, borderpad=0,
-                  bbox_to_anchor=(0.5, (0.06 + 0.11 * len(lines)) / height))
-    figure.text(0.5, 0.03 / height, "\n".join(lines), ha="center", va="bottom", fontsize=6, parse_math=False)

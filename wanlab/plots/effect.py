@@ -25,16 +25,21 @@ class Effect:
     @property
     def kind(self) -> str:
         """better, worse, changed (no direction is better) or unclear (not significant)."""
-        if not self.significant:
-            return "unclear"
-        if self.better == "none":
-            return "changed"
-        return "better" if (self.delta > 0) == (self.better == "higher") else "worse"
+        return kind_of(self.delta, self.significant, self.better)
 
     @property
     def known(self) -> bool:
         """Whether there is a difference to show."""
         return math.isfinite(self.delta)
+
+
+def kind_of(delta: float, significant: bool, better: str) -> str:
+    """better, worse, changed (no direction is better) or unclear (not significant)."""
+    if not significant:
+        return "unclear"
+    if better == "none":
+        return "changed"
+    return "better" if (delta > 0) == (better == "higher") else "worse"
 
 
 def headline(metric: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .effect import Effect, head
-from .style import COLOURS, MARKERS, PAGE, sheet, styled
+from .panels import fitting, placed
+from .style import COLOURS, MARKERS, PAGE, styled
 from .text import inches, short, shortened, tick, wrapped
 
 if TYPE_CHECKING:
@@ -39,18 +40,12 @@ def forest(effects: Sequence[Effect], width: float = 5.5, baseline: str = "basel
     heads = {metric: _title(next(e for e in effects if e.metric == metric), wide) for metric in metrics}
     lines = max(len(rows) for rows in heads.values())
     tall, over = ROW * len(cells), TITLE * lines + 0.05
-    rows = math.ceil(len(metrics) / columns)
-    height = rows * (over + tall + TICKS) + LEGEND
+    sizes = {"left": left, "wide": wide, "gap": _gap(width), "over": over, "tall": tall, "below": TICKS, "foot": LEGEND}
     with styled():
-        figure = sheet(width, height)
-        for number, metric in enumerate(metrics):
-            row, column = divmod(number, columns)
-            top = height - row * (over + tall + TICKS) - over
-            panel = figure.add_axes(
-                ((left + column * (wide + _gap(width))) / width, (top - tall) / height, wide / width, tall / height)
-            )
+        figure, places = placed(len(metrics), columns, width, **sizes)
+        for number, (panel, metric) in enumerate(zip(places, metrics)):
             _panel(panel, [e for e in effects if e.metric == metric], cells, wide)
-            names = [shortened(cell, left - 0.08, NAME) for cell in cells] if column == 0 else []
+            names = [shortened(cell, left - 0.08, NAME) for cell in cells] if number % columns == 0 else []
             panel.set_yticks(range(len(cells)) if names else [], names, parse_math=False)
             panel.set_title("\n".join(heads[metric]), pad=3, parse_math=False, linespacing=1.15)
         _legend(figure, effects, baseline, confidence)
@@ -62,6 +57,9 @@ def pages(effects: Sequence[Effect], width: float = 5.5, page: float = PAGE) -> 
     metrics, cells = list(dict.fromkeys(e.metric for e in effects)), list(dict.fromkeys(e.cell for e in effects))
     if not metrics:
         return
+    of: dict[str, list[Effect]] = {}
+    for effect in effects:
+        of.setdefault(effect.cell, []).append(effect)
     _, columns, _ = _layout(metrics, cells, width)
     most = max(4, int((page - LEGEND - TICKS - 2 * TITLE) / ROW))
     for start in range(0, len(cells), most):
@@ -69,7 +67,7 @@ def pages(effects: Sequence[Effect], width: float = 5.5, page: float = PAGE) -> 
         rows = max(1, int((page - LEGEND) / (2 * TITLE + 0.05 + ROW * len(part) + TICKS)))
         for first in range(0, len(metrics), rows * columns):
             some = metrics[first : first + rows * columns]
-            yield [e for e in effects if e.cell in part and e.metric in some]
+            yield [e for cell in part for e in of[cell] if e.metric in some]
 
 
 def _gap(width: float) -> float:
@@ -79,9 +77,7 @@ def _gap(width: float) -> float:
 def _layout(metrics: Sequence[str], cells: Sequence[str], width: float) -> tuple[float, int, float]:
     """Inches for the names, panels beside each other, inches of a panel."""
     left = min(max(inches(cell, NAME) for cell in cells) + 0.1, 0.36 * width)
-    gap = _gap(width)
-    columns = min(len(metrics), max(1, int((width - left + gap) / (1.02 + gap))))
-    return left, columns, (width - left - 0.06 + gap) / columns - gap
+    return left, *fitting(len(metrics), width, left, _gap(width), 1.02, right=0.06)
 
 
 def _title(effect: Effect, wide: float) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanlab.plots.style import COLOURS, SERIES, SYMBOLS, sheet, styled
+from wanlab.plots.panels import LINE, foot, placed, thirds
+from wanlab.plots.style import COLOURS, SERIES, SYMBOLS, styled
 from wanlab.plots.text import inches, shortened, wrapped
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-TALL, OVER, GAP = 1.35, 0.22, 0.34  # inches of a panel, above it, between panels
+TALL, OVER, LEFT, GAP = 1.35, 0.22, 0.38, 0.34  # inches: of a panel, above it, at the left, between panels
 OUTSIDE = "outside the steps"
 
 
@@ -32,6 +32,8 @@ def by_layer(panels: Mapping[str, DataFrame], note: str = "", width: float = 5.5
     Raises:
         ValueError: no panels, or one without lines.
     """
+    from matplotlib.lines import Line2D
+
     if not panels or any(not len(panel) for panel in panels.values()):
         raise ValueError("a figure of probes needs at least one probe")
     sites = list(dict.fromkeys(site for panel in panels.values() for site in panel.site))
@@ -39,26 +41,23 @@ def by_layer(panels: Mapping[str, DataFrame], note: str = "", width: float = 5.5
     series = [*steps, *([None] if any(panel.step.isna().any() for panel in panels.values()) else [])]
     names = [shortened(site.removesuffix(".resid_post"), 1.1, 6) for site in sites]
     below = max(inches(name, 6) for name in names) + 0.1
-    columns, left = min(len(panels), 3), 0.38
-    wide = (width - left - 0.06 - (columns - 1) * GAP) / columns
-    rows = math.ceil(len(panels) / columns)
+    columns, wide = thirds(len(panels), width, LEFT, GAP)
     counts = sorted({int(n) for panel in panels.values() for n in panel.n})
     told = (f"n = {', '.join(map(str, counts))} test clips, 95 % intervals; dashed: chance; grey: 95 % of random pairings; "
             "x: control task")
     lines = wrapped(told + (f"; {note}" if note else ""), width - 0.1, 6)
-    foot = 0.2 + 0.11 * len(lines) + 0.04
-    height = rows * (OVER + TALL + below) + foot
+    sizes = {"left": LEFT, "wide": wide, "gap": GAP, "over": OVER, "tall": TALL, "below": below}
     with styled():
-        figure = sheet(width, height)
-        for number, (name, panel) in enumerate(panels.items()):
-            row, column = divmod(number, columns)
-            x, y = left + column * (wide + GAP), height - row * (OVER + TALL + below) - OVER - TALL
-            axes = figure.add_axes((x / width, y / height, wide / width, TALL / height))
+        figure, places = placed(len(panels), columns, width, **sizes, foot=0.2 + LINE * len(lines) + 0.04)
+        for axes, (name, panel) in zip(places, panels.items()):
             _panel(axes, panel, sites, series)
             axes.set_title(name, pad=3, parse_math=False)
             axes.set_xticks(range(len(sites)), names, rotation=90, fontsize=6, parse_math=False)
             axes.set_ylabel("R²" if set(panel.score) == {"R2"} else "accuracy", labelpad=2)
-        _legend(figure, series, lines)
+        handles = [Line2D([], [], markersize=3.4, linewidth=0.8 if step is not None else 0, **_style(number, step))
+                   for number, step in enumerate(series)]
+        labels = [OUTSIDE if step is None else f"step {step}" for step in series]
+        foot(figure, handles, labels, lines, len(series))
     return figure
 
 
@@ -91,15 +90,3 @@ def _style(number: int, step: int | None) -> dict[str, object]:
     if step is None:
         return {"color": COLOURS["ink"], "marker": "s", "markerfacecolor": "white"}
     return {"color": SERIES[number % len(SERIES)], "marker": SYMBOLS[number % len(SYMBOLS)]}
-
-
-def _legend(figure: Figure, series: list[int | None], lines: list[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], markersize=3.4, linewidth=0.8 if step is not None else 0, **_style(number, step))
-               for number, step in enumerate(series)]
-    labels = [OUTSIDE if step is None else f"step {step}" for step in series]
-    height = figure.get_figheight()
-    figure.legend(handles, labels, loc="lower center", ncols=len(series), fontsize=6, frameon=False, borderpad=0,
-                  bbox_to_anchor=(0.5, (0.06 + 0.11 * len(lines)) / height))
-    figure.text(0.5, 0.03 / height, "\n".join(lines), ha="center", va="bottom", fontsize=6, parse_math=False)

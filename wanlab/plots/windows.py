@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .effect import Effect, head
-from .style import COLOURS, DASHES, SERIES, SYMBOLS, sheet, styled
+from .panels import fitting, placed
+from .style import COLOURS, DASHES, SERIES, SYMBOLS, styled
 from .text import inches, shortened, tick, wrapped
 
 if TYPE_CHECKING:
@@ -53,21 +54,16 @@ def windows(
     if not metrics:
         raise ValueError("a curve over windows needs at least one window")
     left, gap = 0.42, 0.44
-    columns = min(len(metrics), max(1, int((width - left + gap) / (1.25 + gap))))
-    wide = min((width - left - 0.08 + gap) / columns - gap, 4.0)
+    columns, wide = fitting(len(metrics), width, left, gap, 1.25)
+    wide = min(wide, 4.0)
     heads = {m: _title(curves, m, wide) for m in metrics}
-    over, rows = OVER + 0.12 * (max(len(lines) for lines in heads.values()) - 1), math.ceil(len(metrics) / columns)
+    over = OVER + 0.12 * (max(len(lines) for lines in heads.values()) - 1)
     names = [shortened(name, 1.6, 6.5) for name in curves]
     each = max(1, int(width / (max(inches(name, 6.5) for name in names) + 0.5)))
-    foot = 0.16 + 0.13 * math.ceil(len(names) / each)
-    height = rows * (over + TALL + BELOW) + foot
+    sizes = {"left": left, "wide": wide, "gap": gap, "over": over, "tall": TALL, "below": BELOW}
     with styled():
-        figure = sheet(width, height)
-        for number, metric in enumerate(metrics):
-            row, column = divmod(number, columns)
-            top = height - row * (over + TALL + BELOW) - over
-            x = left + column * (wide + gap)
-            panel = figure.add_axes((x / width, (top - TALL) / height, wide / width, TALL / height))
+        figure, places = placed(len(metrics), columns, width, **sizes, foot=0.16 + 0.13 * math.ceil(len(names) / each))
+        for panel, metric in zip(places, metrics):
             _panel(panel, curves, metric, unit)
             panel.set_title("\n".join(heads[metric]), pad=3, parse_math=False, linespacing=1.15)
         _legend(figure, names, each, baseline, confidence)
