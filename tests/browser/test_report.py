@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(3):
         write_video(folder / "clips" / f"clip {index}.mp4", world[index].video)
     with open(folder / "captions.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("file", "caption"), ("clip 0.mp4", EVIL), ("clip 1.mp4", "long" * 60)])
+        csv.writer(file).writerows([("file", "prompt"), ("clip 0.mp4", EVIL), ("clip 1.mp4", "long" * 60)])
     data = f"data: {{kind: folder, path: {folder / 'clips'}, captions: {folder / 'captions.csv'}}}"
     text = STUDY.replace("data: {kind: procedural, split: test, n: 5, seed: 0}", data)
     text = text.replace("name: toy", f"name: toy\ntitle: {json.dumps(TITLE)}").replace("videos: 2", "videos: 3, budget_mb: 0.02")

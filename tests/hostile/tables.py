@@ -28,7 +28,7 @@ HEADS = [
     "image,prompt",
     "image,prompt,name",
     "image,prompt,name,last",
-    "file,caption",
+    "file,prompt",
     "prompt",
     "image",
     "",

@@ -57,9 +57,9 @@ def test_an_empty_file_of_captions_says_nothing(tmp_path: Path) -> None:
 def test_captions_with_more_fields_than_columns_are_told(tmp_path: Path) -> None:
     write_video(tmp_path / "one.mp4", torch.zeros(2, 3, 16, 16))
     folder = VideoFolder(tmp_path, frames=2)
-    for text, expected in (("file,caption\none.mp4,a,b\n", ":2: more fields"), ("file\none.mp4\n", "columns file, caption"),
+    for text, expected in (("file,prompt\none.mp4,a,b\n", ":2: more fields"), ("file\none.mp4\n", "columns file, prompt"),
                            ("file,caption\n" + "x" * 200_000, "field larger"),
-                           ("file,caption\none.mp4\n", ":2: no caption")):  # fmt: skip
+                           ("file,prompt\none.mp4\n", ":2: no prompt")):  # fmt: skip
         (tmp_path / "captions.csv").write_text(text)
         with pytest.raises(SourceError, match=expected):
             _read_captions(tmp_path / "captions.csv", folder)

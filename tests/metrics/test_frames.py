@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,6 +212,30 @@ def test_measures_by_name_share_one_embedding_of_each_network(
     torch.testing.assert_close(found["clip_score"].score(batch), (100 * found["clip_text"].score(batch)).clamp_min(0))
 
 
+def test_prompts_reach_clip_from_studies(clip_folder: Path, judge: Clip) -> None:
+    from tests.runs.toy import STUDY, load_toy
+    from wanlab.runs.cell import open_workbench
+    from wanlab.runs.plan import Task
+    from wanlab.runs.reading import parse_study
+
+    def found(names: list[str], device: str) -> list[Any]:
+        return resolve(names, device, weights={"clip": clip_folder})
+
+    study, document = parse_study(STUDY.replace("[psnr, flicker, colour_distance]", "[clip_text, clip_score]"), ["data.n=2"])
+    bench = open_workbench(study, document, "cpu", load_toy(), found)
+    part = bench.part(Task("text", 0))
+    expected = text_alignment(bench.generate(Task("text", 0)), bench.source.prompts([0, 1]), judge)
+    cosine, score = part.values.values()
+    assert bench.notes == [] and cosine == pytest.approx(expected.tolist()) and expected[0] != expected[1]
+    assert score == pytest.approx((100 * expected).clamp_min(0).tolist())
+
+
+def test_an_empty_prompt_has_no_score(clip_folder: Path, judge: Clip) -> None:
+    video, prompts = torch.cat([sliding(3, 4)] * 2), ["a red circle", " "]
+    for measure in resolve(["clip_text", "clip_score"], weights={"clip": clip_folder}):
+        assert measure.score(Batch(video=video, prompts=prompts)).isnan().tolist() == [False, True]
+
+
 def test_prompts_reach_clip_from_folders(clip_folder: Path, tmp_path: Path, judge: Clip) -> None:
     from tests.runs.test_judging import put, verdict
     from wanlab.runs.judging import Request
@@ -225,7 +250,8 @@ def test_prompts_reach_clip_from_folders(clip_folder: Path, tmp_path: Path, judg
     assert [row.n for row in found.rows[:2]] == [2, 3] and "1 left out: no prompt is given: 1.mp4" in said
     assert found.rows[0].value == pytest.approx(sum(expected) / 2, abs=2e-3)  # files hold 8 bits
     for text, message in (
-        ("file,prompt\n7.mp4,a\n", ":2: no video '7.mp4'"), ("name,text\n0.mp4,a\n", "columns file, prompt"),
+        ("file,prompt\n7.mp4,a\n", ":2: no video '7.mp4'"),
+        ("file,caption\n0.mp4,a\n", "columns file, prompt and a row for each video; this one has 'file, caption'"),
         ("file,prompt\n0.mp4,\n", ":2: 0.mp4 has no prompt"),
     ):  # fmt: skip
         texts.write_text(text)

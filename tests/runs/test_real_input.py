@@ -25,7 +25,7 @@ def test_a_folder_of_clips_as_data_and_as_reference(run: Run, tmp_path: Path) ->
     for i in range(3):
         write_video(clips / f"{i}.mp4", torch.rand(9, 3, 16, 16, generator=torch.Generator().manual_seed(i)), fps=8)
     (clips / "broken.mp4").write_bytes(b"no video")
-    (tmp_path / "captions.csv").write_text("file,caption\n1.mp4,a <b>bold</b> cat\n")
+    (tmp_path / "captions.csv").write_text("file,prompt\n1,a <b>bold</b> cat\n")
     data = f"{{kind: folder, path: {clips}, captions: {tmp_path / 'captions.csv'}}}"
     text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", data)
     said = io.StringIO()
@@ -39,8 +39,11 @@ def test_a_folder_of_clips_as_data_and_as_reference(run: Run, tmp_path: Path) ->
         bench(text=text.replace("kind: folder,", "kind: folder, n: 4,"))
     with pytest.raises(SourceError, match=r"has 5 samples"):
         bench(f"reference={clips}")
-    (tmp_path / "captions.csv").write_text("file,caption\n3.mp4,x\n")
+    (tmp_path / "captions.csv").write_text("file,prompt\n3.mp4,x\n")
     with pytest.raises(SourceError, match=r"captions.csv:2: no clip '3.mp4'"):
+        bench(text=text)
+    (tmp_path / "captions.csv").write_text("file,caption\n1.mp4,x\n")
+    with pytest.raises(SourceError, match=r"captions.csv: .* has the columns file, prompt; this one has 'file, caption'"):
         bench(text=text)
 
 

@@ -336,7 +336,9 @@ def _text_curve(workshop: Workshop) -> tuple[Any, Latest[Tensor]]:
     judge = workshop.once("clip", lambda: module.clip(workshop.weights.get("clip"), workshop.device))
 
     def make(batch: Batch) -> Tensor:
-        return module.text_curve(batch.video.to(workshop.device), list(batch.prompts), judge)
+        curve = module.text_curve(batch.video.to(workshop.device), list(batch.prompts), judge)
+        said = torch.tensor([bool(prompt.strip()) for prompt in batch.prompts], device=curve.device)
+        return torch.where(said[:, None], curve, torch.nan)  # an empty prompt asks for nothing that could be shown
 
     return judge, workshop.once("text", lambda: Latest(make))
 

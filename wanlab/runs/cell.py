@@ -31,6 +31,8 @@ from .spec import Folder, Image, Images, Procedural, Study
 from .store import Part
 from .videos import Notify, Videos
 
+GIVEN = {"reference", "prompts"}  # what measures may need of any data
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -200,6 +202,7 @@ class Workbench:
             tracks=clips.tracks,
             flow_pairs=clips.flow_pairs,
             occlusion=clips.occlusion,
+            prompts=clips.captions,
         )
         values: dict[str, list[float]] = {}
         features: dict[str, torch.Tensor] = {}
@@ -321,7 +324,7 @@ def _located(study: Study, document: Document, problems: Sequence[Problem]) -> P
 
 def _measurable(measures: Sequence[Any], source: Source) -> tuple[list[Any], list[str]]:
     """The measures that this data allows, and in words those that it does not. Raises SourceError where none is left."""
-    lacking = {measure.key: sorted(measure.needs - {"reference"} - source.fields) for measure in measures}
+    lacking = {measure.key: sorted(measure.needs - GIVEN - source.fields) for measure in measures}
     names = [name for name, fields in lacking.items() if fields]
     if not names:
         return list(measures), []

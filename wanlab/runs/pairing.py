@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from wanlab.core.quote import quoted
 from wanlab.data.folder import Footage, MediaError, clip_files, load_video
 from wanlab.data.media import Size
 
@@ -76,7 +77,8 @@ def read_prompts(path: Path, items: Sequence[Item]) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: prompts cannot be read: {error}") from None
     if not rows or not {"file", "prompt"} <= set(rows[0]):
-        raise ValueError(f"{path}: a file of prompts has the columns file, prompt and a row for each video")
+        has = f"; this one has {quoted(', '.join(map(str, rows[0])))}" if rows else ""
+        raise ValueError(f"{path}: a file of prompts has the columns file, prompt and a row for each video{has}")
     names = {known: item.name for item in items if item.fake for known in (item.fake.stem, item.name)}
     prompts = {}
     for line, row in enumerate(rows, 2):

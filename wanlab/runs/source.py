@@ -36,7 +36,7 @@ class SourceError(ValueError):
 
 class Source(Protocol):
     """n samples. `truth` says whether their true clips are known, `fields` what of a batch (see `measure.Batch`) is known
-    beside video and reference, `notes` what the user should hear about."""
+    beside video, reference and prompts, `notes` what the user should hear about."""
 
     n: int
     truth: bool
@@ -242,7 +242,8 @@ def clip_digest(path: Path) -> str:
 
 
 def _read_captions(path: Path, folder: VideoFolder) -> dict[str, str]:
-    """File name -> caption from a CSV with the columns file and caption. Raises SourceError, naming the line."""
+    """Name of a clip -> prompt, from a CSV with the columns file (with suffix or without) and prompt. Raises SourceError, naming
+    the line."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -250,17 +251,17 @@ def _read_captions(path: Path, folder: VideoFolder) -> dict[str, str]:
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{path}: captions cannot be read: {error}") from None
-    if rows and not {"file", "caption"} <= set(heads):
-        raise SourceError(f"{path}: a captions file has the columns file, caption; this one has {quoted(', '.join(heads))}")
-    known = [*folder.names, *folder.corrupt, *folder.short]
+    if rows and not {"file", "prompt"} <= set(heads):
+        raise SourceError(f"{path}: a captions file has the columns file, prompt; this one has {quoted(', '.join(heads))}")
+    known = {said: name for name in (*folder.names, *folder.corrupt, *folder.short) for said in (Path(name).stem, name)}
     for number, row in rows:
         if None in row:
-            raise SourceError(f"{path}:{number}: more fields than columns; a caption with a comma stands in quotes")
-        if row["caption"] is None:
-            raise SourceError(f"{path}:{number}: no caption: the line ends before it")
+            raise SourceError(f"{path}:{number}: more fields than columns; a prompt with a comma stands in quotes")
+        if row["prompt"] is None:
+            raise SourceError(f"{path}:{number}: no prompt: the line ends before it")
         if row["file"] not in known:
             raise SourceError(f"{path}:{number}: no clip {quoted(row['file'])}{did_you_mean(row['file'], known)}")
-    return {row["file"]: row["caption"] for _, row in rows}
+    return {known[row["file"]]: row["prompt"] for _, row in rows}
 
 
 def _printable(name: str) -> str:
