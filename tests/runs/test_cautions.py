@@ -45,6 +45,27 @@ def test_a_family_that_cannot_be_significant_is_told_with_what_would_do() -> Non
     assert all(r.significant for r in results(9, 7)[1:]) and not any("smallest p" in s for s in cautions(study(), results(9, 7)))
 
 
+@pytest.mark.parametrize(("n", "cells", "told", "then"), [
+    (10, 25, None, (10, 10_000)),
+    (10, 40, "n = 11", (11, 10_000)),
+    (11, 60, "n = 12", (12, 10_000)),
+    (12, 110, "n = 13", (13, 10_000)),
+    (12, 360, "n = 14", (14, 10_000)),
+    (13, 204, None, (13, 10_000)),
+    (13, 205, "n = 14", (14, 10_000)),
+    (14, 500, None, (14, 10_000)),
+    (14, 501, "stats.resamples of 12,000", (14, 12_000)),
+    (13, 600, "n = 14 with stats.resamples of 13,000", (14, 13_000)),
+    (40, 60_000, "nothing but a smaller family", None),
+])  # fmt: skip
+def test_what_is_said_to_do_does(n: int, cells: int, told: str | None, then: tuple[int, int] | None) -> None:
+    one = Result("c", "m", "m", 0.0, -1, 1, 0.1, 0.0, 0.2, p=0.5, p_adjusted=1.0, n=n, pairs=n, family="m")
+    assert [f"({told} would do)" in s for s in cautions(study(), [one] * cells) if "smallest p" in s] == ([True] if told else [])
+    if then is not None:
+        units, resamples = then
+        assert Resampler(resamples).smallest_p(units) * cells < 0.05
+
+
 def test_too_few_resamples_for_a_large_family_are_told() -> None:
     many = [
         Result(f"c{i}", "m", "m", 0.0, -1, 1, 0.1, 0.0, 0.2, p=1 / 10_001, p_adjusted=1.0, n=100, pairs=100) for i in range(600)
@@ -76,4 +97,7 @@ def test_the_reference_and_real_pictures_are_told() -> None:
     real = TEXT.replace("{kind: procedural}", "{kind: image, path: x.png, prompts: a}")
     found = cautions(study(real), results(24, 1))
     assert len(found) == 2 and "clip of baseline" in found[0] and "rendered shapes" in found[1]
+    listed = TEXT.replace("{kind: procedural}", "{kind: images, path: x.csv}")
+    assert "clip of baseline" in cautions(study(listed), results(24, 1))[0]
+    assert not any("clip of baseline" in s for s in cautions(study(listed.replace("metrics:", "reference: clips\nmetrics:")), []))
     assert cautions(study(), []) == ["Left out, because real pictures come without the truth that they need: score."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import math
@@ -23,9 +24,10 @@ from wanlab.runs.reading import parse_study
 from wanlab.runs.report.cost import seconds_per_sample
 from wanlab.runs.report.figures import draw, selected, span_of
 from wanlab.runs.report.numbers import decimals, in_order, ranked, shown
+from wanlab.runs.report.page import render
 from wanlab.runs.report.tables import escape, tex, wide_csv
 from wanlab.runs.stats import Result
-from wanlab.runs.store import CellFolder
+from wanlab.runs.store import CellFolder, RunFolder
 from wanlab.runs.study import report_study, run_study
 
 
@@ -76,6 +78,22 @@ def test_table_csv_holds_what_results_csv_holds(root: Path) -> None:
     for row in results:
         for field in ("value", "ci_low", "ci_high", "delta", "p_adjusted", "n"):
             assert table[row["cell"]][f"{row['metric']} {field}"] == row[field]
+
+
+def test_what_stands_below_a_cell_that_stands_below_another_is_placed_there() -> None:
+    cells = {"baseline": None, "residual": None, "residual_retrained": "residual", "residual_again": "residual_retrained",
+             "gan_head": None, "gan_head_again": "gan_head_retrained", "gan_head_retrained": "gan_head"}  # fmt: skip
+    told = ", ".join(f"{name}: {{pairs_with: {other}}}" if other else f"{name}: " for name, other in cells.items())
+    study, _ = parse_study(f"name: t\ndata: {{kind: procedural}}\nmetrics: [m]\ncells: {{{told}}}\n")
+    depths = {"baseline": 0, "residual": 0, "residual_retrained": 1, "residual_again": 2,
+              "gan_head": 0, "gan_head_retrained": 1, "gan_head_again": 2}  # fmt: skip
+    assert list(in_order(study, study.cells).items()) == list(depths.items())
+    text = tex(study, results(dict.fromkeys(cells, 1.0)))
+    rows = re.findall(r"^((?:\\quad )*)(\w[\w\\]*) & ", text, re.MULTILINE)
+    assert [(name.replace("\\", ""), quads.count("quad")) for quads, name in rows] == list(depths.items())
+    two = "a: {pairs_with: b}, b: {pairs_with: a}"
+    ring, _ = parse_study(f"name: t\ndata: {{kind: procedural}}\nmetrics: [m]\ncells: {{baseline: , {two}}}\n")
+    assert in_order(ring, ring.cells) == {"baseline": 0, "a": 0, "b": 0}
 
 
 def test_latex_is_balanced_and_escaped(root: Path) -> None:
@@ -137,8 +155,8 @@ def test_decimals_follow_the_interval() -> None:
 
 def test_pairs_stand_below_their_partner() -> None:
     study, _ = parse_study(STUDY)
-    assert in_order(study, list(study.cells)) == ["baseline", "text", "detail", "sharp", "both"]
-    assert in_order(study, ["sharp", "baseline"]) == ["baseline", "sharp"]
+    assert list(in_order(study, study.cells)) == ["baseline", "text", "detail", "sharp", "both"]
+    assert in_order(study, ["sharp", "baseline"]) == {"baseline": 0, "sharp": 0}
 
 
 def test_figures_embed_true_type_fonts_at_the_exact_width(root: Path) -> None:
@@ -257,6 +275,73 @@ def test_placebos_leave_the_table_for_a_section_and_a_row_of_their_own(run: Call
     assert "placebo-" not in text and text.count(r"\quad {\scriptsize placebos}") == 1 and "range of differences of 3 cuts" in text
     table = {row["cell"]: row for row in csv.DictReader(io.StringIO(wide_csv(study, rows)))}
     assert table["generator"]["psnr placebo_rank"] == "2" and table["fast"]["psnr placebo_rank"] == ""
+
+
+def test_a_placebo_is_neither_the_best_nor_counted(root: Path) -> None:
+    folder = RunFolder(root)
+    text = STUDY.replace("{ablate: [residual, detail]}", "{placebo: {of: detail}, pairs_with: detail}")
+    study, _ = parse_study(text)
+    cells = folder.cells()
+    values = {"baseline": 2.0, "text": 1.0, "detail": 4.0, "sharp": 3.0, "both": 5.0}  # `both` is the placebo
+    rows = [
+        Result(name, "m", "m", values[name], 0.9, 1.1, *(() if name == "baseline" else (0.1, 0.0, 0.2, 0.01, 0.01)), n=5,
+               better="higher", placebo_of="detail" if name == "both" else None, placebos=(3.0,) if name == "detail" else ())
+        for name in cells
+    ]  # fmt: skip
+    page = render(folder, study, cells, rows, {}, {}, [])
+    marks = re.findall(r'<th scope="row"[^>]*>(\w+)<small>.*?<span class="value (\w*)">', page, re.DOTALL)
+    assert dict(marks) == {"baseline": "", "text": "", "detail": "best", "sharp": "second"}
+    assert r"\textbf{4.00}" in tex(study, rows) and r"\underline{3.00}" in tex(study, rows)
+    assert "<dt>significant differences</dt><dd>3 of 3</dd>" in page
+
+
+WINDOWED = """
+name: toy
+pipeline: toy
+data: {kind: procedural, n: 5}
+sampler: {steps: 8}
+cells:
+  baseline:
+  whole: {ablate: temporal}
+  early: {ablate: temporal, window: "0:4"}
+  late: {ablate: temporal, window: "4:8"}
+  every-second: {ablate: temporal, window: "::2"}
+  noisy: {ablate: temporal, window: "0.5:1.0"}
+  twice: {edits: [{kind: zero, at: a.z, steps: "0:4"}, {kind: zero, at: b.z}]}
+  h0-early: {edits: [{kind: zero, at: a.z, heads: 0, steps: "0:4"}]}
+  h0-late: {edits: [{kind: zero, at: "a.z[heads=0]@steps=4:8"}]}
+  h1-early: {edits: [{kind: zero, at: a.z, heads: 1, steps: "0:4"}]}
+  h1-late: {edits: [{kind: zero, at: a.z, heads: 1, steps: "4:8"}]}
+  h1: {edits: [{kind: zero, at: "a.z[heads=1]"}]}
+  cond-early: {ablate: temporal, window: "0:4", branch: cond}
+  dear-early: {ablate: temporal, window: "0:4", sampler: {steps: 16}}
+metrics: [m]
+"""
+
+
+def test_windows_join_cells_that_differ_in_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study, _ = parse_study(WINDOWED)
+    cells = {}
+    for name in study.cells:
+        cells[name] = CellFolder(tmp_path / name)
+        cells[name].root.mkdir()
+        said = {"name": name, "sampler": {"steps": study.sampler_of(name).steps}}
+        (cells[name].root / "cell.yaml").write_text(json.dumps(said))
+    shift = {name: () if name == "baseline" else (0.1, 0.0, 0.2, 0.5, 0.5) for name in cells}
+    rows = [Result(name, "m", "m", 1.0, 0.9, 1.1, *shift[name], n=5) for name in cells]
+    drawn: dict[str, list[Any]] = {}
+    module = importlib.import_module("wanlab.plots.windows")
+    windows = module.windows
+    monkeypatch.setattr(module, "windows", lambda curves, *more: (drawn.update(curves), windows(curves, *more))[1])
+    one = study.model_copy(update={"report": study.report.model_copy(update={"figures": ["windows"]})})
+    assert [figure.stem for figure in draw(one, cells, rows, tmp_path / "figures")] == ["windows"]
+    assert {title: [(w.effect.cell, w.start, w.stop) for w in curve] for title, curve in drawn.items()} == {
+        "temporal": [("early", 0, 4), ("late", 4, 8), ("whole", None, None)],
+        "zero a.z[heads=0]": [("h0-early", 0, 4), ("h0-late", 4, 8)],
+        "zero a.z[heads=1]": [("h1-early", 0, 4), ("h1-late", 4, 8), ("h1", None, None)],
+        "temporal branch=cond": [("cond-early", 0, 4)],
+        "temporal steps=16": [("dear-early", 0, 4)],
+    }
 
 
 def test_a_report_can_be_given_other_settings_and_nothing_else(run: Callable[..., Any]) -> None:

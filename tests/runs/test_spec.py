@@ -138,6 +138,28 @@ def test_the_committed_schema_is_the_current_one() -> None:
     assert json.loads(path.read_text()) == json.loads(schema_text()), "run: wanlab schema --out experiments/study.schema.json"
 
 
+CELLS = "cells: {baseline: , text: , head0: , head1: }"
+FAMILIES = f"name: t\ndata: {{kind: procedural}}\nmetrics: [psnr]\n{CELLS}\nstats: {{family: %s}}\n"
+
+
+def test_a_study_names_its_families() -> None:
+    stats = parse_study(FAMILIES % "{heads: head*, parts: [text, base*]}")[0].stats
+    assert [stats.families_of(cell) for cell in ("text", "head0", "head1")] == [["parts"], ["heads"], ["heads"]]
+    assert stats.corrected_over == "the cells of a family (heads, parts) under a metric"
+
+
+@pytest.mark.parametrize(("family", "told"), [
+    ("{heads: head*}", r"5:\d+: stats.family: in no family: text"),
+    ("{heads: [head*, text], parts: [text, head1]}", r"5:\d+: stats.family.parts: in the family 'heads' too: text, head1"),
+    ("{heads: [head*, txt], parts: text}", r"5:33: stats.family.heads.1: no cell is called 'txt' \(did you mean 'text'"),
+    ("metrik", r"5:17: stats.family: expected metric, study, or names with lists of cells \(did you mean 'metric'"),
+    ("{}", "expected metric, study, or names"), ("{heads: []}", "expected metric, study, or names"),
+])  # fmt: skip
+def test_families_that_do_not_divide_the_cells_are_told(family: str, told: str) -> None:
+    with pytest.raises(StudyError, match=told):
+        parse_study(FAMILIES % family)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies_are_valid_and_open_with_claim_command_and_minutes(path: Path) -> None:
     study, _ = load_study(path)

@@ -126,6 +126,25 @@ def test_family_of_the_whole_study_corrects_more() -> None:
     assert wide[2].p_adjusted >= narrow[2].p_adjusted == narrow[2].p
 
 
+def test_named_families_are_corrected_by_themselves_under_each_metric() -> None:
+    rng = np.random.default_rng(7)
+    base = rng.normal(size=(2, 30))
+    shifts = {"text": 0.3, "image": 0.1, "head0": 0.2, "head1": 0.25, "head2": 0.4}
+    cells = {"baseline": Scores(np.arange(30), np.zeros(30), dict(zip("ab", base)), {})}
+    for name, shift in shifts.items():
+        moved = base + shift * rng.normal(1, 1.5, size=(2, 30))
+        cells[name] = Scores(np.arange(30), np.zeros(30), dict(zip("ab", moved)), {})
+    named = {name: "heads" if name.startswith("head") else "parts" for name in shifts}
+    found = analyse(cells, "baseline", [Mean("a", "a"), Mean("b", "b")], Resampler(), named)
+    for metric in "ab":
+        for family in ("heads", "parts"):
+            rows = [r for r in found if r.metric == metric and named.get(r.cell) == family]
+            assert [r.p_adjusted for r in rows] == holm([r.p for r in rows])
+            assert {r.family for r in rows} == {f"{family} under {metric}"}
+    whole = analyse(cells, "baseline", [Mean("a", "a"), Mean("b", "b")], Resampler())
+    assert sum(r.p_adjusted for r in whole[2:]) > sum(r.p_adjusted for r in found[2:])
+
+
 def test_set_distances_are_paired_and_small_sets_have_no_interval() -> None:
     from wanlab.measure import SetMeasure
 

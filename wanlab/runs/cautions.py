@@ -9,7 +9,7 @@ from wanlab.measure import key_of
 from wanlab.pipelines.wan_presets import PRESETS
 
 from .inference import SIGNIFICANT, Resampler
-from .spec import Study
+from .spec import RESAMPLES, WITHOUT_TRUTH, Study
 from .stats import FEWEST_FOR_SETS, Result
 
 SMALL_N = 12  # below this many units an interval is a rough guide only (docs/statistics.md has its coverage)
@@ -45,24 +45,35 @@ def _cannot_be_significant(study: Study, results: Sequence[Result]) -> Iterable[
     families: dict[str, list[Result]] = {}
     for result in results:
         if math.isfinite(result.p) and result.statistic == "mean" and not result.placebo_of:  # of a sign-flip test
-            families.setdefault(result.key if study.stats.family == "metric" else "study", []).append(result)
+            families.setdefault(result.family, []).append(result)
     hopeless: dict[tuple[int, int], list[str]] = {}
     for name, members in families.items():
         n, size = max(r.pairs for r in members), len(members)
         if resampler.smallest_p(n) * size >= SIGNIFICANT:
             hopeless.setdefault((n, size), []).append(name)
     for (n, size), names in hopeless.items():
-        where = _listed(names) if study.stats.family == "metric" else "this study"
         p = resampler.smallest_p(n)
-        needed = next((more for more in range(n, 64) if resampler.exact(more) and 2.0 ** (1 - more) * size < SIGNIFICANT), None)
-        if needed:
-            help = f"n = {needed} would do"
-        else:
-            help = f"stats.resamples of {math.ceil(size / SIGNIFICANT / 1000 + 1) * 1000:,} would do"
         yield (
             f"n = {n} with {size} comparisons in a family: the smallest p that a sign-flip test can give is {p:.2g}, which Holm's "
-            f"correction makes {min(1, p * size):.2g}, so no difference in {where} can be called significant ({help})."
+            f"correction makes {min(1, p * size):.2g}, so no difference in {_listed(names)} can be called significant "
+            f"({_would_do(n, size, resampler)})."
         )
+
+
+def _would_do(n: int, size: int, resampler: Resampler) -> str:
+    """What would let a difference in a family of this size be significant: more units, and more resamples where no n would do."""
+    if more := _enough(n, size, resampler):
+        return f"n = {more} would do"
+    resamples = math.ceil(size / SIGNIFICANT / 1000 + 1) * 1000
+    if resamples > RESAMPLES:
+        return "nothing but a smaller family would do"
+    more = _enough(n, size, Resampler(resamples))
+    return (f"n = {more} with " if more != n else "") + f"stats.resamples of {resamples:,} would do"
+
+
+def _enough(n: int, size: int, resampler: Resampler) -> int | None:
+    """The smallest number of units, from n, that can be significant; None where the resamples are too few for any."""
+    return next((more for more in range(n, 64) if resampler.smallest_p(more) * size < SIGNIFICANT), None)
 
 
 def _left_out(study: Study, results: Sequence[Result]) -> Iterable[str]:
@@ -73,7 +84,7 @@ def _left_out(study: Study, results: Sequence[Result]) -> Iterable[str]:
 
 
 def _from_baseline(study: Study, results: Sequence[Result]) -> Iterable[str]:
-    if study.reference == "baseline" or (study.reference == "auto" and study.data.kind == "image"):
+    if study.reference == "baseline" or (study.reference == "auto" and study.data.kind in WITHOUT_TRUTH):
         yield (
             f"The reference is the clip of {study.baseline}: its own agreement with it is perfect by construction, and the "
             "other cells' values say how far they are from it, not how good they are."

@@ -7,7 +7,6 @@ Seconds per sample and stage come from what the run folder has measured already,
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from wanlab.graph import GIB
 from wanlab.pipelines.inputs import sides
 
 from .cell import Workbench
+from .logs import finished, spent
 from .plan import StageRuns
 from .progress import clock
 from .spec import Study
@@ -117,11 +117,11 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
     cells = {name: folder.cell(cell.key) for name, cell in plan.cells.items()}
     done = {name for name, cell in cells.items() if cell.done}
 
-    def finished(cell: str, chunk: int) -> bool:
+    def made(cell: str, chunk: int) -> bool:
         return cell in done or cells[cell].has(chunk)
 
     rows = sum(len(chunk.indices) for chunk in plan.chunks)
-    metric_rows = sum(len(chunk.indices) for chunk in plan.chunks for name in cells if not finished(name, chunk.number))
+    metric_rows = sum(len(chunk.indices) for chunk in plan.chunks for name in cells if not made(name, chunk.number))
     shape = bench.plan.cells[study.baseline].pipe.config
     clip = 4 * 3 * shape["frames"] * math.prod(sides(shape["size"]))
     # intermediate videos of a batch are smaller than the last; the metrics hold a few copies of it
@@ -137,7 +137,7 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
         len(done),
         rows,
         plan.stage_runs(),
-        plan.stage_runs(finished),
+        plan.stage_runs(made),
         {**study.seconds, **measured(cells_of(folder))},
         metric_rows,
         memory,
@@ -168,15 +168,5 @@ def cells_of(folder: RunFolder) -> list[CellFolder]:
 
 def measured(cells: Sequence[CellFolder]) -> dict[str, float]:
     """Seconds per sample and stage (and of the metrics) from the logs of cells."""
-    seconds: Counter[str] = Counter()
-    rows: Counter[str] = Counter()  # of a stage in parts: half of its steps for 8 rows count as 4
-    for cell in cells:
-        for record in cell.attempts():
-            if record.get("state") != "ok":
-                continue
-            seconds["metrics"] += record.get("metrics", 0.0)
-            rows["metrics"] += record.get("rows", 0)
-            for stage, counts in record.get("stages", {}).items():
-                seconds[stage] += counts["seconds"]
-                rows[stage] += counts["rows"]
+    _, rows, seconds = spent(line for cell in cells for line in finished(cell.attempts()))
     return {name: seconds[name] / rows[name] for name in seconds if rows[name]}

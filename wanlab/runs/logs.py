@@ -6,9 +6,10 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def now() -> str:
@@ -25,6 +26,31 @@ def records(path: Path) -> list[dict[str, Any]]:
             if isinstance(said, dict):
                 found.append(said)
     return found
+
+
+class Spent(NamedTuple):
+    """Runs, rows and seconds by stage, and of the metrics. Rows of a stage in parts: half of its steps for 8 rows count as 4."""
+
+    runs: Counter[str]
+    rows: Counter[str]
+    seconds: Counter[str]
+
+
+def finished(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a cell's log the last line of each batch that was finished."""
+    return list({line["chunk"]: line for line in lines if line.get("state") == "ok"}.values())
+
+
+def spent(lines: Iterable[Mapping[str, Any]]) -> Spent:
+    """What lines of cells' logs add up to."""
+    total = Spent(Counter(), Counter(), Counter())
+    for line in lines:
+        total.seconds["metrics"] += line.get("metrics", 0.0)
+        total.rows["metrics"] += line.get("rows", 0)
+        for stage, counts in line.get("stages", {}).items():
+            for what in Spent._fields:
+                getattr(total, what)[stage] += counts[what]
+    return total
 
 
 def speaks(line: Mapping[str, Any]) -> bool:

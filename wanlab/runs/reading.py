@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from .document import Document, Loc, Problem, did_you_mean, parse, read
 from .grid import NAME, expand
 from .part import Part, below, part_of
-from .spec import GRID, LONGEST, Cell, Folder, Image, Images, Procedural, Study, StudyFile
+from .spec import GRID, LONGEST, WITHOUT_TRUTH, Cell, Folder, Image, Images, Procedural, Study, StudyFile
 
 
 def load_study(path: Path, sets: Sequence[str] = ()) -> tuple[Study, Document]:
@@ -108,7 +109,8 @@ def _cross_checks(study: Study) -> Iterable[tuple[Loc, str]]:
         if cell.pairs_with == name:
             yield ("cells", name, "pairs_with"), "a cell is not shown beside itself"
     yield from _unmeasured(study)
-    if study.reference == "data" and study.data.kind in ("image", "images"):
+    yield from _families(study)
+    if study.reference == "data" and study.data.kind in WITHOUT_TRUTH:
         yield ("reference",), "a photograph has no true clip: say baseline, or give a folder of clips"
 
 
@@ -121,6 +123,24 @@ def _unmeasured(study: Study) -> Iterable[tuple[Loc, str]]:
         for index, name in enumerate(study.report.metrics):
             if name not in study.metrics and key_of(name) not in measured:
                 yield ("report", "metrics", index), f"this study does not measure {name!r}{did_you_mean(name, study.metrics)}"
+
+
+def _families(study: Study) -> Iterable[tuple[Loc, str]]:
+    """Named families that hold no cell, and cells that are in none or in two. Baseline and placebos are compared in none."""
+    if not isinstance(study.stats.family, dict):
+        return
+    for name, patterns in study.stats.family.items():
+        for index, pattern in enumerate(patterns):
+            if not fnmatch.filter(study.cells, pattern):
+                yield ("stats", "family", name, index), f"no cell is called {pattern!r}{did_you_mean(pattern, study.cells)}"
+    compared = [name for name, cell in study.cells.items() if name != study.baseline and cell.placebo is None]
+    found = {cell: study.stats.families_of(cell) for cell in compared}
+    if alone := [cell for cell, names in found.items() if not names]:
+        yield ("stats", "family"), f"in no family: {', '.join(alone[:SHOWN])}" + (" and more" if len(alone) > SHOWN else "")
+    for one, other in dict.fromkeys((names[0], names[1]) for names in found.values() if len(names) > 1):
+        twice = [cell for cell, names in found.items() if names[:2] == [one, other]]
+        told = ", ".join(twice[:SHOWN]) + (" and more" if len(twice) > SHOWN else "")
+        yield ("stats", "family", other), f"in the family {one!r} too: {told}"
 
 
 def _problem(document: Document, loc: Sequence[str | int], item: Mapping[str, Any]) -> Problem:

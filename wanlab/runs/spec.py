@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,7 +81,7 @@ class Folder(Part):
 
     kind: Literal["folder"]
     path: Path
-    captions: Path | None = Field(None, description="CSV with the columns file, caption; without: empty captions")
+    captions: Path | None = Field(None, description="CSV with the columns file, prompt; without: empty prompts")
     n: int | None = Field(None, ge=1, description="the first n clips; without: all")
     fps: float | None = Field(None, gt=0, description="resample to this rate; without: the clip's own")
 
@@ -105,6 +106,9 @@ class Images(Part):
     kind: Literal["images"]
     path: Path = Field(description="list of pairs: .csv or .jsonl with the columns image, prompt and, if wanted, name and last")
     n: int | None = Field(None, ge=1, description="the first n pairs; without: all")
+
+
+WITHOUT_TRUTH = ("image", "images")  # kinds of data that no true clips belong to
 
 
 class Sampler(Part):
@@ -164,13 +168,49 @@ class Cell(Part):
     note: str | None = None
 
 
+def _family(value: Any) -> Any:
+    """What Holm's correction ranges over: a word, or families by name."""
+    lists = {str(name): _listed(cells) for name, cells in value.items()} if isinstance(value, dict) else {}
+    if value not in FAMILIES and not (lists and all(_cells(cells) for cells in lists.values())):
+        near = did_you_mean(value, FAMILIES) if isinstance(value, str) else ""
+        raise ValueError(f"expected {', '.join(FAMILIES)}, or names with lists of cells{near}")
+    return lists or value
+
+
+def _cells(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+RESAMPLES = 1_000_000  # at most
+FAMILIES = ("metric", "study")
+NAMES = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+FAMILY = {"anyOf": [{"enum": list(FAMILIES)}, {"type": "object", "additionalProperties": NAMES, "minProperties": 1}]}
+Family = Annotated[str | dict[str, list[str]], BeforeValidator(_family), WithJsonSchema(FAMILY)]
+
+
 class Stats(Part):
     """How numbers are compared."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    resamples: int = Field(10_000, ge=10_000, le=1_000_000, description="bootstrap resamples and sign flips")
-    family: Literal["metric", "study"] = Field("metric", description="what Holm's correction ranges over")
+    resamples: int = Field(10_000, ge=10_000, le=RESAMPLES, description="bootstrap resamples and sign flips")
+    family: Family = Field(
+        "metric",
+        description="what Holm's correction ranges over: all cells of a metric, the whole study, or families by name "
+        "({heads: [head*], parts: [text, image]}), each under one metric; every cell is in one",
+    )
     seed: Seed = 0
+
+    def families_of(self, cell: str) -> list[str]:
+        """The families, of those that are named, which a cell belongs to."""
+        named = self.family.items() if isinstance(self.family, dict) else ()
+        return [name for name, patterns in named if any(fnmatchcase(cell, pattern) for pattern in patterns)]
+
+    @property
+    def corrected_over(self) -> str:
+        """What Holm's correction ranges over, in words."""
+        if isinstance(self.family, dict):
+            return f"the cells of a family ({', '.join(self.family)}) under a metric"
+        return {"metric": "all cells of a metric", "study": "all cells and metrics"}[self.family]
 
 
 class Report(Part):

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from wanlab.plots.effect import kind_of
+
 from .inference import NAN, SIGNIFICANT, Resampler, cohens_dz, holm, rank_biserial
 
 COLUMNS = ("cell", "metric", "value", "ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_adjusted", "n", "better")
@@ -34,7 +36,7 @@ class Result:
     value with its interval, over n units; its paired difference `delta` to the baseline with its interval, over `pairs`
     units, p and Holm-corrected p; effect sizes of that difference (NaN for set distances); which direction is better; the
     differences of the placebo cells of this cell; whether it is a "mean" over samples or a "distance" between sets; the
-    cell that this one is a placebo of.
+    cell that this one is a placebo of; the family of comparisons that p was corrected in, in words.
     """
 
     cell: str
@@ -56,6 +58,7 @@ class Result:
     placebos: tuple[float, ...] = ()
     statistic: str = "mean"
     placebo_of: str | None = None
+    family: str = ""
 
     @property
     def significant(self) -> bool:
@@ -67,11 +70,7 @@ class Result:
         """better, worse, changed (no direction is better), same (no sample differs) or unclear (not significant)."""
         if self.delta == self.delta_low == self.delta_high == 0.0:
             return "same"
-        if not self.significant:
-            return "unclear"
-        if self.better == "none":
-            return "changed"
-        return "better" if (self.delta > 0) == (self.better == "higher") else "worse"
+        return kind_of(self.delta, self.significant, self.better)
 
     @property
     def placebo_rank(self) -> int:
@@ -104,7 +103,7 @@ def analyse(
     baseline: str,
     measures: Sequence[Any],
     resampler: Resampler,
-    family: str = "metric",
+    family: str | Mapping[str, str] = "metric",
     placebos: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """The results of all cells and metrics, cell by cell.
@@ -115,7 +114,8 @@ def analyse(
         measures: objects with name, key, kind ("sample" or "set"), higher_is_better and, for sets, distance, interval and
             difference (see wanlab.measure).
         resampler: shared resamples.
-        family: "metric" (Holm over the cells of one metric) or "study" (over everything).
+        family: "metric" (Holm over the cells of one metric), "study" (over everything), or cell -> the name of its family (over
+            the cells of a family under one metric).
         placebos: placebo cell -> the cell that it is a placebo of.
     """
     placebos = placebos or {}
@@ -128,15 +128,22 @@ def analyse(
         else:
             found = _mean_results(list(cells.values()), others, measure, resampler)
         rows += [replace(result, cell=name, better=better, placebo_of=placebos.get(name)) for name, result in zip(cells, found)]
-    corrected = _with_placebos(_corrected(rows, family))
+    corrected = _with_placebos(_corrected([replace(row, family=_family(row, family)) for row in rows]))
     order = {name: place for place, name in enumerate(cells)}
     return sorted(corrected, key=lambda result: order[result.cell])  # stable: metrics stay in their order
 
 
-def _corrected(rows: Sequence[Result], family: str) -> list[Result]:
+def _family(row: Result, family: str | Mapping[str, str]) -> str:
+    """The family of a comparison, in words."""
+    if isinstance(family, str):
+        return row.key if family == "metric" else "this study"
+    return f"{family[row.cell]} under {row.key}" if row.cell in family else ""
+
+
+def _corrected(rows: Sequence[Result]) -> list[Result]:
     families: dict[tuple[str, bool], list[int]] = {}
     for place, row in enumerate(rows):
-        families.setdefault((row.metric if family == "metric" else "", row.placebo_of is not None), []).append(place)
+        families.setdefault((row.family, row.placebo_of is not None), []).append(place)
     adjusted = [NAN] * len(rows)
     for places in families.values():
         for place, p in zip(places, holm([rows[place].p for place in places])):

@@ -21,9 +21,9 @@ TRUTH = "true clip"
 def write_all(folder: RunFolder, study: Study, cells: Mapping[str, CellFolder], results: Sequence[Result]) -> Path:
     """Write report/ of a run folder; returns the path of report.html. Figures of an earlier report are removed."""
     root = folder.root / "report"
-    order = in_order(study, list(cells))
-    ordered = {name: cells[name] for name in order}
-    results = sorted(results, key=lambda result: order.index(result.cell))
+    order = list(in_order(study, cells))
+    ordered, place = {name: cells[name] for name in order}, {name: number for number, name in enumerate(order)}
+    results = sorted(results, key=lambda result: place[result.cell])
     write_text(root / "table.tex", tex(study, results))
     write_text(root / "table.csv", wide_csv(study, results))
     shutil.rmtree(root / "figures", ignore_errors=True)

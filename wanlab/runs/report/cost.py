@@ -7,13 +7,9 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
+from ..logs import finished, spent
 from ..progress import clock
 from ..store import CellFolder
-
-
-def finished(cell: CellFolder) -> list[dict[str, Any]]:
-    """The log's last record of each batch that was finished."""
-    return list({record["chunk"]: record for record in cell.attempts() if record.get("state") == "ok"}.values())
 
 
 def seconds_per_sample(cells: Mapping[str, CellFolder]) -> dict[str, float]:
@@ -24,7 +20,7 @@ def seconds_per_sample(cells: Mapping[str, CellFolder]) -> dict[str, float]:
     kinds: dict[tuple[str, str], tuple[str, str, str]] = {}
     for name, cell in cells.items():
         said = cell.description()
-        seconds, rows = _totals(cell)
+        _, rows, seconds = spent(finished(cell.attempts()))
         for stage, weights in said["weights"].items():
             kinds[name, stage] = (stage, str(weights), str(said["sampler"]))
             if rows[stage]:
@@ -33,23 +29,12 @@ def seconds_per_sample(cells: Mapping[str, CellFolder]) -> dict[str, float]:
     anywhere: dict[str, list[float]] = {}
     for (_, stage), value in own.items():
         anywhere.setdefault(stage, []).append(value)
-    return {
-        name: sum(
-            own.get((name, stage)) or median(alike.get(kinds[name, stage]) or anywhere.get(stage) or [0.0])
-            for stage in cell.description()["weights"]
-        )
-        for name, cell in cells.items()
-    }
-
-
-def _totals(cell: CellFolder) -> tuple[Counter[str], Counter[str]]:
-    """Seconds and rows per stage that a cell itself computed."""
-    seconds, rows = Counter[str](), Counter[str]()
-    for record in finished(cell):
-        for stage, counts in record.get("stages", {}).items():
-            seconds[stage] += counts["seconds"]
-            rows[stage] += counts["rows"]
-    return seconds, rows
+    usual = {kind: median(values) for kind, values in alike.items()}
+    somewhere = {stage: median(values) for stage, values in anywhere.items()}
+    found = dict.fromkeys(cells, 0.0)
+    for (name, stage), kind in kinds.items():
+        found[name] += own.get((name, stage)) or usual.get(kind) or somewhere.get(stage, 0.0)
+    return found
 
 
 def sharing(cells: Mapping[str, CellFolder]) -> dict[str, Any]:
@@ -57,22 +42,15 @@ def sharing(cells: Mapping[str, CellFolder]) -> dict[str, Any]:
 
     A stage that forks runs in pieces (some denoising steps each), so the share of its work says more than its runs.
     """
-    runs, seconds, rows, alone = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    samples, metrics, order = 0, 0.0, []
-    for cell in cells.values():
-        done = finished(cell)
-        stages = list(cell.description()["weights"])
-        order += [stage for stage in stages if stage not in order]
-        for record in done:
-            metrics += record.get("metrics", 0.0)
-            samples += record.get("rows", 0)
-            alone.update(stages)
-            for stage, counts in record.get("stages", {}).items():
-                runs[stage] += counts["runs"]
-                rows[stage] += counts["rows"]
-                seconds[stage] += counts["seconds"]
+    lines = {name: finished(cell.attempts()) for name, cell in cells.items()}
+    runs, rows, seconds = spent(line for done in lines.values() for line in done)
+    metrics, samples = seconds.pop("metrics", 0.0), rows.pop("metrics", 0)
+    alone = Counter[str]()
+    for name, cell in cells.items():
+        alone.update({stage: len(lines[name]) for stage in cell.description()["weights"]})
+    order = list(alone)
     each = {stage: seconds[stage] / rows[stage] if rows[stage] else 0.0 for stage in order}
-    spent, saved = sum(seconds.values()), sum(each[stage] * samples - seconds[stage] for stage in order)
+    made, saved = sum(seconds.values()), sum(each[stage] * samples - seconds[stage] for stage in order)
     stages = [
         {
             "name": stage,
@@ -89,6 +67,6 @@ def sharing(cells: Mapping[str, CellFolder]) -> dict[str, Any]:
         "alone": sum(alone.values()),
         "runs": sum(runs.values()),
         "metrics": clock(metrics),
-        "spent": clock(spent),
-        "unshared": clock(spent + max(saved, 0.0)),
+        "spent": clock(made),
+        "unshared": clock(made + max(saved, 0.0)),
     }

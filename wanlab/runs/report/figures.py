@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from wanlab.measure import key_of
 
 from ..files import write
-from ..spec import Cell, Study
+from ..spec import Study
 from ..stats import Result
 from ..store import CellFolder
 from .cost import seconds_per_sample
+from .series import series_of, window_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +46,9 @@ def draw(study: Study, cells: Mapping[str, CellFolder], results: Sequence[Result
         "cost": _cost,
     }
     shown = selected(study, results)
-    table = {name: [r for r in shown if r.cell == name] for name in cells}
+    table: dict[str, list[Result]] = {name: [] for name in cells}
+    for result in shown:
+        table[result.cell].append(result)
     drawn = []
     for kind, make in kinds.items():
         if wanted is None or kind in wanted:
@@ -140,6 +143,7 @@ def _heatmaps(study: Study, cells: Mapping[str, CellFolder], table: Table) -> It
     """One heat map for each pair of axes; further axes give one for each of their values."""
     from wanlab.plots.heatmap import heatmap
 
+    metrics = _metrics(table)
     for number, (axes, group) in enumerate(_grids(study, table).items()):
         values = {axis: list(dict.fromkeys(str(study.cells[name].axes[axis]) for name in group)) for axis in axes}
         if sum(len(found) > 1 for found in values.values()) < 2:
@@ -154,11 +158,12 @@ def _heatmaps(study: Study, cells: Mapping[str, CellFolder], table: Table) -> It
             where = {(str(study.cells[name].axes[rows]), str(study.cells[name].axes[columns])): name for name in names}
             grid = {place: [effect(r) for r in table[where[place]]] if place in where else [] for place in places}
 
-            def make(metrics: Sequence[str], grid: Any = grid, rows: str = rows, columns: str = columns) -> Figure:
-                some = {place: [one for one in effects if one.metric in metrics] for place, effects in grid.items()}
-                return heatmap(some, rows, columns, study.report.width, study.baseline)
+            def make(some: Sequence[str], grid: Any = grid, rows: str = rows, columns: str = columns) -> Figure:
+                shown = {place: [one for one in effects if one.metric in some] for place, effects in grid.items()}
+                return heatmap(shown, rows, columns, study.report.width, study.baseline)
 
-            known = [m for m in _metrics(table) if any(one.metric == m for effects in grid.values() for one in effects)]
+            held = {one.metric for effects in grid.values() for one in effects}
+            known = [metric for metric in metrics if metric in held]
             stem = "-".join(["heatmap", *([str(number + 1)] if number else []), *(text.replace(" ", "-") for text in facet)])
             title = f"{rows} × {columns}" + (f" ({', '.join(facet)})" if facet else "")
             for name, figure in _numbered(stem, _paged(known, make) if known else []):
@@ -169,21 +174,12 @@ def _heatmaps(study: Study, cells: Mapping[str, CellFolder], table: Table) -> It
 def _two_axes(values: Mapping[str, Sequence[str]], study: Study, group: Sequence[str]) -> tuple[str, str]:
     """Which axes are rows and columns: the two with most values; windows of steps run to the right, long names down."""
     first, second = sorted(sorted(values, key=lambda axis: -len(values[axis]))[:2], key=list(values).index)
-    windowed = [
-        axis for axis in (first, second) if all(window_of(study.cells[name]) == str(study.cells[name].axes[axis]) for name in group)
-    ]
+    cells = [study.cells[name] for name in group]
+    windowed = [axis for axis in (first, second) if all(str(window_of(cell)) == str(cell.axes[axis]) for cell in cells)]
     if windowed:
         return (first if windowed[0] == second else second), windowed[0]
     longest = {axis: max(map(len, values[axis])) for axis in (first, second)}
     return (first, second) if longest[first] >= longest[second] else (second, first)
-
-
-def window_of(cell: Cell) -> str | None:
-    """The steps in which a cell's edits act, as the study says them; None: all, or not the same for all its edits."""
-    if cell.window is not None:
-        return str(cell.window)
-    steps = {str(edit.get("steps")) for edit in cell.edits}
-    return None if len(steps) != 1 or steps == {"None"} else steps.pop()
 
 
 def span_of(window: Any, steps: int) -> tuple[float, float] | None:
@@ -205,27 +201,13 @@ def _windows(study: Study, cells: Mapping[str, CellFolder], table: Table) -> Ite
     """Curves over the windows of steps of cells that differ in nothing else."""
     from wanlab.plots.windows import Window, windows
 
-    spans: dict[str, tuple[float, float] | None] = {}
-    for name in table:
-        cell = study.cells[name]
-        if window_of(cell) is not None and cell.placebo is None:
-            window = cell.window if cell.window is not None else cell.edits[0]["steps"]
-            spans[name] = span_of(window, cells[name].description()["sampler"]["steps"])
-    known = {name: span for name, span in spans.items() if span is not None}
-    levels = {name for name, span in known.items() if span[1] <= 0}
-    if levels and len(levels) < len(known):  # steps and noise levels share no axis
-        known = {name: span for name, span in known.items() if name not in levels}
-        levels = set()
+    known, levels = _spans(study, cells, table)
     if len(set(known.values())) < 2 or not _metrics(table):
         return
-    curves: dict[str, list[tuple[str, tuple[float | None, float | None]]]] = {}
-    series = {name: _series(study.cells[name]) for name in known}
-    for name, span in known.items():
-        curves.setdefault(series[name], []).append((name, (abs(span[0]), abs(span[1]))))
-    whole = {_series(study.cells[name]): name for name in table if name not in known and name != study.baseline}
-    for title, curve in curves.items():
-        if title in whole and study.cells[whole[title]].placebo is None:
-            curve.append((whole[title], (None, None)))
+    curves = {
+        title: [(name, tuple(map(abs, known[name])) if name in known else (None, None)) for name in names]
+        for title, names in series_of(study, known, [name for name in table if name != study.baseline]).items()
+    }
     unit = "noise level" if levels else "denoising step"
 
     def make(metrics: Sequence[str]) -> Figure:
@@ -240,14 +222,16 @@ def _windows(study: Study, cells: Mapping[str, CellFolder], table: Table) -> Ite
         yield stem, figure, "When it matters" if stem == "windows" else "", words if stem == "windows" else ""
 
 
-def _series(cell: Cell) -> str:
-    """What a cell is beside its window: its other axes, or what it removes and edits."""
-    window = window_of(cell)
-    rest = [str(value) for axis, value in cell.axes.items() if str(value) != window and axis not in ("window", "steps")]
-    if not rest:
-        rest = [*cell.ablate, *(f"{edit.get('kind')} {edit.get('at')}" for edit in cell.edits)]
-        rest += [f"{stage}={variant}" for stage, variant in cell.swap.items()]
-    return " ".join(rest) or "all cells"
+def _spans(study: Study, cells: Mapping[str, CellFolder], table: Table) -> tuple[dict[str, tuple[float, float]], bool]:
+    """The cells that act in a window of steps, with its ends; whether these are noise levels, which share no axis with steps."""
+    spans: dict[str, tuple[float, float]] = {}
+    for name in table:
+        window = window_of(study.cells[name])
+        if window is not None and study.cells[name].placebo is None:
+            span = span_of(window, cells[name].description()["sampler"]["steps"])
+            spans |= {name: span} if span is not None else {}
+    steps = {name: span for name, span in spans.items() if span[1] > 0}
+    return steps or spans, not steps
 
 
 def _cost(study: Study, cells: Mapping[str, CellFolder], table: Table) -> Iterator[tuple[str, Figure, str, str]]:

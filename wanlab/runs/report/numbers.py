@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from wanlab.plots.text import MINUS
 
 from ..spec import Study
 from ..stats import Result
-
-MINUS = "−"
 
 
 def decimals(*half_widths: float) -> int:
@@ -44,19 +45,52 @@ def ranked(results: Sequence[Result], digits: int) -> tuple[set[str], set[str]]:
     return named[0], named[1] if len(named) > 1 else set()
 
 
-def in_order(study: Study, cells: Sequence[str]) -> list[str]:
-    """Cells in the order of the file, but each cell that pairs with another right below it; the baseline first."""
-    heads = [c for c in cells if study.cells[c].pairs_with not in cells]
-    heads.sort(key=lambda name: name != study.baseline)
-    order: list[str] = []
-    for head in heads:
-        order += [head, *(c for c in cells if study.cells[c].pairs_with == head and c not in order)]
-    return order + [c for c in cells if c not in order]
+def in_order(study: Study, cells: Iterable[str]) -> dict[str, int]:
+    """Cells in the order of the file, the baseline first, but each that pairs with another right below it and what stands below
+    that; with how many cells each stands below."""
+    below: dict[str | None, list[str]] = {}
+    given = dict.fromkeys(cells)
+    for cell in given:
+        partner = study.cells[cell].pairs_with
+        below.setdefault(partner if partner in given else None, []).append(cell)
+    heads = sorted(below.get(None, []), key=lambda name: name != study.baseline)
+    order: dict[str, int] = {}
+    left = [(head, 0) for head in reversed(heads)]
+    while left:
+        cell, depth = left.pop()
+        order[cell] = depth
+        left += [(one, depth + 1) for one in reversed(below.get(cell, []))]
+    return order | {cell: 0 for cell in given if cell not in order}  # cells that pair with each other in a ring
 
 
-def by_metric(results: Sequence[Result]) -> Mapping[str, list[Result]]:
-    """Results grouped by metric, in order."""
+@dataclass(frozen=True)
+class Column:
+    """The results of one metric by cell, and how they are shown: decimals, and the best and second-best cells."""
+
+    metric: str
+    key: str
+    better: str
+    by_cell: Mapping[str, Result]
+    digits: int
+    best: set[str]
+    second: set[str]
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> Column:
+        """The column of results of one metric."""
+        first, digits = results[0], places(results)
+        return cls(first.metric, first.key, first.better, {r.cell: r for r in results}, digits, *ranked(results, digits))
+
+
+def columns(results: Sequence[Result]) -> list[Column]:
+    """Results by metric, in order."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.metric, []).append(result)
-    return groups
+    return [Column.of(group) for group in groups.values()]
+
+
+def without_placebos(results: Sequence[Result]) -> list[Result]:
+    """What tables show: placebos of a cell that is shown stand beside it, not in a row of their own."""
+    named = {r.cell for r in results}
+    return [r for r in results if r.placebo_of not in named]

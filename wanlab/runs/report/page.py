@@ -14,13 +14,14 @@ from wanlab.plots.effect import ARROWS, headline
 
 from ..cautions import cautions
 from ..files import to_yaml
+from ..logs import finished, spent
 from ..progress import clock
 from ..spec import Study
 from ..stats import Result
 from ..store import CellFolder, RunFolder
-from .cost import finished, sharing
+from .cost import sharing
 from .figures import Drawn
-from .numbers import by_metric, places, ranked, shown
+from .numbers import Column, columns, in_order, shown, without_placebos
 
 MARKS = {"better": "▲", "worse": "▼", "changed": "◆"}
 MANY = 150  # videos beyond which each is loaded only when it comes into sight
@@ -47,8 +48,11 @@ def render(
     environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     here = resources.files(__package__)
     script = (here / "page.js").read_text(encoding="utf-8")
-    metrics = [_column(group) for group in by_metric(results).values()]
-    table = {name: {r.metric: r for r in results if r.cell == name} for name in cells}
+    seen = without_placebos(results)
+    metrics = columns(seen)
+    table: dict[str, dict[str, Result]] = {name: {} for name in cells}
+    for result in results:
+        table[result.cell][result.metric] = result
     return environment.get_template("page.html").render(
         style=(here / "page.css").read_text(encoding="utf-8"),
         script=script,
@@ -56,9 +60,13 @@ def render(
         study=study,
         baseline=study.baseline,
         confidence=f"{100 * study.stats.confidence:g} %",
-        facts=_facts(study, cells, results),
-        metrics=metrics,
-        rows=[_row(study, name, cell, table[name], metrics) for name, cell in cells.items() if not _stands_in(study, name, cells)],
+        facts=_facts(study, cells, seen),
+        metrics=[{"name": one.metric, "label": headline(one.key), "arrow": ARROWS[one.better]} for one in metrics],
+        rows=[
+            _row(study, name, depth, cells[name], table[name], metrics)
+            for name, depth in in_order(study, cells).items()
+            if not _stands_in(study, name, cells)
+        ],
         pairs=_pairs(study, table, metrics),
         placebos=_placebos(table, metrics),
         missing=[name for name in study.cells if name not in cells],
@@ -95,8 +103,7 @@ def _facts(study: Study, cells: Mapping[str, CellFolder], results: Sequence[Resu
     """The figures at the head of the page."""
     first = next(iter(cells.values())).samples()
     samples = len(set(zip(first["index"], first["seed"])))
-    logs = [record for cell in cells.values() for record in finished(cell)]
-    seconds = sum(sum(s["seconds"] for s in r.get("stages", {}).values()) + r.get("metrics", 0.0) for r in logs)
+    seconds = sum(spent(line for cell in cells.values() for line in finished(cell.attempts())).seconds.values())
     significant = sum(r.significant for r in results)
     return [
         ("cells", str(len(cells))),
@@ -107,20 +114,8 @@ def _facts(study: Study, cells: Mapping[str, CellFolder], results: Sequence[Resu
     ]
 
 
-def _column(group: Sequence[Result]) -> dict[str, Any]:
-    return {
-        "name": group[0].metric,
-        "label": headline(group[0].key),
-        "arrow": ARROWS[group[0].better],
-        "digits": places(group),
-        "better": group[0].better,
-        "group": group,
-        "ranked": ranked(group, places(group)),
-    }
-
-
 def _row(
-    study: Study, name: str, cell: CellFolder, mine: Mapping[str, Result], metrics: Sequence[dict[str, Any]]
+    study: Study, name: str, depth: int, cell: CellFolder, mine: Mapping[str, Result], metrics: Sequence[Column]
 ) -> dict[str, Any]:
     """One cell of the study as a line of the table."""
     spec = study.cells[name]
@@ -128,10 +123,10 @@ def _row(
         "name": name,
         "what": _what(study, name),
         "note": spec.note,
-        "pair": spec.pairs_with,
+        "depth": depth,
         "key": cell.root.name,
         "baseline": name == study.baseline,
-        "entries": [_entry(mine[m["name"]], m) for m in metrics],
+        "entries": [_entry(mine[m.metric], m) for m in metrics],
     }
 
 
@@ -148,7 +143,7 @@ def _what(study: Study, name: str) -> str:
     return ", ".join(what)
 
 
-def _pairs(study: Study, table: Mapping[str, Mapping[str, Result]], metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _pairs(study: Study, table: Mapping[str, Mapping[str, Result]], metrics: Sequence[Column]) -> list[dict[str, Any]]:
     """Cells beside the one that they pair with: what is removed at inference, and what was trained without it."""
     groups: dict[str, list[str]] = {}
     for name in table:
@@ -163,7 +158,7 @@ def _pairs(study: Study, table: Mapping[str, Mapping[str, Result]], metrics: Seq
                     "name": name,
                     "what": study.cells[name].note or _what(study, name),
                     "how": _how(study, name),
-                    "entries": [_entry(table[name][m["name"]], m) for m in metrics],
+                    "entries": [_entry(table[name][m.metric], m) for m in metrics],
                 }
                 for name in names
             ],
@@ -180,13 +175,13 @@ def _how(study: Study, name: str) -> str:
     return "removed at inference" if cell.ablate or cell.edits else ""
 
 
-def _placebos(table: Mapping[str, Mapping[str, Result]], metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _placebos(table: Mapping[str, Mapping[str, Result]], metrics: Sequence[Column]) -> list[dict[str, Any]]:
     """Each cell that has placebos: its difference beside theirs."""
     rows = []
     for name, mine in table.items():
         entries = []
         for metric in metrics:
-            result, digits = mine[metric["name"]], metric["digits"]
+            result, digits = mine[metric.metric], metric.digits
             others = sorted(result.placebos)
             entries.append(
                 {
@@ -201,9 +196,9 @@ def _placebos(table: Mapping[str, Mapping[str, Result]], metrics: Sequence[dict[
     return rows
 
 
-def _entry(result: Result, metric: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(result: Result, metric: Column) -> dict[str, Any]:
     """One number with everything that is shown about it."""
-    digits, (best, second) = metric["digits"], metric["ranked"]
+    digits = metric.digits
     interval = f"[{shown(result.ci_low, digits)}, {shown(result.ci_high, digits)}]" if math.isfinite(result.ci_low) else ""
     entry = {
         "value": shown(result.value, digits),
@@ -213,7 +208,7 @@ def _entry(result: Result, metric: Mapping[str, Any]) -> dict[str, Any]:
         "delta": "",
         "span": "",
         "sort": f"{result.value:.9g}" if math.isfinite(result.value) else "",
-        "rank": "best" if result.cell in best else "second" if result.cell in second else "",
+        "rank": "best" if result.cell in metric.best else "second" if result.cell in metric.second else "",
         "p": "",
         "mark": "",
         "effects": "",

@@ -14,7 +14,7 @@ from wanlab.plots.effect import headline
 from ..spec import Study
 from ..stats import Result
 from .figures import selected
-from .numbers import MINUS, by_metric, in_order, places, ranked, shown
+from .numbers import MINUS, Column, columns, in_order, shown, without_placebos
 
 HEIGHT = 530.0  # points of a page that a table may fill: \textheight of LaTeX's article, with some air
 ROW, HEAD, LINE = 20.5, 27.0, 12.0  # points: a cell's two rows, a panel's head and rules, a line of the caption
@@ -54,19 +54,17 @@ def tex(study: Study, results: Sequence[Result]) -> str:
 
     Panels of metrics are as wide as `report.width` allows. Placebos of a cell are one row below it.
     """
-    named = {r.cell for r in results}
-    groups = by_metric([r for r in selected(study, results) if r.placebo_of not in named])
-    results = [r for group in groups.values() for r in group]
-    cells = in_order(study, list(dict.fromkeys(r.cell for r in results)))
-    caption, title = _caption(study, groups), escape(study.title or study.name)
+    found = columns(without_placebos(selected(study, results)))
+    cells = in_order(study, [cell for column in found for cell in column.by_cell])
+    caption, title = _caption(study, found), escape(study.title or study.name)
     room = HEIGHT - LINE * (2 + _points(caption) / (72.27 * study.report.width))
     lines = [f"% {study.name}: written by wanlab report; needs \\usepackage{{booktabs}}"]
-    for number, blocks in enumerate(_pages(study, cells, groups, room)):
+    for number, blocks in enumerate(_pages(study, cells, found, room)):
         label = "tab:" + escape(study.name).replace("\\", "")
         head = [rf"\caption{{{caption}}}", rf"\label{{{label}}}"]
         if number:
             head = [r"\addtocounter{table}{-1}", rf"\caption{{\textbf{{{title}}} (continued).}}"]
-        body = "\n\\par\\vspace{1.2ex}\n".join(_panel(study, block.cells, cells, block.groups) for block in blocks)
+        body = "\n\\par\\vspace{1.2ex}\n".join(_panel(study, block, cells) for block in blocks)
         lines += [r"\begin{table}[t]", r"\centering", r"\footnotesize", rf"\setlength{{\tabcolsep}}{{{GAP / 2:g}pt}}"]
         lines += [*head, r"\par\vspace{1ex}", body, r"\end{table}"]
     return "\n".join([*lines, ""])
@@ -76,18 +74,19 @@ class _Block(NamedTuple):
     """One tabular: some cells under some metrics."""
 
     cells: Sequence[str]
-    groups: dict[str, list[Result]]
+    columns: Sequence[Column]
 
 
-def _pages(study: Study, cells: Sequence[str], groups: Mapping[str, list[Result]], room: float) -> list[list[_Block]]:
+def _pages(study: Study, cells: Mapping[str, int], columns: Sequence[Column], room: float) -> list[list[_Block]]:
     """The tabulars of each table environment: as many metrics side by side as the width holds, cells as the height does."""
-    high = {r.cell: ROW + (PLACEBO if r.placebos else 0) for group in groups.values() for r in group}
-    rows = max(1, int((room - HEAD) / max(high.values(), default=ROW)))
+    beside = {r.cell for column in columns for r in column.by_cell.values() if r.placebos}
+    high = {cell: ROW + (PLACEBO if cell in beside else 0) for cell in cells}
+    rows, names = max(1, int((room - HEAD) / max(high.values(), default=ROW))), list(cells)
     pages: list[list[_Block]] = []
     left = 0.0
-    for panel in _panels(study, cells, groups):
-        for start in range(0, len(cells), rows):
-            block = _Block(cells[start : start + rows], panel)
+    for panel in _panels(study, cells, columns):
+        for start in range(0, len(names), rows):
+            block = _Block(names[start : start + rows], panel)
             height = HEAD + sum(high[cell] for cell in block.cells)
             if height > left:
                 pages.append([])
@@ -97,19 +96,19 @@ def _pages(study: Study, cells: Sequence[str], groups: Mapping[str, list[Result]
     return pages
 
 
-def _panels(study: Study, cells: Sequence[str], groups: Mapping[str, list[Result]]) -> Iterator[dict[str, list[Result]]]:
+def _panels(study: Study, cells: Mapping[str, int], columns: Sequence[Column]) -> Iterator[list[Column]]:
     """Metrics that fit side by side."""
-    names = max((_points(_name(study, cell, cells)) for cell in cells), default=0.0)
-    panel: dict[str, list[Result]] = {}
+    names = max((_points(_name(cell, depth)) for cell, depth in cells.items()), default=0.0)
+    panel: list[Column] = []
     width = names
-    for name, group in groups.items():
-        entries = [_entry(next((r for r in group if r.cell == cell), None), group) for cell in cells]
-        texts = [_points(_head(group)), *(_points(value) for value, _ in entries)]
-        column = GAP + max(*texts, *(0.94 * _points(below) for _, below in entries))
-        if panel and width + column > 72.27 * study.report.width:
+    for column in columns:
+        entries = [_entry(cell, column) for cell in cells]
+        texts = [_points(_head(column)), *(_points(value) for value, _ in entries)]
+        wide = GAP + max(*texts, *(0.94 * _points(below) for _, below in entries))
+        if panel and width + wide > 72.27 * study.report.width:
             yield panel
-            panel, width = {}, names
-        panel[name], width = group, width + column
+            panel, width = [], names
+        panel, width = [*panel, column], width + wide
     if panel:
         yield panel
 
@@ -121,46 +120,42 @@ def _points(text: str) -> float:
     return sum(2.7 if x in ".,[]| il" else 7.2 if x in "-+=" else 4.35 for x in plain)
 
 
-def _head(group: Sequence[Result]) -> str:
-    return escape(headline(group[0].key)) + ARROWS[group[0].better]
+def _head(column: Column) -> str:
+    return escape(headline(column.key)) + ARROWS[column.better]
 
 
-def _name(study: Study, cell: str, cells: Sequence[str]) -> str:
-    return (r"\quad " if study.cells[cell].pairs_with in cells else "") + escape(cell)
+def _name(cell: str, depth: int) -> str:
+    return r"\quad " * depth + escape(cell)
 
 
-def _panel(study: Study, rows: Sequence[str], cells: Sequence[str], groups: dict[str, list[Result]]) -> str:
-    """One tabular: of all `cells`, those in `rows`."""
-    lines = [rf"\begin{{tabular}}{{@{{}}l{'r' * len(groups)}@{{}}}}", r"\toprule"]
-    lines += [" & ".join(["", *(_head(group) for group in groups.values())]) + r" \\", r"\midrule"]
-    for row, cell in enumerate(rows):
-        first, second = [], []
-        for group in groups.values():
-            top, below = _entry(next((r for r in group if r.cell == cell), None), group)
-            first.append(top)
-            second.append(below)
+def _panel(study: Study, block: _Block, cells: Mapping[str, int]) -> str:
+    """One tabular."""
+    lines = [rf"\begin{{tabular}}{{@{{}}l{'r' * len(block.columns)}@{{}}}}", r"\toprule"]
+    lines += [" & ".join(["", *map(_head, block.columns)]) + r" \\", r"\midrule"]
+    for row, cell in enumerate(block.cells):
+        first, second = zip(*(_entry(cell, column) for column in block.columns))
+        last = row == len(block.cells) - 1
         lines += [
-            " & ".join([_name(study, cell, cells), *first]) + r" \\",
-            " & ".join(["", *second]) + r" \\" + ("" if row == len(rows) - 1 else r"[0.3ex]"),
+            " & ".join([_name(cell, cells[cell]), *first]) + r" \\",
+            " & ".join(["", *second]) + r" \\" + ("" if last else r"[0.3ex]"),
         ]
-        beside = [_placebos(next((r for r in group if r.cell == cell), None), group) for group in groups.values()]
+        beside = [_placebos(cell, column) for column in block.columns]
         if any(beside):
             lines.append(" & ".join([r"\quad {\scriptsize placebos}", *beside]) + r" \\[0.3ex]")
-        if cell == study.baseline and row < len(rows) - 1:
+        if cell == study.baseline and not last:
             lines.append(r"\midrule")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-def _entry(result: Result | None, group: Sequence[Result]) -> tuple[str, str]:
+def _entry(cell: str, column: Column) -> tuple[str, str]:
     """The value, and below it the difference to the baseline (for the baseline: its own interval)."""
+    result, digits = column.by_cell.get(cell), column.digits
     if result is None or not math.isfinite(result.value):
         return "--", ""
-    digits = places(group)
-    best, second = ranked(group, digits)
     value = _tex_number(shown(result.value, digits))
-    if result.cell in best:
+    if cell in column.best:
         value = rf"\textbf{{{value}}}" if "$" not in value else rf"$\mathbf{{{value.strip('$')}}}$"
-    elif result.cell in second:
+    elif cell in column.second:
         value = rf"\underline{{{value}}}"
     dagger = r"\rlap{$^\dagger$}" if result.significant else ""
     if result.verdict == "same":
@@ -173,11 +168,12 @@ def _entry(result: Result | None, group: Sequence[Result]) -> tuple[str, str]:
     return value + dagger, rf"{{\scriptsize {below}}}"
 
 
-def _placebos(result: Result | None, group: Sequence[Result]) -> str:
+def _placebos(cell: str, column: Column) -> str:
     """The smallest and the largest difference that the placebos of a cell made."""
+    result = column.by_cell.get(cell)
     if result is None or not result.placebos:
         return ""
-    ends = [_tex_number(shown(x, places(group), sign=True)) for x in (min(result.placebos), max(result.placebos))]
+    ends = [_tex_number(shown(x, column.digits, sign=True)) for x in (min(result.placebos), max(result.placebos))]
     return rf"{{\scriptsize {ends[0]} to {ends[1]}}}"
 
 
@@ -185,21 +181,22 @@ def _tex_number(text: str) -> str:
     return f"${text.replace(MINUS, '-')}$" if text[0] in f"{MINUS}+" else text.replace("–", "--")
 
 
-def _caption(study: Study, groups: Mapping[str, list[Result]]) -> str:
-    counts = sorted({r.n for group in groups.values() for r in group if math.isfinite(r.value)})
+def _caption(study: Study, columns: Sequence[Column]) -> str:
+    results = [r for column in columns for r in column.by_cell.values()]
+    counts = sorted({r.n for r in results if math.isfinite(r.value)})
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}--{counts[-1]}" if counts else "0"
     percent = f"{100 * study.stats.confidence:g}\\,\\%"
     seeds = f"{len(study.seeds)} seeds averaged within each" if len(study.seeds) > 1 else "one seed each"
-    most = max((len(r.placebos) for group in groups.values() for r in group), default=0)
+    most = max((len(r.placebos) for r in results), default=0)
     placebos = f" Placebos: the range of differences of {most} cuts of equal size at random sites." if most else ""
-    names = "; ".join(escape(name).replace("\\textbar{}", "\\textbar{}\\allowbreak{}") for name in groups if "[" in name)
+    full = [escape(column.metric) for column in columns if "[" in column.metric]
+    names = "; ".join(name.replace("\\textbar{}", "\\textbar{}\\allowbreak{}") for name in full)
     return (
         rf"\textbf{{{_sentence(study.title or study.name)}}} Mean over $n={n}$ (image, prompt) pairs, {seeds}. "
         f"First row: the {percent} interval; other rows: the paired difference to {escape(study.baseline)} with its "
         rf"{percent} interval. $\dagger$: the difference is significant (paired sign-flip permutation, for set distances "
         r"block jackknife; $p<0.05$ after Holm's correction over "
-        + ("all cells of a metric" if study.stats.family == "metric" else "all cells and metrics")
-        + "). "
+        + f"{escape(study.stats.corrected_over)}). "
         r"Best in bold, second underlined." + placebos + (f" Protocols: {names}." if names else "")
     )
 
@@ -213,16 +210,16 @@ def wide_csv(study: Study, results: Sequence[Result]) -> str:
 
     placebo_rank is empty for a cell without placebos.
     """
-    groups = by_metric(results)
+    found = columns(results)
     fields: tuple[str, ...] = ("value", "ci_low", "ci_high", "delta", "delta_low", "delta_high", "p", "p_adjusted", "n", "pairs")
     fields = (*fields, "dz", "rank_biserial", "placebo_rank")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["cell", *(f"{name} {field}" for name in groups for field in fields)])
-    for cell in in_order(study, list(dict.fromkeys(r.cell for r in results))):
+    writer.writerow(["cell", *(f"{column.metric} {field}" for column in found for field in fields)])
+    for cell in in_order(study, [r.cell for r in results]):
         row: list[str] = [cell]
-        for group in groups.values():
-            result = next(r for r in group if r.cell == cell)
+        for column in found:
+            result = column.by_cell[cell]
             row += [_plain(getattr(result, field)) if field != "placebo_rank" or result.placebos else "" for field in fields]
         writer.writerow(row)
     return stream.getvalue()
