@@ -155,9 +155,8 @@ def results_of(study: Study, cells: dict[str, CellFolder], measures: Sequence[An
     scores = {name: scores_of(cell) for name, cell in cells.items()}
     kinds = {name: study.cells[name] for name in cells}
     placebos = {name: cell.pairs_with or f"({', '.join(cell.placebo.of)})" for name, cell in kinds.items() if cell.placebo}
-    family = study.stats.family
-    if isinstance(family, dict):
-        family = {name: found[0] for name in cells if (found := study.stats.families_of(name))}
+    said = study.stats.family
+    family = said if isinstance(said, str) else {name: found[0] for name in cells if (found := study.stats.families_of(name))}
     return analyse(scores, study.baseline, measures, resampler, family, placebos)
 
 
