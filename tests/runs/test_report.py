@@ -325,7 +325,7 @@ def test_windows_join_cells_that_differ_in_nothing_else(monkeypatch: pytest.Monk
     for name in study.cells:
         cells[name] = CellFolder(tmp_path / name)
         cells[name].root.mkdir()
-        said = {"name": name, "sampler": {"steps": study.sampler_of(name).steps}}
+        said = {"name": name, "sampler": {"steps": study.sampler_of(name).steps}, "metrics": {}, "weights": {}}
         (cells[name].root / "cell.yaml").write_text(json.dumps(said))
     shift = {name: () if name == "baseline" else (0.1, 0.0, 0.2, 0.5, 0.5) for name in cells}
     rows = [Result(name, "m", "m", 1.0, 0.9, 1.1, *shift[name], n=5) for name in cells]
