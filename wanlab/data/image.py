@@ -49,7 +49,7 @@ def load_image(path: str | Path, size: Size = None) -> Picture:
             with Image.open(path, formats=_formats()) as image:
                 if (count := image.width * image.height) > LARGEST:
                     raise MediaError(f"{path}: {image.width} x {image.height} are {count:,} pixels; at most {LARGEST:,} are read")
-                pixels = _pixels(image, notes)
+                found = pixels(image, notes)
     except (MediaError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -60,7 +60,7 @@ def load_image(path: str | Path, size: Size = None) -> Picture:
         raise MediaError(f"{path}: truncated or corrupt ({error})") from error
     heard = [str(one.message).strip() for one in told if not issubclass(one.category, Image.DecompressionBombWarning)]
     notes += dict.fromkeys(heard)
-    return Picture(fit(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0].contiguous(), tuple(notes))
+    return Picture(fit(torch.from_numpy(found).permute(2, 0, 1)[None], size)[0].contiguous(), tuple(notes))
 
 
 @cache
@@ -69,8 +69,11 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _pixels(image: Image.Image, notes: list[str]) -> np.ndarray:
-    """`h w 3` float32 in [0, 1]."""
+def pixels(image: Image.Image, notes: list[str]) -> np.ndarray:
+    """An open image as `h w 3` float32 in [0, 1], RGB and upright; `notes` takes what had to be decided.
+
+    Raises ValueError for floating-point values outside [0, 1].
+    """
     if (count := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"{count} frames: the first was taken")
     deep = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))

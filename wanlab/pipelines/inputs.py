@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from wanlab.data.media import fit
 
 
 def rows(value: Any, b: int | None = None, what: str = "value") -> list[Any]:
@@ -29,7 +30,10 @@ def sides(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def as_images(image: Any, size: int | Sequence[int]) -> Tensor:
-    """Any image or list of images to b 3 h w in [0, 1]: the largest centred part of that shape, resized with antialiasing."""
+    """Any image or list of images to b 3 h w in [0, 1]: the largest centred part of that shape, resized as `media.fit` does.
+
+    A path and a PIL image are read as `data.image` reads: upright, transparent parts on white.
+    """
     if isinstance(image, str | Path):
         from wanlab.data.folder import read_image
 
@@ -43,7 +47,7 @@ def as_images(image: Any, size: int | Sequence[int]) -> Tensor:
         raise ValueError(f"an image tensor is c h w or b c h w with 3 channels, got {tuple(x.shape)}")
     if not torch.isfinite(x).all() or x.min() < -1e-4 or x.max() > 1 + 1e-4:
         raise ValueError(f"image values must be finite and in [0, 1], got {x.min():.3g} to {x.max():.3g}")
-    return _fitted(x.float().clamp(0, 1), *sides(size))
+    return fit(x.float().clamp(0, 1), sides(size))
 
 
 def _tensor(image: Any) -> Tensor:
@@ -52,20 +56,11 @@ def _tensor(image: Any) -> Tensor:
     import numpy as np
 
     if hasattr(image, "convert"):                                   # a PIL image
-        image = image.convert("RGB")
+        from wanlab.data.image import pixels
+
+        image = pixels(image, [])
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[-1] != 3:
         raise ValueError(f"an image array is h w 3, got {array.shape}")
     scale = 255 if array.dtype == np.uint8 else 1
     return torch.from_numpy(array.astype("float32") / scale).movedim(-1, 0)
-
-
-def _fitted(x: Tensor, high: int, wide: int) -> Tensor:
-    h, w = x.shape[-2:]
-    scale = min(h / high, w / wide)
-    rows, columns = max(1, round(high * scale)), max(1, round(wide * scale))
-    top, left = (h - rows) // 2, (w - columns) // 2
-    x = x[..., top:top + rows, left:left + columns]
-    if (rows, columns) == (high, wide):
-        return x
-    return F.interpolate(x, (high, wide), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
