@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from wanlab.core import BudgetError, Identity, SelectionError, UnknownSite, Zero, trace
+from wanlab.data.procedural import World
 from wanlab.pipelines.cascade import STAGES, Cascade
 from wanlab.pipelines.load import WeightsError, load
 from wanlab.pipelines.request import Request
 
 PROMPT = "a red circle moves left"
 COMPONENTS = ("text", "image", "fusion", "temporal", "alignment", "residual", "detail", "gan_head", "guidance")
+CLOSE = 0.01  # mean distance in [0, 1] of a video under autocast in bfloat16
 IMAGE = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
@@ -50,6 +52,18 @@ def test_identity_edits_are_free(pipe: Cascade, plain: Tensor) -> None:
     out = pipe.generate(IMAGE, PROMPT, seed=1, edits=edits, capture=["generator.mid.temporal.attn.pattern"])
     assert torch.equal(out.video, plain) and out.ledger.ok
     assert out.record["generator.mid.temporal.attn.pattern"].axes[:2] == ("s", "branch")
+
+
+def test_weights_in_half_precision_are_refused_and_autocast_comes_close() -> None:
+    tiny = load("tiny")
+    image = World(size=128, split="test")[3].video[0]
+    plain = tiny.generate(image, PROMPT, seed=0, steps=2).video
+    with torch.autocast("cpu", torch.bfloat16):
+        half = tiny.generate(image, PROMPT, seed=0, steps=2).video
+    assert half.dtype == torch.float32 and half.isfinite().all()
+    assert 0 < (half - plain).abs().mean() < CLOSE
+    with pytest.raises(ValueError, match=r"the stage text is in torch.bfloat16: a cascade runs in float32; .* torch.autocast"):
+        tiny.to(torch.bfloat16).generate(image, PROMPT, seed=0, steps=1)
 
 
 def test_rows_are_independent(pipe: Cascade, plain: Tensor) -> None:

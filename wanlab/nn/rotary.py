@@ -28,20 +28,27 @@ class Rotary(Hookable):
         self.theta = theta
 
     def forward(self, rows: int, grid: Sequence[int], device: torch.device) -> Tensor:
-        """Unit complex numbers (b n d/2) for the tokens of a grid (f, h, w), in that order; b is 1 unless somebody listens."""
-        sides = dict(zip(self.widths, grid, strict=True))
-        parts = [self._angles(name, sides[name], rows, device) for name in self.widths]
-        lifted = [angles[(slice(None), *(slice(None) if here == place else None for here in range(3)))]
-                  for place, angles in enumerate(parts)]
-        b = max(len(angles) for angles in parts)
-        angles = torch.cat([part.expand(b, *grid, -1) for part in lifted], -1)
-        return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).flatten(1, 3)
+        """Unit complex numbers (b n d/2) for the tokens of a grid (f, h, w), in that order; b is 1 unless somebody listens.
 
-    def _angles(self, name: str, side: int, rows: int, device: torch.device) -> Tensor:
+        They are worked out on the CPU, in double precision, which not every device has.
+        """
+        sides = dict(zip(self.widths, grid, strict=True))
+        parts = [self._phases(name, sides[name], rows).to(device) for name in self.widths]
+        lifted = [phases[(slice(None), *(slice(None) if here == place else None for here in range(3)))]
+                  for place, phases in enumerate(parts)]
+        b = max(len(phases) for phases in parts)
+        return torch.cat([part.expand(b, *grid, -1) for part in lifted], -1).flatten(1, 3)
+
+    def _phases(self, name: str, side: int, rows: int) -> Tensor:
+        """Unit complex numbers (b side d) along one direction."""
+        angles = self._angles(name, side, rows)
+        return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+
+    def _angles(self, name: str, side: int, rows: int) -> Tensor:
         """Angles (b side d) along one direction, in double precision."""
-        pairs = torch.arange(0, self.widths[name], 2, dtype=torch.float64, device=device)
+        pairs = torch.arange(0, self.widths[name], 2, dtype=torch.float64, device="cpu")
         frequency = self.theta ** -(pairs / self.widths[name])
-        angles = torch.outer(torch.arange(side, dtype=torch.float64, device=device), frequency)[None]
+        angles = torch.outer(torch.arange(side, dtype=torch.float64, device="cpu"), frequency)[None]
         return self.site(name, angles.expand(rows, -1, -1)) if self.listening(name) else angles
 
 

@@ -129,6 +129,7 @@ class Block(Hookable):
         self.mlp = MLP(width)
 
     def forward(self, grid: Tensor, slots: Tensor, condition: Tensor, context: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """grid b f c h w, slots b f m c, condition b c, context b j c with a bias b j of its keys -> grid and slots."""
         grid, slots = self.res(self.site("grid", grid), condition), self.site("slots", slots)
         h, w = grid.shape[-2:]
         tokens = torch.cat([rearrange(grid, "b f c h w -> b f (h w) c"), slots], 2)

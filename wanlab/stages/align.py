@@ -139,6 +139,7 @@ class AttentionAlign(Align):
         self.trust = nn.Linear(config.features, 1)
 
     def forward(self, image: Image, condition: Condition, draft: Draft, motion: Tensor) -> Aligned:
+        """Frames b f 3 h w of the patches of the first; motion (b f m 5) and condition are not looked at."""
         f = draft.features.shape[1]
         keys = self.embed(image.frame)
         h = keys.shape[-2]
@@ -164,4 +165,5 @@ class NoAlign(Align):
         super().__init__()
 
     def forward(self, image: Image, condition: Condition, draft: Draft, motion: Tensor) -> Aligned:
+        """The first frame b 3 h w in every frame, none of it valid after frame 0; of motion (b f m 5) only f counts."""
         return self._emit(still(image, motion.shape[1]), image)

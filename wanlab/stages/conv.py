@@ -28,6 +28,7 @@ class ConvBlock(Hookable):
         self.norm2, self.conv2 = nn.GroupNorm(8, width), nn.Conv2d(width, width, 3, padding=2, dilation=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """b c h w -> b c h w."""
         x = self.site("resid_pre", x)
         y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
         y = self.site("branch", y, identity=lambda: torch.zeros_like(x))

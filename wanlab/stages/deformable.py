@@ -59,6 +59,7 @@ class DeformableAlign(Align):
         return Sampling(0.1 * side * offset, 2 * torch.sigmoid(weight), torch.sigmoid(trust))
 
     def forward(self, image: Image, condition: Condition, draft: Draft, motion: Tensor) -> Aligned:
+        """Frames b f 3 h w sampled from the first where `sample` says; motion (b f m 5) is not looked at."""
         from torchvision.ops import deform_conv2d
 
         f = motion.shape[1]

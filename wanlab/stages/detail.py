@@ -50,6 +50,7 @@ class Branch(Hookable):
         nn.init.zeros_(self.outlet.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, reference: Tensor, valid: Tensor, *extra: Tensor) -> Tensor:
+        """x and reference b f 3 h w, valid b f 1 h w, extra b f c h w of even sides -> b f 3 h w, to be added to x."""
         seen = torch.cat([x, valid * (reference - x), valid, *extra], 2)
         y = self.site("inlet", framewise(self.inlet, unshuffle(seen)))  # b f c h/2 w/2
         for block in self.blocks:

@@ -158,6 +158,7 @@ class Blend(Hookable):
                                  nn.Conv2d(width, 1, 3, padding=1))
 
     def forward(self, draft: Draft, aligned: Tensor, valid: Tensor, noisy: Tensor) -> Tensor:
+        """aligned, noisy and the draft's paint b f 3 h w, valid and its hint b f 1 h w -> b f 3 h w."""
         x = torch.cat([aligned, valid, draft.paint, noisy, draft.hint], 2)
         gate = self.site("gate", (1 - valid) * torch.sigmoid(_per_frame(self.net, x) + draft.hint))
         return self.site("out", aligned + gate * (draft.paint - aligned))

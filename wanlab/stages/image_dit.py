@@ -69,6 +69,7 @@ class Block(Hookable):
         self.modulate = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Tokens b n c under a condition b c -> b n c."""
         x = self.site("resid_pre", x)
         modulation = self.site("modulation", self.modulate(F.silu(condition)))
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:, None].chunk(6, -1)

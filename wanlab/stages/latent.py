@@ -149,6 +149,7 @@ class LatentVae(nn.Module):
         self.encoder, self.quant_conv = whole.encoder, whole.quant_conv
 
     def forward(self, picture: Tensor) -> Tensor:
+        """b 3 h w in [-1, 1] -> b 2c h/8 w/8: the mean of c channels, then their log variance."""
         moments: Tensor = self.quant_conv(self.encoder(picture))
         return moments
 

@@ -91,6 +91,7 @@ class Block(Hookable):
         self.down = nn.Linear(config.hidden, config.width, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Tokens b n c, and a bias of the logits that broadcasts to b k n n -> b n c."""
         x = self.site("resid_pre", x)
         y = self.site("attn_out", self.attn(self.norm1(x), bias=bias), identity=lambda: torch.zeros_like(x))
         mid = self.site("resid_mid", x + y)
