@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from wanlab.data import reel as module
+from wanlab.data.image import read_image
 from wanlab.data.media import MediaError
 from wanlab.data.reel import Reel, Videos
-from wanlab.data.video import write_video
+from wanlab.data.video import read_video, write_video
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "clips"
 
@@ -107,6 +110,40 @@ def test_missing_captions_are_named_or_left_empty(folder: Path, tmp_path: Path) 
         Reel(Videos(str(folder), captions=str(table)), 4, 16, 4)
 
 
+def test_one_video_is_always_left_to_train_on(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        film(tmp_path / f"{name}.mp4", 6)
+    splits = [Reel(Videos(str(tmp_path), missing="empty", held=0.9), 4, 16, 4, split=split) for split in ("train", "val")]
+    assert [len(reel.files) for reel in splits] == [1, 1] and splits[0].files != splits[1].files
+    assert len(splits[0].batch([0, 1])) == 2
+
+
+def frames_in(folder: Path, count: int) -> list[torch.Tensor]:
+    """A folder of frames of noise; the frames."""
+    folder.mkdir()
+    pictures = torch.randint(0, 256, (count, 24, 20, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture.numpy()).save(folder / f"f{i}.png")
+    return [picture.permute(2, 0, 1).float() / 255 for picture in pictures]
+
+
+def test_of_a_folder_of_frames_only_the_windows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = frames_in(tmp_path / "clip", 12)
+    reel = Reel(Videos(str(tmp_path), missing="empty", stride=2, crop="random"), 3, 16, 4)
+    whole = [read_video(tmp_path / "clip", None, 16, crop=reel.window(row).at)[reel.window(row).first :: 2][:4] for row in range(3)]
+    opened: list[Path] = []
+    monkeypatch.setattr(module, "read_image", lambda path: opened.append(path) or read_image(path))
+    assert torch.equal(reel.batch(range(3)).video, torch.stack(whole)) and len(opened) == 3 * 4 and len(pictures) == 12
+
+
+def test_a_frame_that_cannot_be_read_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    frames_in(tmp_path / "good", 6)
+    frames_in(tmp_path / "bad", 6)
+    (tmp_path / "bad" / "f3.png").write_bytes((tmp_path / "bad" / "f3.png").read_bytes()[:200])
+    reel = Reel(Videos(str(tmp_path), missing="empty"), 4, 16, 4)
+    assert [file.name for file in reel.times] == ["good"] and "f3.png: truncated or corrupt" in reel.corrupt["bad"]
+
+
 def test_a_folder_without_a_window_says_why(tmp_path: Path) -> None:
     film(tmp_path / "still.mp4", 1)
     with pytest.raises(MediaError, match=r"no video has a window of 4 frames \(still.mp4: too short: 1 frames\)"):
@@ -122,6 +159,8 @@ def test_a_folder_without_a_window_says_why(tmp_path: Path) -> None:
         ({"path": "x", "crop": "center"}, "crop is centre or random, not 'center'; nearest: centre"),
         ({"path": "x", "missing": "skip"}, "missing is refuse or empty"),
         ({"path": "x", "workers": 0}, "count from 1"),
+        ({"path": "x", "workers": "two"}, "workers and stride are whole numbers"),
+        ({"path": 5}, "path and captions are paths"),
         ({"crop": "centre"}, "path is missing"),
     ],
 )

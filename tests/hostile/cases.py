@@ -20,7 +20,8 @@ from wanlab.cli import _is_mistake
 
 WHOLE = 10_000
 SHARES = {  # cases of the whole, and of a sample
-    "study files": (2200, 12),
+    "study files": (1900, 12),
+    "training files": (300, 10),
     "settings": (1000, 10),
     "selections": (1040, 8),
     "edits": (900, 8),

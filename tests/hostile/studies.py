@@ -20,6 +20,8 @@ PAGE = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 BLOCKS = [block.split("```")[0] for block in PAGE.split("```yaml")[1:]]
 DATA.append(parse("\n".join(block for block in BLOCKS if "cells:" in block or "axes:" in block)).data)
 
+TRAININGS = [parse(path.read_text(encoding="utf-8")).data for path in sorted((ROOT / "experiments" / "train").glob("*.yaml"))]
+
 # values that no field expects, or hardly any
 ODD: list[Any] = [
     None,
@@ -184,9 +186,9 @@ def holder(data: Any, path: tuple[Any, ...]) -> Any:
 
 
 @st.composite
-def by_data(draw: st.DrawFn) -> str:
-    """A study whose data was changed in one to three places, as JSON, which is YAML."""
-    data = copy.deepcopy(draw(st.sampled_from(DATA)))
+def by_data(draw: st.DrawFn, files: list[Any] = DATA) -> str:
+    """A file whose data was changed in one to three places, as JSON, which is YAML."""
+    data = copy.deepcopy(draw(st.sampled_from(files)))
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from([one for one in places(data) if one] or [()]))
         if not path:
@@ -237,6 +239,11 @@ def by_text(draw: st.DrawFn) -> str:
 def studies() -> st.SearchStrategy[str]:
     """Texts of study files, hardly one of them right."""
     return by_data() | by_text()
+
+
+def trainings() -> st.SearchStrategy[str]:
+    """Texts of training files, hardly one of them right."""
+    return by_data(TRAININGS)
 
 
 def settings_given() -> st.SearchStrategy[str]:

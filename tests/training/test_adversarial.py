@@ -28,7 +28,7 @@ def network() -> Vgg:
 @pytest.fixture(scope="module")
 def trained(network, tmp_path_factory) -> tuple[Path, dict[str, dict[str, float]]]:
     out = tmp_path_factory.mktemp("detail")
-    return out, {variant: train_detail({**SMALL, "variant": variant}, out, network) for variant in ("gan", "no_gan")}
+    return out, {variant: train_detail(Recipe(**SMALL, variant=variant), out, network) for variant in ("gan", "no_gan")}
 
 
 def test_both_variants_are_handed_over_and_the_opponent(trained) -> None:
@@ -110,7 +110,7 @@ def test_a_lazy_penalty_is_asked_for_every_few_steps_and_weighs_as_much_more(net
                                                        tmp_path / f"every{every}")[1].parameters()])  # fmt: skip
 
     assert torch.equal(first(1), first(4))                              # 4 / 1 * 1 and 4 / 4 * 4
-    with pytest.raises(ValueError, match="r1_every counts steps, from 1 on, not 0"):
+    with pytest.raises(ValueError, match="r1_every is a whole number from 1 on, not 0"):
         Recipe(r1_every=0)
 
 
@@ -152,4 +152,4 @@ def test_wrong_settings_are_told() -> None:
     with pytest.raises(ValueError, match="unknown GAN loss"):
         Recipe(gan="lg")
     with pytest.raises(FileNotFoundError, match="train that stage first"):
-        train_detail({**SMALL, "upsample": "nowhere.safetensors"}, Path("unused"), Vgg())
+        train_detail(Recipe(**SMALL, upsample="nowhere.safetensors"), Path("unused"), Vgg())

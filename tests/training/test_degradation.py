@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from wanlab.data.clip import Clips
 from wanlab.data.procedural import World
+from wanlab.training.adversarial import bank
 from wanlab.training.degradation import Truth, carried, clean, crop, degrade, reduce, shake, through_base, window
 
 
@@ -29,7 +31,7 @@ def test_a_clean_example_is_the_truth_at_both_sizes(truth) -> None:
 
 
 def test_the_reference_comes_close_to_later_frames(truth) -> None:
-    example = clean(truth, 128, rough_masks=False)
+    example = clean(truth, 128)
     still = example.target[:, :1].expand_as(example.target)
     seen = example.valid > 0.99
     error = ((example.reference - example.target).abs() * seen).mean()
@@ -65,8 +67,41 @@ def test_the_level_below_makes_the_input(truth) -> None:
     def grey(video, reference, valid):
         return torch.zeros_like(reference)
 
-    assert degrade(truth, 128, seeded(), grey).video.abs().max() == 0
+    assert degrade(truth, 128, seeded(), [grey]).video.abs().max() == 0
     assert degrade(truth, 128, seeded()).video.abs().max() > 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_every_level_enlarges_what_the_one_below_it_made(count: int) -> None:
+    """Of any number: each is given twice the size of the one before, and its own reference."""
+    clips, seen = World(size=64).batch(range(2)), []
+
+    def level(number: int):
+        def enlarge(video, reference, valid):
+            seen.append((number, tuple(video.shape[-2:]), tuple(reference.shape[-2:])))
+            return video.repeat_interleave(2, -1).repeat_interleave(2, -2) + 1
+
+        return enlarge
+
+    base = 64 >> count
+    data = bank(Pool(clips), [level(number) for number in range(count)], seed=3)
+    assert seen == [(n, (base << n,) * 2, (2 * base << n,) * 2) for n in range(count)]
+    assert data.video.shape == (2, 8, 3, 64, 64) and data.reference.shape == data.video.shape
+    below = degrade(window(clips, 0, 8, base), 64, seeded(), [level(n) for n in range(count - 1)])
+    assert below.video.shape[-1] == 32 and below.target.shape[-1] == 64
+
+
+class Pool:
+    """Clips as a source of them."""
+
+    def __init__(self, clips: Clips) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def batch(self, indices: list[int]) -> Clips:
+        return self.clips
 
 
 def test_errors_of_motion_spare_frame_0(truth) -> None:

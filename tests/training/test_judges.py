@@ -50,6 +50,10 @@ def test_every_network_trains_twice_to_the_same_bytes_and_is_then_kept(tmp_path:
     ({"networks": {"motionnet": {**SMALL["motionnet"], "stesp": 3}}}, "motionnet: unknown setting 'stesp'; nearest: steps"),
     ({"networks": {"vgg": {"seed": 1, "steps": 2, "batch": 4}}}, "vgg: settings are missing: cuts, frames, rate"),
     ({"network": {}}, "a training of judges has networks"),
+    ({"networks": SMALL, "machine": {"device": "cuda"}}, "has kind and networks, and no 'machine': it runs on the CPU"),
+    ({"networks": {"motionnet": {**SMALL["motionnet"], "rate": "fast"}}}, "motionnet.rate is a number, such as 0.001, not 'fast'"),
+    ({"networks": {"motionnet": {**SMALL["motionnet"], "batch": 0}}}, "motionnet.batch is a whole number from 1 on, not 0"),
+    ({"networks": {"vgg": {**SMALL["vgg"], "cuts": 5}}}, "vgg: a clip gives 5 crops, and a batch has 4"),
 ])  # fmt: skip
 def test_a_wrong_file_is_told(config: dict, expected: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=expected):

@@ -11,8 +11,9 @@ from torch import nn
 
 from wanlab.stages.upsample import LEVELS, Config, Upsample
 from wanlab.training import upsampling
+from wanlab.training.settings import recipe_of
 from wanlab.training.shipping import read
-from wanlab.training.upsampling import Recipe, psnr, recipe_of, sharpness, train_upsampling
+from wanlab.training.upsampling import Recipe, psnr, sharpness, train_upsampling
 
 SMALL = {"clips": 3, "held": 1, "steps": (3, 2), "batch": (2, 2), "crop": (16, 16)}
 
@@ -20,7 +21,7 @@ SMALL = {"clips": 3, "held": 1, "steps": (3, 2), "batch": (2, 2), "crop": (16, 1
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, dict[str, float]]:
     out = tmp_path_factory.mktemp("up")
-    return out, train_upsampling(dict(SMALL), out)
+    return out, train_upsampling(Recipe(**SMALL), out)
 
 
 def test_it_hands_over_weights_figures_and_provenance(trained) -> None:
@@ -35,10 +36,10 @@ def test_it_hands_over_weights_figures_and_provenance(trained) -> None:
 
 def test_the_same_recipe_gives_the_same_bytes_and_a_finished_one_is_not_repeated(trained, tmp_path: Path) -> None:
     name = "upsample.residual.safetensors"
-    train_upsampling(dict(SMALL), tmp_path)
+    train_upsampling(Recipe(**SMALL), tmp_path)
     assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
     log = (tmp_path / "residual.level0.jsonl").read_text()
-    train_upsampling(dict(SMALL), tmp_path)
+    train_upsampling(Recipe(**SMALL), tmp_path)
     assert (tmp_path / "residual.level0.jsonl").read_text() == log
 
 
@@ -47,9 +48,9 @@ def test_the_batch_of_a_step_depends_on_nothing_else() -> None:
 
     pool, recipe = World(size=128).pool(4), Recipe(**SMALL)
     torch.manual_seed(1)
-    one, rows = upsampling.draw(0, recipe, pool, 5, None)
+    one, rows = upsampling.draw(0, recipe, pool, 5)
     torch.manual_seed(2)
-    other, again = upsampling.draw(0, recipe, pool, 5, None)
+    other, again = upsampling.draw(0, recipe, pool, 5)
     assert rows == again and torch.equal(one.video, other.video) and torch.equal(one.reference, other.reference)
 
 

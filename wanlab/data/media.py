@@ -8,6 +8,8 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
+from wanlab.core.quote import quoted
+
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .gif".split())
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .gif".split())
 
@@ -22,9 +24,12 @@ class MediaError(ValueError):
 
 def existing(path: str | Path) -> Path:
     """The path, if something is there. Raises MediaError with the nearest name in the folder."""
-    path = Path(path).expanduser()
-    if path.exists():
-        return path
+    try:
+        path = Path(path).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:                # a name too long for a file, the home of nobody
+        raise MediaError(f"{quoted(str(path))}: no such file ({error})") from error
     folder = path.parent
     if not folder.is_dir():
         raise MediaError(f"{path}: there is no folder {folder}")

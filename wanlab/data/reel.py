@@ -16,7 +16,8 @@ from torch import Tensor
 from wanlab.core.nearest import suggestion
 from wanlab.data.clip import Clips
 from wanlab.data.folder import clip_files
-from wanlab.data.media import MediaError, existing
+from wanlab.data.image import read_image
+from wanlab.data.media import MediaError, existing, fit
 from wanlab.data.video import frame_files, frame_times, read_video
 
 CROPS, MISSING = ("centre", "random"), ("refuse", "empty")
@@ -31,7 +32,7 @@ class Videos:
     missing     a video without a caption: refuse, or empty (trained as one whose text was dropped)
     fps, stride     resample in time to fps frames a second, or take every stride-th of the file's own frames
     crop        centre or random: the largest part of the picture that has the shape wanted is cut out and resized, antialiased
-    held        share of the videos that is kept for validation, at least one of two or more
+    held        share of the videos that is kept for validation, at least one of two or more, and never all of them
     workers     threads that decode; the order of what comes out does not depend on them
     Raises ValueError for anything else, with the nearest name.
     """
@@ -49,6 +50,11 @@ class Videos:
         for name, known in (("crop", CROPS), ("missing", MISSING)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"videos: {name} is {' or '.join(known)}, not {value!r}{suggestion(str(value), known)}")
+        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (self.workers, self.stride))
+        if not whole or not all(isinstance(value, (int, float)) for value in (self.held, self.fps or 0)):
+            raise ValueError(f"videos: workers and stride are whole numbers, fps and held numbers: {self}")
+        if not isinstance(self.path, (str, Path)) or not isinstance(self.captions, (str, Path, type(None))):
+            raise ValueError(f"videos: path and captions are paths: {self}")
         if self.workers < 1 or self.stride < 1 or not 0 <= self.held < 1 or (self.fps is not None and not self.fps > 0):
             raise ValueError(f"videos: workers and stride count from 1, fps is above 0, held a share below 1: {self}")
 
@@ -125,7 +131,8 @@ class Reel:
     def _read(self, window: Window) -> Tensor:
         videos, file = self.videos, window.file
         if file.is_dir():                                   # frames without a clock
-            return read_video(file, None, self.size, crop=window.at)[window.first :: videos.stride][: self.frames]
+            files = frame_files(file)[window.first :: videos.stride][: self.frames]
+            return torch.stack([fit(read_image(one)[None], self.size, window.at)[0] for one in files])
         start = max(0.0, self.times[file][window.first])
         return read_video(file, self.frames, self.size, videos.fps, start, videos.stride, window.at)
 
@@ -148,7 +155,7 @@ class Reel:
     def _chosen(self, split: str) -> list[Path]:
         files = list(self.times)
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        held = max(1, round(self.videos.held * len(files))) if self.videos.held and len(files) > 1 else 0
+        held = min(len(files) - 1, max(1, round(self.videos.held * len(files)))) if self.videos.held else 0
         kept = order[:held] if split == "val" and held else order[held:]
         return [files[i] for i in kept]
 
@@ -163,10 +170,12 @@ class Reel:
 
 
 def _times(file: Path) -> list[float] | MediaError:
-    """Seconds of every frame; a folder's frames are a second apart. A file that fails gives its error."""
-    if file.is_dir():
-        return [float(i) for i in range(len(frame_files(file)))]
+    """Seconds of every frame, each of which is decoded; a folder's are a second apart. A file that fails gives its error."""
     try:
+        if file.is_dir():
+            for one in (frames := frame_files(file)):
+                read_image(one)
+            return [float(i) for i in range(len(frames))]
         return frame_times(file)
     except MediaError as error:
         return error

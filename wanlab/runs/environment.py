@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from wanlab.core.device import demand_device
 from wanlab.graph import digest, source_digest
 
 PACKAGES = (
@@ -41,13 +42,7 @@ def pick_device(name: str) -> str:
     """The device that `auto` means here, or the one asked for. Raises ValueError where it is absent."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: unknown; auto, cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: no CUDA device on this machine; use --device cpu")
-    return name
+    return str(demand_device(name))
 
 
 def device_class(device: str) -> str:

@@ -23,8 +23,7 @@ from wanlab.core.nearest import suggestion
 from wanlab.graph import digest, source_digest
 from wanlab.pipelines.load import read_manifest
 from wanlab.training import adversarial, diffusion, upsampling
-from wanlab.training.sources import videos_digest
-from wanlab.training.upsampling import recipe_of
+from wanlab.training.settings import origins, recipe_of
 
 CODE = ("core", "nn", "diffusion", "data", "stages", "pipelines", "training")
 FAILED = "failed.txt"  # in a training's folder: why it did not end
@@ -112,7 +111,6 @@ def retraining(
     kind = {"upsample": upsampling.Recipe, "detail": adversarial.Recipe}.get(stage, diffusion.Recipe)
     settings = {**settings, **(changes or {}), **({} if seed is None else {"seed": seed})}
     known = {one.name for one in fields(kind)}
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     recipe_of(kind, {**settings, **({"variant": variant} if "variant" in known else {})})
     starts: dict[str, str] = {}
     if kind is adversarial.Recipe:
@@ -127,8 +125,7 @@ def retraining(
     if stage not in ships:
         raise ValueError(f"the recipe of {part} ships {', '.join(ships) or 'nothing'}, not {stage}")
     content = {key: value for key, value in asdict(recipe).items() if key not in ("start", "upsample", "pool")}
-    if recipe.videos:
-        content["videos"] = videos_digest(recipe.videos)
+    content |= {name: held for name, held in origins(recipe).items() if name in ("videos", "vgg")}
     key = digest({"part": part, "recipe": content, "starts": starts, "code": _code(), "torch": torch.__version__,
                   "machine": platform.machine()})  # fmt: skip
     entry = {name: _entry(manifest, name, ships[name], recipe) for name in ships}
@@ -177,7 +174,7 @@ def _train(recipe: Any, home: Path) -> None:
         train_base(recipe, home)
         return
     train: Callable[..., Any] = train_detail if isinstance(recipe, adversarial.Recipe) else train_upsampling
-    train({one.name: getattr(recipe, one.name) for one in fields(recipe)}, home)
+    train(recipe, home)
 
 
 def _recipe_in(given: Mapping[str, Any], stage: str, variant: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ With lambda = 0 (variant no_gan) the same head learns, in as many steps, from L_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,21 +17,23 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wanlab.core.nearest import suggestion
-from wanlab.nn.vgg import content_network
+from wanlab.core.quote import quoted
 from wanlab.stages import detail, discriminator
 from wanlab.training import losses, machine, watch
+from wanlab.training.content import LEAST, TAPS, network_of, vgg_file
 from wanlab.training.degradation import Source, degrade, enlarged, window
 from wanlab.training.descent import Descent
-from wanlab.training.presets import fresh, preset_of
+from wanlab.training.presets import Sized, fresh, preset_of
+from wanlab.training.settings import demand, origins, stated
 from wanlab.training.shipping import read, ship
 from wanlab.training.sources import clips_of
-from wanlab.training.upsampling import psnr, recipe_of, sharpness
+from wanlab.training.upsampling import psnr, sharpness
 
 FRAMES = 4
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Sized):
     """How the detail stage is trained.
 
     variant     gan, or no_gan (lambda 0)
@@ -39,9 +41,10 @@ class Recipe:
     lam         lambda of L_GAN;  gan: log (the article's), hinge, relativistic or relativistic_average
     r1          gamma of the gradient penalty gamma / 2 * |d logits / d inputs|^2 (Mescheder et al. 2018), asked for every
                 r1_every-th step and then that many times as heavy (Karras et al. 2020, "lazy regularization")
-    pixel       weight of the pixel loss beside L_content
+    pixel       weight of the pixel loss beside L_content;  vgg: the content network (`content.vgg_file`), `taps` of whose taps the
+                discriminator looks at
     crop        side in pixels;  pool: a folder that keeps the clips, or none
-    size, frames    of the clips;  preset: whose stages these are
+    preset      whose stages these are, and whose size and frames the clips have
     videos      real ones instead of the procedural world's (`wanlab.data.reel.Videos`)
     """
 
@@ -62,18 +65,23 @@ class Recipe:
     r1_every: int = 1
     pixel: float = 1.0
     taps: int = 3
+    vgg: str | None = None
     pool: str | None = None
-    size: int = 128
     preset: str = "tiny"
-    frames: int = 8
     videos: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        demand(self)
         if self.variant not in ("gan", "no_gan"):
-            raise ValueError(f"detail has no variant {self.variant!r}{suggestion(self.variant, ('gan', 'no_gan'))}")
+            raise ValueError(f"detail has no variant {quoted(self.variant)}{suggestion(self.variant, ('gan', 'no_gan'))}")
         losses.gan(self.gan)
-        if self.r1_every < 1:
-            raise ValueError(f"r1_every counts steps, from 1 on, not {self.r1_every}")
+        if self.crop % 4 or not LEAST <= self.crop <= self.size:
+            raise ValueError(f"crop is divisible by 4, from {LEAST} to the {self.size} pixels of {self.preset}, not {self.crop}")
+        self.demand_frames(FRAMES)
+        if self.taps > TAPS:
+            raise ValueError(f"taps: the content network has {TAPS}, not {self.taps}")
+        if self.vgg is not None:
+            vgg_file(self.vgg)
 
     @property
     def weight(self) -> float:
@@ -90,15 +98,14 @@ class Bank(NamedTuple):
     target: Tensor
 
 
-def train_detail(config: dict[str, Any], out: Path, network: nn.Module | None = None) -> dict[str, float]:
+def train_detail(recipe: Recipe, out: Path, network: nn.Module | None = None) -> dict[str, float]:
     """Train both branches into `out`; checkpoints that are there are continued. Writes detail.<variant>.safetensors
     (and the
-    discriminator's) with provenance. network: the content network, the shipped one unless given. Returns held-out
+    discriminator's) with provenance. network: the content network, the recipe's unless given. Returns held-out
     figures.
     """
-    recipe: Recipe = recipe_of(Recipe, config)
     here = machine.present()
-    network = (network or content_network()).to(here.device)
+    network = (network or network_of(recipe.vgg)).to(here.device)
     levels = _levels(recipe)
     data = bank(clips_of(recipe, "train", recipe.clips), levels, recipe.seed)
     first = train_content(recipe, data, network, out)
@@ -113,6 +120,7 @@ def train_detail(config: dict[str, Any], out: Path, network: nn.Module | None = 
         "seconds": first.seconds + second.seconds,
         "metrics": figures,
         "recipe": asdict(recipe),
+        "origins": origins(recipe),
     }
     ship(
         trained,
@@ -143,16 +151,17 @@ def _widths(network: nn.Module) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def bank(source: Source, levels: Sequence[nn.Module] | nn.ModuleList, seed: int, batch: int = 4) -> Bank:
-    """Every clip of `source`, degraded with `seed` and enlarged by the two frozen levels, as bytes."""
+def bank(source: Source, levels: Iterable[nn.Module], seed: int, batch: int = 4) -> Bank:
+    """Every clip of `source`, degraded with `seed` and enlarged by the frozen levels, as bytes."""
+    *below, last = levels
     parts = []
     for start in range(0, len(source), batch):
         watch.present().busy("making the detail stage's clips", start, len(source))
         generator = torch.Generator().manual_seed(seed * 2**32 + start)
         clips = source.batch(list(range(start, min(start + batch, len(source)))))
-        truth = window(clips, 0, clips.video.shape[1], clips.video.shape[-1] >> len(levels))
-        example = degrade(truth, truth.video.shape[-1], generator, levels[0])
-        made = enlarged(levels[1], example)
+        truth = window(clips, 0, clips.video.shape[1], clips.video.shape[-1] >> len(below) + 1)
+        example = degrade(truth, truth.video.shape[-1], generator, below)
+        made = enlarged(last, example)
         parts.append(
             Bank(_bytes(made), _bytes(example.reference), _bytes(2 * example.valid - 1), _bytes(example.target))
         )
@@ -202,8 +211,9 @@ def train_content(recipe: Recipe, data: Bank, network: nn.Module, out: Path) -> 
 
 def _shared(recipe: Recipe) -> dict[str, Any]:
     """The settings that the content branch depends on: both variants start from the same one."""
-    names = ("seed", "clips", "content_steps", "batch", "crop", "rate", "pixel", "upsample", "size", "preset", "frames", "videos")
-    return {name: getattr(recipe, name) for name in names}
+    names = ("seed", "clips", "content_steps", "batch", "crop", "rate", "pixel", "upsample", "preset", "videos", "vgg", "from")
+    settings = stated(recipe)
+    return {name: settings[name] for name in names} | {"size": recipe.size, "frames": recipe.frames}
 
 
 def faithfulness(network: nn.Module, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -233,7 +243,7 @@ def train_texture(
         steps=recipe.gan_steps,
         rate=recipe.rate,
         path=out / f"texture.{recipe.variant}.pt",
-        recipe=asdict(recipe),
+        recipe=stated(recipe),
         beside={"opponent": opponent, "optim": optim},
         save_every=50,
     )

@@ -30,6 +30,7 @@ from wanlab.training.diffusion import (
 )
 from wanlab.training.distil import distil_losses
 from wanlab.training.presets import preset_of, settings_of
+from wanlab.training.settings import origins, stated
 from wanlab.training.shipping import read, ship
 from wanlab.training.sources import reel
 
@@ -40,10 +41,10 @@ def train_base(recipe: Recipe, out: Path) -> Base:
     """Train what `recipe` asks for into `out`; checkpoints there are continued. Returns the averaged stages."""
     torch.manual_seed(recipe.seed)
     base = Base(recipe)
-    data, held = (_clips(base, recipe, split, n) for split, n in (("train", recipe.clips), ("val", recipe.held)))
     if recipe.start:
         take_over(base, Path(recipe.start))
-    elif not recipe.videos:
+    data, held = (_clips(base, recipe, split, n) for split, n in (("train", recipe.clips), ("val", recipe.held)))
+    if not recipe.start and not recipe.videos:
         base.load_state_dict(_ground(base, data, recipe, out).average.module.state_dict())
     for name, stage in base.items():
         stage.requires_grad_(not recipe.train or name in recipe.train)
@@ -97,10 +98,8 @@ def _ground(base: Base, data: Bank, recipe: Recipe, out: Path) -> Descent:
 
 def _distil(base: Base, data: Bank, recipe: Recipe, out: Path) -> float:
     """The phase before, for stages of another kind: they learn to stand in for those that they replace. Its seconds."""
-    if not recipe.distil_steps:
+    if not recipe.distil_steps or recipe.start is None:
         return 0.0
-    if not recipe.start:
-        raise ValueError(f"distil_steps {recipe.distil_steps}: without start there is nothing to learn from")
     teacher = Base(Recipe(preset=recipe.preset))
     take_over(teacher, Path(recipe.start))
     teacher.to(machine.present().device)
@@ -116,7 +115,7 @@ def _distil(base: Base, data: Bank, recipe: Recipe, out: Path) -> float:
 
 
 def _descent(base: Base, recipe: Recipe, path: Path, steps: int) -> Descent:
-    return Descent(base, steps=steps, rate=recipe.rate, path=path, recipe=asdict(recipe), warmup=recipe.warmup,
+    return Descent(base, steps=steps, rate=recipe.rate, path=path, recipe=stated(recipe), warmup=recipe.warmup,
                    save_every=250, optim=optimiser(base, recipe.rate), decay=recipe.decay, clip=recipe.clip)
 
 
@@ -170,7 +169,6 @@ def _shipped(base: Base, folder: Path) -> dict[str, Tensor]:
 
 def _ship(base: Base, recipe: Recipe, out: Path, seconds: float, figures: dict[str, float]) -> None:
     """Write the trained stages, each under the variant's name that the recipe gives it."""
-    told = asdict(recipe) | {"start": recipe.start and "/".join(Path(recipe.start).parts[-2:])}     # files, not folders
     for stage, variant in recipe.ships.items():
-        facts: dict[str, Any] = {"steps": recipe.steps, "seconds": seconds, "metrics": figures}
-        ship(base[stage], stage, variant, out, seed=recipe.seed, recipe=told, config={}, **facts)
+        facts: dict[str, Any] = {"steps": recipe.steps, "seconds": seconds, "metrics": figures, "origins": origins(recipe)}
+        ship(base[stage], stage, variant, out, seed=recipe.seed, recipe=asdict(recipe), config={}, **facts)

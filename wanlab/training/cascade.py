@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wanlab.core.nearest import suggestion
+from wanlab.core.quote import quoted
+from wanlab.data.media import existing
 from wanlab.pipelines.load import PRESETS, read_manifest
 from wanlab.training import adversarial, machine, upsampling, watch
 from wanlab.training.adversarial import train_detail
 from wanlab.training.base import train_base
+from wanlab.training.content import there
 from wanlab.training.diffusion import Recipe
 from wanlab.training.presets import preset_of
-from wanlab.training.shipping import told
-from wanlab.training.upsampling import recipe_of, train_upsampling
+from wanlab.training.settings import among, differences, recipe_of, stated
+from wanlab.training.upsampling import train_upsampling
 
 PARTS = ("kind", "preset", "machine", "only", "base", "variants", "upsample", "detail")
 PLAIN = ("kind", "preset", "machine", "only")          # of these, the settings of no network
+KINDS = {"upsample": upsampling.Recipe, "detail": adversarial.Recipe}   # of the others, base and variants, `diffusion.Recipe`
+RESERVED = ("base", "upsample", "detail", "pipeline", "tensorboard")    # folders of --out
 
 
 def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -33,15 +39,9 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     base        a `diffusion.Recipe`; variants: name -> a recipe that starts from the base (of the file, else of the preset) and
                 lets few stages learn
     upsample    variant -> an `upsampling.Recipe`; detail: variant -> an `adversarial.Recipe`
-    Returns stage.variant -> provenance. Raises ValueError for parts that are not known or not mappings.
+    Returns stage.variant -> provenance. Raises ValueError as `planned`.
     """
-    for key, value in config.items():
-        if key not in PARTS:
-            raise ValueError(f"unknown part {key!r} of a cascade's training{suggestion(key, PARTS)}")
-        recipes = [value] if key == "base" else list(value.values()) if isinstance(value, Mapping) else [value]
-        if key not in PLAIN and not all(isinstance(recipe, Mapping) for recipe in recipes):
-            raise ValueError(f"{key}: expected {'settings' if key == 'base' else 'names with settings'}, got {value!r}")
-    parts = _chosen(list(_parts(config, out)), config.get("only"))
+    parts = planned(config, out)
     with machine.on(machine.machine_of(config.get("machine") or {}, out)) as here:
         with nullcontext() if here.main else watch.watched_by(watch.Watch()):
             _train(parts)
@@ -55,6 +55,22 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     return known
 
 
+def planned(config: Mapping[str, Any], out: Path) -> list[Part]:
+    """The parts that a file asks for, in turn; nothing is drawn or written.
+
+    Raises ValueError, with the place in the file, for parts and settings that there are not, values out of range, files that are
+    missing, and a device that is not here.
+    """
+    for key, value in config.items():
+        if key not in PARTS:
+            raise ValueError(f"unknown part {quoted(key)} of a cascade's training{suggestion(str(key), PARTS)}")
+        recipes = [value] if key == "base" else list(value.values()) if isinstance(value, Mapping) else [value]
+        if key not in PLAIN and not all(isinstance(recipe, Mapping) for recipe in recipes):
+            raise ValueError(f"{key}: expected {'settings' if key == 'base' else 'names with settings'}, got {quoted(value)}")
+    machine.demand(config.get("machine") or {})
+    return _chosen(list(_parts(config, out)), config.get("only"))
+
+
 def _train(parts: Sequence[Part]) -> None:
     for number, part in enumerate(parts, 1):
         kept = part.finished()
@@ -63,24 +79,26 @@ def _train(parts: Sequence[Part]) -> None:
             part.train()
 
 
-def _chosen(parts: list[Part], only: str | Sequence[str] | None) -> list[Part]:
+def _chosen(parts: list[Part], only: Any) -> list[Part]:
     """The parts that ship what `only` names. Raises ValueError with the nearest for what no part ships."""
     if only is None:
         return parts
-    wanted = [only] if isinstance(only, str) else list(only)
+    wanted = [only] if isinstance(only, str) else only
+    if not isinstance(wanted, list) or not wanted:
+        raise ValueError(f"only: STAGE.VARIANT, or a list of them, not {quoted(only)}")
     known = [name for part in parts for name in part.ships]
     for name in wanted:
         if name not in known:
-            raise ValueError(f"only: no part of this file makes {name!r}{suggestion(str(name), known)}")
+            raise ValueError(f"only: no part of this file makes {quoted(name)}{suggestion(str(name), known)}")
     return [part for part in parts if set(part.ships) & set(wanted)]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the cascade: the settings that the file gives it, the provenance of what it ships, what trains it."""
+    """A part of the cascade: its recipe, the provenance of what it ships, what trains it."""
 
     name: str
-    given: Mapping[str, Any]
+    recipe: Any
     notes: Sequence[Path]
     train: Callable[[], Any]
 
@@ -90,48 +108,67 @@ class Part:
         return [note.stem.removeprefix("provenance-") for note in self.notes]
 
     def finished(self) -> bool:
-        """Whether all that it ships stands there. Raises ValueError where that was trained with other settings."""
+        """Whether all that it ships stands there. Raises ValueError where that was trained with other settings, or from others'
+        weights."""
         if not self.notes or not all(note.exists() for note in self.notes):
             return False
         for note in self.notes:
-            recipe = json.loads(note.read_text())["recipe"]
-            other = [f"{k} was {recipe.get(k)}" for k, v in self.given.items() if k != "pool" and recipe.get(k) != told(v)]
-            if other:
+            facts = json.loads(note.read_text())
+            if other := differences(stated(self.recipe), facts["recipe"] | {"from": facts.get("from", {})}):
                 raise ValueError(f"{self.name}: {note} was trained with other settings: {', '.join(other)}; choose another --out")
         return True
 
 
-def _parts(config: dict[str, Any], out: Path) -> Iterator[Part]:
-    """Each part in turn; settings that a recipe does not have raise ValueError here, before anything is trained."""
-
-    def notes(folder: str, ships: Mapping[str, str]) -> list[Path]:  # each is written after its weights
-        return [out / folder / f"provenance-{stage}.{variant}.json" for stage, variant in ships.items()]
-
+def _parts(config: Mapping[str, Any], out: Path) -> Iterator[Part]:
+    """Each part in turn; what is wrong with its settings raises ValueError here, before anything is trained."""
     preset = config.get("preset", "tiny")
-    preset_of(preset)
+    stages = preset_of(preset)["stages"]
 
-    def base(name: str, values: Mapping[str, Any], **more: Any) -> Part:
-        recipe = recipe_of(Recipe, {"preset": preset, **more, **_tuples(values)})
-        return Part(name, values, notes(name, recipe.ships), lambda: train_base(recipe, out / name))
-
-    def upper(stage: str, variant: str, train: Callable[..., Any], kind: type, values: Mapping[str, Any], **more: Any) -> Part:
-        given = {"variant": variant, "preset": preset, **more, **values}
-        recipe_of(kind, given)
-        return Part(f"{stage} {variant}", values, notes(stage, {stage: variant}), lambda: train(given, out / stage))
+    def part(place: str, folder: Path, train: Callable[..., Any], values: Mapping[str, Any], **more: Any) -> Part:
+        stage, kind = place.partition(".")[0], KINDS.get(place.partition(".")[0], Recipe)
+        with told_at(place):
+            for key in ("preset", "variant"):
+                if key in values and values[key] != {"preset": preset, **more}.get(key):
+                    raise ValueError(f"{key} is said above, not among the settings")
+            for key in ("start", "upsample"):
+                if (file := values.get(key)) and not there(file):
+                    raise ValueError(f"{key}: there is no {quoted(file)}")
+            recipe = recipe_of(kind, {"preset": preset, **more, **values})
+            for file in filter(None, (recipe.videos.get("path"), recipe.videos.get("captions"))):
+                existing(file)
+            ships = recipe.ships if kind is Recipe else {stage: more["variant"]}
+            for one, variant in ships.items():
+                among(f"variants of {one} in {preset}", [variant], stages[one]["variants"])
+        notes = [folder / f"provenance-{one}.{variant}.json" for one, variant in ships.items()]  # each is written after its weights
+        name = folder.name if kind is Recipe else f"{stage} {more['variant']}"
+        return Part(name, recipe, notes, lambda: train(recipe, folder))
 
     def own(path: Path, made: bool, shipped: Path) -> str:
         """What was or will be trained here; else what the preset ships."""
         return str(path if path.exists() or (made and config.get("only") is None) or not shipped.exists() else shipped)
 
     if "base" in config:
-        yield base("base", config["base"])
+        yield part("base", out / "base", train_base, config["base"])
     for name, values in config.get("variants", {}).items():
-        yield base(name, values, start=own(out / "base" / "diffusion.pt", "base" in config, PRESETS / preset))
+        if not re.fullmatch(r"\w[\w.-]*", str(name)) or name in RESERVED:
+            kept = ", ".join(RESERVED)
+            raise ValueError(f"variants: {quoted(name)} is to name a folder, of letters, digits and _-., and none of {kept}")
+        start = own(out / "base" / "diffusion.pt", "base" in config, PRESETS / preset)
+        yield part(f"variants.{name}", out / str(name), train_base, values, start=start)
     for variant, values in config.get("upsample", {}).items():
-        yield upper("upsample", variant, train_upsampling, upsampling.Recipe, values)
+        yield part(f"upsample.{variant}", out / "upsample", train_upsampling, values, variant=variant)
     levels = own(out / "upsample" / (name := "upsample.residual.safetensors"), "upsample" in config, PRESETS / preset / name)
     for variant, values in config.get("detail", {}).items():
-        yield upper("detail", variant, train_detail, adversarial.Recipe, values, upsample=levels)
+        yield part(f"detail.{variant}", out / "detail", train_detail, values, variant=variant, upsample=levels)
+
+
+@contextmanager
+def told_at(place: str) -> Iterator[None]:
+    """Errors of settings name the place in the file where they stand."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def assemble(preset: str, notes: list[Path], folder: Path) -> dict[str, Any]:
@@ -166,7 +203,3 @@ def complete(folder: Path, preset: Path) -> None:
         for file in (variant.get("file") for variant in stage["variants"].values()):
             if file and not (folder / file).exists():
                 shutil.copyfile(preset / file, folder / file)
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -6,6 +6,7 @@ were found at 32x32. All that is imitated here, at random strength, so that the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -110,22 +111,23 @@ def carried(truth: Truth, masks: Tensor | None, motion: Tensor | None, size: int
     return composite.aligned[:, 1:], composite.valid[:, 1:]
 
 
-def clean(truth: Truth, size: int, rough_masks: bool = True) -> Example:
-    """The undegraded example whose target is size x size: only the masks may have gone through the base."""
-    masks = through_base(truth.masks, size, base=truth.base) if rough_masks or truth.masks is None else reduce(truth.masks, size)
+def clean(truth: Truth, size: int) -> Example:
+    """The undegraded example whose target is size x size: only the masks have gone through the base."""
+    masks = through_base(truth.masks, size, base=truth.base)
     reference, valid = carried(truth, masks, truth.motion, size)
     return _ranged(Example(reduce(truth.video, size // 2), reference, valid, reduce(truth.video, size)))
 
 
-def degrade(truth: Truth, size: int, generator: torch.Generator, below: nn.Module | None = None) -> Example:
-    """A degraded example whose target is size x size. `below`: the trained level that makes its input from a base
-    video, if any.
+def degrade(truth: Truth, size: int, generator: torch.Generator, below: Iterable[nn.Module] = ()) -> Example:
+    """A degraded example whose target is size x size. `below`: the trained levels that make its input, one after the other, from
+    a video that is so many times half as large.
     """
-    if size == truth.base * 2 or below is None:
-        return _input(truth, size, generator)
-    lower = _input(truth, size // 2, generator)
-    upper = _input(truth, size, generator, like=lower)
-    return replace(upper, video=enlarged(below, lower))
+    below = list(below)
+    example = _input(truth, size >> len(below), generator)
+    for level in below:
+        upper = _input(truth, 2 * example.target.shape[-1], generator, like=example)
+        example = replace(upper, video=enlarged(level, example))
+    return example
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from wanlab.training import checkpoint, machine, watch
 from wanlab.training.diffusion import schedule, set_rate
+from wanlab.training.settings import differences
 
 
 class Diverged(FloatingPointError):
@@ -30,7 +31,7 @@ class Descent:
     steps       how many; rate: of the start, after `warmup` steps
     path        of the checkpoint, written every `save_every` steps and at the end; a checkpoint from another recipe
                 raises ValueError
-    recipe      plain data that must be equal when a checkpoint is continued
+    recipe      plain data that must be equal when a checkpoint is continued (`settings.stated`)
     beside      what else the checkpoint carries (an opponent, its optimiser): anything with state_dict and
                 load_state_dict
     optim       an optimiser over those parameters, where the usual one will not do
@@ -155,13 +156,8 @@ class Descent:
         self.saved = self.step
 
     def _resume(self, state: dict[str, Any]) -> None:
-        other = {k: v for k, v in state["recipe"].items() if self.recipe.get(k) != v} | {
-            k: None for k in self.recipe if k not in state["recipe"]
-        }
-        if other:
-            raise ValueError(
-                f"{self.path} was trained with another recipe: {', '.join(f'{k} was {v}' for k, v in other.items())}"
-            )
+        if other := differences(self.recipe, state["recipe"]):
+            raise ValueError(f"{self.path} was trained with another recipe: {', '.join(other)}")
         try:
             self.module.load_state_dict(state["model"])
             self.average.module.load_state_dict(state["average"])

@@ -21,9 +21,12 @@ from wanlab.nn.layers import MOTION
 from wanlab.pipelines.denoise import Prediction, motion_std, predict
 from wanlab.stages import fusion, image, text
 from wanlab.training import machine, watch
-from wanlab.training.presets import fresh, preset_of, settings_of
+from wanlab.training.presets import class_of, configured, fresh, preset_of, settings_of
+from wanlab.training.settings import among, demand, number
 
 SLOTS = 3
+STAGES = ("text", "image", "fusion", "generator", "align")     # that are trained together; beside them `classify` reads the slots
+WEIGHTS = {"motion": 0.15, "paint": 0.3, "masks": 0.1, "slots": 0.02}     # of the terms of the loss; that of `video` is 1
 WEIGHTINGS = ("clamped", "plain", "min_snr")
 CLAMP = 0.3                              # of sigma, in the weight of the picture's error
 
@@ -65,7 +68,7 @@ class Recipe:
     ships: dict[str, str] = field(default_factory=dict)     # stage -> the variant's name under which it is written
     held: int = 256
     validate_every: int = 250
-    weights: dict[str, float] = field(default_factory=lambda: {"motion": 0.15, "paint": 0.3, "masks": 0.1, "slots": 0.02})
+    weights: dict[str, float] = field(default_factory=WEIGHTS.copy)     # those that differ from WEIGHTS are enough
     preset: str = "tiny"                 # whose sizes the stages have
     predicts: str = "x0"                 # what the UNet predicts of the video: x0, epsilon, v or flow
     target: str = "flow"                 # of which of them the picture's squared error is
@@ -76,10 +79,35 @@ class Recipe:
     videos: dict[str, Any] = field(default_factory=dict)    # real ones to learn from (`data.reel.Videos`): no truth, no grounding
 
     def __post_init__(self) -> None:
+        demand(self)
         for target in (self.predicts, self.target):
             targets.demand(target)
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"no weighting {self.weighting!r}{suggestion(self.weighting, WEIGHTINGS)}")
+        among("train", self.train, (*STAGES, "classify"))
+        among("ships", self.ships, STAGES)
+        among("weights", self.weights, ("video", *WEIGHTS))
+        for name, weight in self.weights.items():
+            number(f"weights.{name}", weight, 1.0)
+        object.__setattr__(self, "weights", {**WEIGHTS, **self.weights})
+        if self.distil_steps:
+            self._demand_teacher()
+        preset = preset_of(self.preset)
+        if (kind := class_of(preset, "text")) != "t5":
+            raise ValueError(f"the base of {self.preset} cannot be trained: its text stage is {kind}, and a base learns with a t5, "
+                             "whose words are few; upsample and detail can be trained")
+        for stage in ("image", "fusion", "align"):
+            configured(preset, stage, getattr(self, stage))
+
+
+    def _demand_teacher(self) -> None:
+        """Raise ValueError where a stage is to be distilled and there is nothing to learn from."""
+        if self.start is None:
+            raise ValueError(f"distil_steps {self.distil_steps}: without start there is nothing to learn from")
+        taught = ("image", "fusion", *["align"] * (self.align == "deformable"))
+        if not set(self.train) & set(taught) or (alone := set(self.train) - {*taught, "classify"}):
+            named = ", ".join(sorted(alone)) if self.train and set(self.train) & set(taught) else ", ".join(self.train) or "(all)"
+            raise ValueError(f"distil_steps: train {named} has no teacher; image, fusion and deformable alignment have")
 
 
 class Base(nn.ModuleDict):

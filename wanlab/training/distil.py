@@ -10,7 +10,7 @@ from torch import Tensor
 from wanlab.nn.layers import compose
 from wanlab.pipelines.denoise import motion_std, predict
 from wanlab.stages.align import Aligned
-from wanlab.stages.deformable import TAPS, DeformableAlign, Sampling
+from wanlab.stages.deformable import TAPS, Sampling
 from wanlab.stages.fusion import Condition
 from wanlab.training import machine
 from wanlab.training.diffusion import Base, Batch, Recipe, noised, scaled, slot_loss
@@ -19,10 +19,7 @@ SLOTS_WEIGHT = 0.05  # of the classifier that reads the slots, beside the error 
 
 
 def distil_losses(base: Base, teacher: Base, batch: Batch, recipe: Recipe, generator: torch.Generator) -> dict[str, Tensor]:
-    """The terms of one batch, by stage: image and fusion to the teacher's numbers, deformable alignment to its flow.
-
-    Raises ValueError for stages that have no teacher.
-    """
+    """The terms of one batch, by stage: image and fusion to the teacher's numbers, deformable alignment to its flow."""
     here = machine.present()
     noisy, noisy_motion, sigma = here.share(noised(*scaled(batch), generator))
     batch = here.share(batch)
@@ -36,13 +33,11 @@ def distil_losses(base: Base, teacher: Base, batch: Batch, recipe: Recipe, gener
             with torch.no_grad():
                 wanted = teacher["fusion"](words, still, sigma)
             terms |= _fused(base, base["fusion"](words, still, sigma), wanted, batch)
-        elif stage == "align" and isinstance(base["align"], DeformableAlign):
+        elif stage == "align":
             with torch.no_grad():
                 out = predict(teacher, noisy, noisy_motion, words, still, sigma)
                 flow, owner = _moved(still.frame, out.aligned, out.motion)
             terms |= _aligned(base["align"].sample(still, out.draft), out.aligned, flow, owner, batch.present)
-        elif stage != "classify":
-            raise ValueError(f"distil_steps: stage {stage} has no teacher; image, fusion and deformable alignment have")
     return terms
 
 

@@ -19,9 +19,11 @@ from torch.nn import functional
 
 from wanlab import measure
 from wanlab.core import suggestion
+from wanlab.core.quote import quoted
 from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, World
 from wanlab.nn.vgg import Vgg
 from wanlab.training import judge_data, watch
+from wanlab.training.settings import number
 
 VALIDATION = 512  # held-out clips behind every figure
 
@@ -34,7 +36,7 @@ def fit(
     Whoever watches is told under `name`.
 
     Raises:
-        FloatingPointError: the loss became NaN or infinite; the message names the step.
+        FloatingPointError: the loss or its gradient became NaN or infinite; the message names the step.
         KeyboardInterrupt: the watcher asks for an end; a judge is minutes long and keeps no checkpoint.
     """
     watcher = watch.present()
@@ -52,7 +54,9 @@ def fit(
             raise FloatingPointError(f"{name}: loss {float(value.detach())} at step {step}")
         optimiser.zero_grad(set_to_none=True)
         value.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"{name}: gradient {float(norm)} at step {step}")
         optimiser.step()
         keep = min(0.995, (1 + step) / (10 + step))
         for key, part in network.state_dict().items():
@@ -229,19 +233,16 @@ def train(config: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
         name -> recipe and figures.
 
     Raises:
-        ValueError: unknown networks, unknown or missing settings; the message gives the nearest names.
+        ValueError: as `demand`.
     """
-    networks = config.get("networks")
-    if not isinstance(networks, Mapping) or not networks:
-        raise ValueError("a training of judges has networks: {name: {seed, steps, batch, rate, ...}}")
-    for name, recipe in networks.items():
-        _check(name, recipe)
+    demand(config)
+    networks: Mapping[str, Any] = config["networks"]
     weights, watcher = measure.part("weights"), watch.present()
     results = {}
-    for number, (name, recipe) in enumerate(networks.items(), 1):
+    for place, (name, recipe) in enumerate(networks.items(), 1):
         known = weights.finished(out, name)
         kept = known is not None and known["recipe"] == recipe
-        watcher.part(name, number, len(networks), kept)
+        watcher.part(name, place, len(networks), kept)
         if kept:
             results[name] = known
             continue
@@ -252,16 +253,26 @@ def train(config: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
     return results
 
 
-def _check(name: str, recipe: Any) -> None:
-    """Raise ValueError for a network that is not known, or whose settings are not those it has."""
-    if name not in TRAINERS:
-        raise ValueError(f"unknown network {name!r}{suggestion(name, TRAINERS)}")
-    known = SETTINGS[name]
-    if not isinstance(recipe, Mapping):
-        raise ValueError(f"{name}: its settings are a mapping of {', '.join(sorted(known))}, not {recipe!r}")
-    for key in recipe:
-        if key not in known:
-            raise ValueError(f"{name}: unknown setting {key!r}{suggestion(str(key), sorted(known))}")
-    missing = sorted(known - set(recipe))
-    if missing:
-        raise ValueError(f"{name}: settings are missing: {', '.join(missing)}")
+def demand(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for networks that there are not, settings that they have not or lack, with the nearest names, values out of
+    range, and a machine: judges are trained on the CPU, in float32."""
+    networks = config.get("networks")
+    if not isinstance(networks, Mapping) or not networks:
+        raise ValueError("a training of judges has networks: {name: {seed, steps, batch, rate, ...}}")
+    for key in config:
+        if key not in ("kind", "networks"):
+            raise ValueError(f"a training of judges has kind and networks, and no {quoted(key)}: it runs on the CPU, in float32")
+    for name, recipe in networks.items():
+        if name not in TRAINERS:
+            raise ValueError(f"unknown network {quoted(name)}{suggestion(str(name), TRAINERS)}")
+        known = SETTINGS[name]
+        if not isinstance(recipe, Mapping):
+            raise ValueError(f"{name}: its settings are a mapping of {', '.join(sorted(known))}, not {quoted(recipe)}")
+        for key, value in recipe.items():
+            if key not in known:
+                raise ValueError(f"{name}: unknown setting {quoted(key)}{suggestion(str(key), sorted(known))}")
+            number(f"{name}.{key}" if key != "seed" else key, value, 1e-3 if key == "rate" else 1)
+        if missing := sorted(known - set(recipe)):
+            raise ValueError(f"{name}: settings are missing: {', '.join(missing)}")
+        if recipe.get("cuts", 1) > recipe["batch"]:
+            raise ValueError(f"{name}: a clip gives {recipe['cuts']} crops, and a batch has {recipe['batch']}")

@@ -19,13 +19,11 @@ from wanlab.core.nearest import suggestion
 GRADIENT = 0.15  # weight of the gradients in the pixel loss
 
 
-def pixel(fake: Tensor, real: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """L1 of the pixels + GRADIENT times L1 of their horizontal and vertical differences; `weight` broadcasts."""
+def pixel(fake: Tensor, real: Tensor) -> Tensor:
+    """L1 of the pixels + GRADIENT times L1 of their horizontal and vertical differences."""
     error = fake - real
-    weight = torch.as_tensor(weight, dtype=error.dtype, device=error.device).expand(error.shape)
-    across = (error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]
-    down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
-    return (error.abs() * weight).mean() + GRADIENT * (across.mean() + down.mean())
+    across, down = (error[..., 1:] - error[..., :-1]).abs(), (error[..., 1:, :] - error[..., :-1, :]).abs()
+    return error.abs().mean() + GRADIENT * (across.mean() + down.mean())
 
 
 def taps(network: nn.Module, video: Tensor) -> list[Tensor]:

@@ -7,7 +7,7 @@ the same batch and take every n-th row of it each; their gradients are averaged 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wanlab.core.device import demand_device
 from wanlab.core.nearest import suggestion
+from wanlab.core.quote import quoted
 
 PRECISIONS = ("float32", "bf16")
 CPU = torch.device("cpu")
@@ -112,18 +114,33 @@ def machine_of(settings: dict[str, Any], out: Path) -> Machine:
     device       auto (an accelerator where there is one), cpu, or a device of torch
     precision    float32, or bf16: autocast
     tensorboard  true: figures go to out/tensorboard too
-    Raises ValueError for other settings, ModuleNotFoundError where TensorBoard is asked for and not installed.
+    Raises ValueError as `demand`, ModuleNotFoundError where TensorBoard is asked for and not installed.
     """
-    for key in settings:
-        if key not in SETTINGS:
-            raise ValueError(f"machine: unknown setting {key!r}{suggestion(str(key), SETTINGS)}")
-    precision, device = settings.get("precision", "float32"), str(settings.get("device", "auto"))
-    if precision not in PRECISIONS:
-        near = suggestion(str(precision), PRECISIONS)
-        raise ValueError(f"machine: precision is {' or '.join(PRECISIONS)}, not {precision!r}{near}")
-    rank, processes, place = _place(device)
+    demand(settings)
+    precision = settings.get("precision", "float32")
+    rank, processes, place = _place(settings.get("device", "auto"))
     board = _board(out / "tensorboard") if settings.get("tensorboard") and not rank else None
     return Machine(place, rank, processes, precision, board)
+
+
+def demand(settings: Any) -> None:
+    """Raise ValueError for settings of `machine:` that there are not, and for a device that is unknown or not here."""
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"machine: expected settings, got {quoted(settings)}")
+    for key in settings:
+        if key not in SETTINGS:
+            raise ValueError(f"machine: unknown setting {quoted(key)}{suggestion(str(key), SETTINGS)}")
+    precision, board = settings.get("precision", "float32"), settings.get("tensorboard", False)
+    if precision not in PRECISIONS:
+        near = suggestion(str(precision), PRECISIONS)
+        raise ValueError(f"machine: precision is {' or '.join(PRECISIONS)}, not {quoted(precision)}{near}")
+    if not isinstance(board, bool):
+        raise ValueError(f"machine: tensorboard is true or false, not {quoted(board)}")
+    if (device := settings.get("device", "auto")) != "auto":
+        try:
+            demand_device(device)
+        except ValueError as error:
+            raise ValueError(f"machine: {error}") from error
 
 
 def _place(device: str) -> tuple[int, int, torch.device]:

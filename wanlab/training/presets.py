@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from wanlab.core.nearest import suggestion
+from wanlab.core.quote import quoted
 from wanlab.pipelines.load import CLASSES, PRESETS, read_manifest
 
 
@@ -13,7 +15,7 @@ def preset_of(name: str) -> dict[str, Any]:
     """pipeline.json of a preset. Raises ValueError with the nearest name."""
     known = sorted(path.parent.name for path in PRESETS.glob("*/pipeline.json"))
     if name not in known:
-        raise ValueError(f"no preset {name!r}{suggestion(str(name), known)}")
+        raise ValueError(f"no preset {quoted(name)}{suggestion(str(name), known)}")
     return read_manifest(PRESETS / name)
 
 
@@ -24,14 +26,54 @@ def settings_of(preset: Mapping[str, Any], stage: str) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
 
 
-def fresh(preset: Mapping[str, Any], stage: str, kind: str | None = None, **changes: Any) -> Any:
-    """An untrained stage as the preset's default variant has it; of class `kind`, with `changes` of its configuration, where told.
+class Sized:
+    """A recipe whose clips are as large and as long as its preset's videos."""
 
-    Raises LookupError for a class that the stage does not have.
-    """
+    preset: str
+
+    @cached_property
+    def size(self) -> int:
+        """The side of a clip, in pixels."""
+        side: int = preset_of(self.preset)["size"]
+        return side
+
+    @cached_property
+    def frames(self) -> int:
+        """The frames of a clip."""
+        count: int = preset_of(self.preset)["frames"]
+        return count
+
+    def demand_frames(self, least: int) -> None:
+        """Raise ValueError where the preset's videos are shorter than a training clip."""
+        if self.frames < least:
+            raise ValueError(f"{self.preset} has {self.frames} frames, and a training clip {least}")
+
+
+def class_of(preset: Mapping[str, Any], stage: str) -> str:
+    """The class of the default variant of `stage`, as pipeline.json names it."""
     entry = preset["stages"][stage]
-    kind = kind or entry["variants"][entry["default"]]["class"]
+    name: str = entry["variants"][entry["default"]]["class"]
+    return name
+
+
+def configured(preset: Mapping[str, Any], stage: str, kind: str | None = None, **changes: Any) -> tuple[Any, Any]:
+    """Class and configuration of a stage as the preset's default variant has it; of class `kind`, with `changes` of its
+    configuration, where told.
+
+    Raises ValueError for a class that the stage does not have, and for one that is not built from the preset's settings.
+    """
+    usual = class_of(preset, stage)
+    kind = kind or usual
     if kind not in CLASSES[stage]:
-        raise LookupError(f"{stage} has no class {kind!r}{suggestion(str(kind), CLASSES[stage])}")
+        raise ValueError(f"{stage} has no class {quoted(kind)}{suggestion(str(kind), CLASSES[stage])}")
     module, config = CLASSES[stage][kind]
-    return module(config(**{**settings_of(preset, stage), **changes}))
+    try:
+        return module, config(**{**settings_of(preset, stage), **changes})
+    except TypeError:
+        raise ValueError(f"{stage}: the settings that {preset['name']} has for {usual} build no {kind}") from None
+
+
+def fresh(preset: Mapping[str, Any], stage: str, kind: str | None = None, **changes: Any) -> Any:
+    """An untrained stage, of what `configured` gives."""
+    module, config = configured(preset, stage, kind, **changes)
+    return module(config)

@@ -28,9 +28,10 @@ def ship(
     metrics: dict[str, float],
     recipe: dict[str, Any],
     config: Any,
+    origins: dict[str, str],
 ) -> Path:
     """Write <stage>.<variant>.safetensors (float16) and provenance-<stage>.<variant>.json into `out`, each whole or
-    not at all; of several processes one does. Raises OSError where they cannot be written.
+    not at all; of several processes one does. `origins`: what the recipe's files held. Raises OSError where they cannot be written.
     """
     path = out / f"{stage}.{variant}.safetensors"
     if not machine.present().main:
@@ -48,6 +49,7 @@ def ship(
         "device": _where(),
         "metrics": metrics,
         "recipe": {key: told(value) for key, value in recipe.items() if key != "pool"},
+        "from": origins,
         "config": config,
         "sha256": sha256,
     }
@@ -73,7 +75,7 @@ def told(value: Any) -> Any:
     """A setting as provenance states it: of a path, only the file's name."""
     if isinstance(value, dict):
         return {key: told(one) for key, one in value.items()}
-    return Path(value).name if isinstance(value, str) else value
+    return Path(value).name if isinstance(value, (str, Path)) else value
 
 
 def read(path: Path) -> dict[str, Tensor]:

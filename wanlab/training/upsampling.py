@@ -1,9 +1,10 @@
-"""Training of the two x2 levels of the cascade on degraded procedural clips; `degradation` says what they are fed."""
+"""Training of the x2 levels of the cascade on degraded procedural clips; `degradation` says what they are fed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,32 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.core.nearest import suggestion
+from wanlab.core.quote import quoted
 from wanlab.nn.residual import enlarge
 from wanlab.stages.resize import ResizeConv, Trilinear
 from wanlab.stages.upsample import Config, Upsample
 from wanlab.training import losses, machine
-from wanlab.training.degradation import BASE, Example, Source, clean, crop, degrade, window
+from wanlab.training.content import LEAST, network_of, vgg_file
+from wanlab.training.degradation import Example, Source, clean, crop, degrade, window
 from wanlab.training.descent import Descent
-from wanlab.training.presets import preset_of, settings_of
+from wanlab.training.presets import Sized, preset_of, settings_of
+from wanlab.training.settings import demand, origins, stated
 from wanlab.training.shipping import ship
 from wanlab.training.sources import clips_of
 
 FRAMES = 4  # consecutive frames of a training clip
+PER_LEVEL = ("steps", "batch", "crop")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How both levels are trained.
+class Recipe(Sized):
+    """How the levels are trained, at the size and with the frames of the preset.
 
     variant     residual; no_residual: built and trained without the bicubic skips; resize_conv, trilinear: other ways to enlarge
-    steps, batch, crop, rate    per level; crop in pixels of the small video
-    content     weight of L_content beside the pixel loss
+    steps, batch, crop          one number per level; crop in pixels of the small video
+    rate        of every level;  content: weight of L_content beside the pixel loss;  vgg: its network (`content.vgg_file`)
     clips, held                 how many clips to train on and to judge by; pool: a folder that keeps them, or none
-    size, frames                of those clips; preset: whose levels these are
+    preset      whose levels these are
     videos                      real ones instead of the procedural world's (`wanlab.data.reel.Videos`); pool is of no use then
     """
 
@@ -45,17 +50,28 @@ class Recipe:
     crop: Sequence[int] = (24, 28)
     rate: float = 2e-3
     content: float = 0.0
-    size: int = 4 * BASE
+    vgg: str | None = None
     pool: str | None = None
     preset: str = "tiny"
-    frames: int = 8
     videos: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        demand(self)
         if self.variant not in VARIANTS:
-            raise ValueError(f"upsample has no variant {self.variant!r}{suggestion(self.variant, VARIANTS)}")
+            raise ValueError(f"upsample has no variant {quoted(self.variant)}{suggestion(self.variant, VARIANTS)}")
+        for name in PER_LEVEL:
+            if len(given := getattr(self, name)) != len(self.levels):
+                count = len(self.levels)
+                raise ValueError(f"{name}: one number for each of the {count} levels of {self.preset}, not {quoted(list(given))}")
+        self.demand_frames(FRAMES)
+        if self.vgg is not None and not self.content:
+            raise ValueError("vgg is L_content's network, and content: 0 asks for none of L_content")
+        if self.content and 2 * min(self.crop) < LEAST:
+            raise ValueError(f"crop: at least {LEAST // 2} where L_content is asked for, not {quoted(list(self.crop))}")
+        if self.vgg is not None:
+            vgg_file(self.vgg)
 
-    @property
+    @cached_property
     def levels(self) -> tuple[Config, ...]:
         """The configuration of each level, smallest first."""
         return tuple(Config(**level) for level in settings_of(preset_of(self.preset), "upsample")["levels"])
@@ -67,11 +83,11 @@ class Recipe:
 
     def of(self, level: int) -> dict[str, Any]:
         """The settings that one level's training depends on."""
-        names = ("variant", "seed", "clips", "rate", "content", "size", "preset", "frames", "videos")
-        shared = {name: getattr(self, name) for name in names}
-        return shared | {name: getattr(self, name)[level] for name in ("steps", "batch", "crop")}
+        sizes = {"size": self.size, "frames": self.frames}
+        return stated(self) | sizes | {name: getattr(self, name)[level] for name in PER_LEVEL}
 
 
+Criterion = Callable[[Tensor, Tensor], Tensor]  # of what was made and what is true, b f 3 h w in [-1, 1]
 VARIANTS: dict[str, tuple[type[Upsample], float]] = {  # class of a level, and the link of its bicubic skip
     "residual": (Upsample, 1.0),
     "no_residual": (Upsample, 0.0),
@@ -80,31 +96,17 @@ VARIANTS: dict[str, tuple[type[Upsample], float]] = {  # class of a level, and t
 }
 
 
-def recipe_of(kind: type, config: dict[str, Any]) -> Any:
-    """A recipe from plain data; raises ValueError with the nearest names for keys that it does not have."""
-    known = kind.__dataclass_fields__  # type: ignore[attr-defined]
-    for key, value in config.items():
-        if key not in known:
-            raise ValueError(f"{kind.__module__}: unknown setting {key!r}{suggestion(str(key), known)}")
-        default = getattr(kind, key, None)  # a list or a mapping as default stands in a factory, and is not checked
-        number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise ValueError(f"{kind.__module__}: {key} is a number, such as {default}, not {value!r}")
-    return kind(**config)
-
-
-def train_upsampling(config: dict[str, Any], out: Path) -> dict[str, float]:
-    """Train both levels into `out`; a checkpoint there is continued. Writes upsample.<variant>.safetensors and a note.
+def train_upsampling(recipe: Recipe, out: Path) -> dict[str, float]:
+    """Train all levels into `out`; a checkpoint there is continued. Writes upsample.<variant>.safetensors and a note.
 
     Returns the figures on held-out clips.
     """
-    recipe: Recipe = recipe_of(Recipe, config)
+    criterion = objective(recipe)
     data, held = clips_of(recipe, "train", recipe.clips), clips_of(recipe, "val", recipe.held)
     levels = nn.ModuleList()
     seconds = 0.0
     for level in range(len(recipe.levels)):
-        below = levels[-1] if level else None
-        descent = train_level(level, recipe, data, out, below)
+        descent = train_level(level, recipe, data, out, levels, criterion)
         levels.append(descent.average.module)
         seconds += descent.seconds
     figures = judge(levels.cpu(), held)
@@ -118,13 +120,14 @@ def train_upsampling(config: dict[str, Any], out: Path) -> dict[str, float]:
         seconds=seconds,
         metrics=figures,
         recipe=asdict(recipe),
+        origins=origins(recipe),
         config=[level.to_config() for level in levels],
     )  # type: ignore[operator, union-attr]
     return figures
 
 
-def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.Module | None) -> Descent:
-    """Train one level; `below` makes its inputs from base videos in three of four batches."""
+def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.ModuleList, criterion: Criterion) -> Descent:
+    """Train one level; those `below` make its inputs from base videos in three of four batches."""
     torch.manual_seed(recipe.seed * len(recipe.levels) + level)
     build, link = VARIANTS[recipe.variant]
     module = build(replace(recipe.levels[level], link=link))
@@ -132,7 +135,6 @@ def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.M
         module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"{recipe.variant}.level{level}.pt", recipe=recipe.of(level)
     )
     here = machine.present()
-    criterion = objective(recipe.content)
     for step in descent:
         example, rows = draw(level, recipe, data, step, below)
         example = here.share(example)
@@ -142,30 +144,28 @@ def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.M
     return descent
 
 
-def objective(content: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The pixel loss, and L_content of this weight."""
-    if not content:
+def objective(recipe: Recipe) -> Criterion:
+    """The pixel loss, and L_content of the recipe's weight."""
+    if not (weight := recipe.content):
         return losses.pixel
-    from wanlab.nn.vgg import content_network
-
-    network = content_network().to(machine.present().device)
+    network = network_of(recipe.vgg).to(machine.present().device)
 
     def both(fake: Tensor, real: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = losses.taps(network, real)
-        return losses.pixel(fake, real) + content * losses.content(losses.taps(network, fake), wanted)
+        return losses.pixel(fake, real) + weight * losses.content(losses.taps(network, fake), wanted)
 
     return both
 
 
-def draw(level: int, recipe: Recipe, data: Source, step: int, below: nn.Module | None) -> tuple[Example, list[int]]:
+def draw(level: int, recipe: Recipe, data: Source, step: int, below: Iterable[nn.Module] = ()) -> tuple[Example, list[int]]:
     """The batch of this step and the rows it came from: they depend on (seed, level, step) alone."""
     generator = torch.Generator().manual_seed((recipe.seed * 8 + level) * 2**32 + step)
     rows = torch.randint(len(data), (recipe.batch[level],), generator=generator).tolist()
     clips = data.batch(rows)
     last = clips.video.shape[1] - FRAMES
     start = int(torch.randint(0, last + 1, (), generator=generator))
-    below = below if float(torch.rand((), generator=generator)) < 0.75 else None
+    below = below if float(torch.rand((), generator=generator)) < 0.75 else ()
     example = degrade(window(clips, start, FRAMES, recipe.base), recipe.base * 2 ** (level + 1), generator, below)
     return crop(example, recipe.crop[level], generator), rows
 

@@ -1,0 +1,34 @@
+"""Training files, bad ones: one message with the place, before anything is drawn or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.cases import answer, every, full
+from tests.hostile.studies import TRAININGS, trainings
+from wanlab.runs.document import parse
+from wanlab.training import cascade, judges
+
+
+@full
+def test_training_files(whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They name no file that is here, as a rule, and nothing is made where they are read."""
+    monkeypatch.chdir(tmp_path)
+
+    def plan(text: str) -> object:
+        data = parse(text).data
+        if not isinstance(data, dict):
+            return data
+        return judges.demand(data) if data.get("kind") == "judges" else cascade.planned(data, tmp_path / "out")
+
+    every("training files", whole, trainings(), lambda text: answer(lambda: plan(text), ValueError))
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_shipped_ones_are_right(tmp_path: Path) -> None:
+    assert [data["kind"] for data in TRAININGS] == ["judges", "cascade", "cascade", "cascade"]
+    for data in TRAININGS:
+        answered = answer(lambda data=data: judges.demand(data) if data["kind"] == "judges" else cascade.planned(data, tmp_path))
+        assert not isinstance(answered, str)
