@@ -79,3 +79,15 @@ def test_the_checks_all_run_and_a_failure_counts(dev: ModuleType, monkeypatch: p
     assert dev.test(Path(sys.prefix), ["-k", "sites"]) == 1
     assert len(ran) == 3 and ran[-1][-2:] == ("-k", "sites")
     assert "failed: mypy" in capsys.readouterr().out
+
+
+def test_the_demo_says_where_the_report_is_and_how_a_shell_gets_the_command(
+        dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "runs" / "quickstart" / "report" / "report.html"
+    report.parent.mkdir(parents=True)
+    report.touch()
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    monkeypatch.setattr(dev, "call", lambda *_: 0)
+    assert dev.demo(tmp_path / "my venv", []) == 0
+    said = capsys.readouterr().out
+    assert report.as_uri() in said and f". '{tmp_path / 'my venv' / dev.BIN / 'activate'}'" in said
