@@ -13,7 +13,7 @@ first frame, as a caption leaves the speed open, so that its first frame stands 
 Scores (`analysis/localise.py`): pointing accuracy and area-matched IoU; chance is the pointing accuracy of heat without meaning.
 DiffTrack is scored by the share of later frames in which the object's centre (the true clip's, and the generated one's) is found
 within 1.5 places, beside a point that stays. All have 95 % intervals over clips; and so have the differences, clip by clip, to
-DAAM's map of the object's words (`analysis/intervals.py`).
+DAAM's map of the object's words (`analysis/intervals.py`). A control knows no word: how long the outputs of cross-attention are.
 """
 
 from __future__ import annotations
@@ -74,7 +74,18 @@ def methods(pipe: Any, index: int, sample: Any, thing: str, motion: str) -> dict
         "ConceptAttention, object words": concepts(*given, words, index, size=SIZE).sel(word=thing).values,
         "GramCol, object words": gramcol(*given, thing, index, size=SIZE).values,
         "IMAP, motion word": gramcol(*given, motion, index, motion=0.25, size=SIZE).values,
+        "no word: size of the outputs": lengths(*given, index),
     }
+
+
+def lengths(pipe: Any, image: Any, prompt: str, seed: int) -> np.ndarray:
+    """A control that knows no word: the mean square of what each patch reads from the text, frames h w."""
+    from wanlab.analysis.layout import layered, resized
+    from wanlab.analysis.texts import kept, text_layers
+
+    held = kept(pipe, image, prompt, seed, text_layers(pipe), {"z": None})
+    whole = layered({layer: resized((one["z"] ** 2).sum("unit").mean("head"), SIZE) for layer, one in held.items()})
+    return whole.mean([axis for axis in whole.dims if axis not in ("frame", "h", "w")]).values
 
 
 def tracked(pipe: Any, index: int, sample: Any, truth: dict[str, np.ndarray]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,6 +81,28 @@ def test_what_is_timed_on_cuda_runs_on_a_cpu_at_a_small_size() -> None:
     assert [(row.name, row.unit) for row in rows] == [*wan.FORWARD_ROWS, *wan.LARGE_ROWS]
     assert all(row.value > 0 for row in rows[:-1]) and rows[-1].skipped == "no CUDA device"
     assert [row.skipped for row in wan.full_size(True, "cpu")] == ["no CUDA device"] * len(rows)
+
+
+@pytest.mark.usefixtures("folder")
+def test_maps_are_compared_clip_by_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One method finds the object in all clips but the first, the other in every second: where both do is what counts."""
+    import localisation
+
+    mask = np.zeros((2, 8, 8))
+    mask[:, 2, 3] = 1
+    lost, first = np.roll(mask, 4, -1), localisation.FIRST
+    monkeypatch.setattr("wanlab.load", lambda name: None)
+    monkeypatch.setattr(localisation, "clips", lambda pipe, count: [(index, None, "", "") for index in range(6)])
+    monkeypatch.setattr(localisation, "truths", lambda *given: ({"true clip": mask}, {}))
+    monkeypatch.setattr(localisation, "methods", lambda pipe, index, *given: {
+        first: mask if index else lost, "other": lost if index % 2 else mask})
+    monkeypatch.setattr(localisation, "tracked", lambda *given: {"DiffTrack": 0.5})
+    rows = {row.name: (row.value, row.interval) for row in localisation.rows(True, "cpu")}
+    value, (low, high) = rows[f"{first}, true clip: pointing"]
+    assert value == pytest.approx(5 / 6) and low < value < high == 1
+    value, (low, high) = rows[f"other less {first}, true clip: pointing"]
+    assert value == pytest.approx(-1 / 3) and -1 < low < value < high
+    assert rows["DiffTrack"] == (0.5, (0.5, 0.5)) and rows["other, true clip: chance"][0] == pytest.approx(1 / 64)
 
 
 @pytest.mark.usefixtures("folder")

@@ -26,8 +26,9 @@ _split: ContextVar[bool] = ContextVar("wanlab_split_keys", default=False)
 def split_keys() -> Iterator[None]:
     """Within the block, attention whose `mass` is captured runs its kernel once for each part of the keys, and merges.
 
-    That costs a few percent instead of a second call. The output is exact, but rounds otherwise than an undisturbed run
-    (about 1e-6 relative): a capture of mass then does not leave the video's bytes as they were. Everything else does.
+    That costs a few percent instead of a second call; on CUDA one kernel may do it in one pass (`wanlab.nn.flush`). The output is
+    exact, but rounds otherwise than an undisturbed run (about 1e-6 relative): a capture of mass then does not leave the video's
+    bytes as they were. Everything else does.
     """
     token = _split.set(True)
     try:
