@@ -11,7 +11,7 @@ import torch
 from tests.pipelines.conftest import folder, pipe  # noqa: F401
 from wanlab.analysis import cells, lens
 from wanlab.analysis.lens import LensError
-from wanlab.core import Bypass, Zero
+from wanlab.core import Bypass, Scale, Zero
 
 BLOCKS = "generator.{down.*,mid,up.*}.resid_post"
 
@@ -22,7 +22,7 @@ def asked(pipe: Any) -> Any:  # noqa: F811
 
 
 def test_the_last_layer_is_the_models_own_and_earlier_ones_leave_out_what_follows(pipe: Any, asked: Any) -> None:  # noqa: F811
-    edits = [Zero("text.out"), Zero("fusion.pooled", steps="1:")]
+    edits = [Zero("text.out"), Zero("fusion.pooled", steps="1:"), Scale("sampler.video.{noise,latent}", 0.9)]
     seen = lens.blocks(pipe, asked, BLOCKS, steps=[0, 2], edits=edits)
     assert seen.x0.dims == ("step", "layer", "row", "frame", "channel", "h", "w") and seen.x0.sizes["layer"] == 5
     own = lens.predicted(pipe, asked, branch="cond", edits=edits)

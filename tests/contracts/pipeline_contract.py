@@ -35,6 +35,7 @@ from wanlab.core import (
     trace,
 )
 from wanlab.core.record import Key
+from wanlab.graph import edits_by_node
 
 
 class PipelineContract:
@@ -115,7 +116,7 @@ class PipelineContract:
         done: dict[str, Any] = {}
         for node in pipe.nodes:
             inputs = {name: done[name] for name in node.inputs}
-            done[node.name] = pipe.run_node(node.name, inputs, whole.request, edits=pipe.edits_for(node.name, edits))
+            done[node.name] = pipe.run_node(node.name, inputs, whole.request, edits=edits_by_node(pipe, edits)[node.name])
         assert torch.equal(done[pipe.nodes[-1].name]["video"], whole.video)
 
     def test_a_loop_that_pauses_and_goes_on_gives_the_same_bytes(self, pipe: Any) -> None:
@@ -134,7 +135,7 @@ class PipelineContract:
         whole = self.run(pipe, *edits)
         for node in pipe.nodes:
             inputs = {name: whole.nodes[name] for name in node.inputs}
-            out = pipe.run_node(node.name, inputs, whole.request, edits=pipe.edits_for(node.name, edits))
+            out = pipe.run_node(node.name, inputs, whole.request, edits=edits_by_node(pipe, edits)[node.name])
             assert all(torch.equal(out[key], value) for key, value in whole.nodes[node.name].items())
 
     # ------------------------------------------------------------------------------------- exactly this changes

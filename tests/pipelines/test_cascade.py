@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wanlab.core import BudgetError, Identity, SelectionError, UnknownSite, Zero, trace
 from wanlab.data.procedural import World
+from wanlab.graph import edits_by_node
 from wanlab.pipelines.cascade import STAGES, Cascade
 from wanlab.pipelines.load import WeightsError, load
 from wanlab.pipelines.request import Request
@@ -114,9 +115,9 @@ def test_nodes_run_one_by_one_give_what_generate_gives(pipe: Cascade) -> None:
     done: dict[str, Any] = {}
     for node in pipe.nodes:
         inputs = {name: done[name] for name in node.inputs}
-        done[node.name] = pipe.run_node(node.name, inputs, whole.request, edits=pipe.edits_for(node.name, edits))
+        done[node.name] = pipe.run_node(node.name, inputs, whole.request, edits=edits_by_node(pipe, edits)[node.name])
     assert torch.equal(done["detail"]["video"], whole.video)
-    assert [n.name for n in pipe.nodes if pipe.edits_for(n.name, edits)] == ["denoise", "upsample.1"]
+    assert [name for name, mine in edits_by_node(pipe, edits).items() if mine] == ["denoise", "upsample.1"]
 
 
 def test_nodes_come_after_their_inputs_and_share_no_stage(pipe: Cascade) -> None:

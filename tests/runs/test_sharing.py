@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.contracts import strategies
+from tests.contracts.engine_contract import content
 from tests.runs.flow import Flow
-from tests.runs.test_engine import content
 from tests.runs.toy import Toy, bench
+from wanlab.analysis.cells import Cell, Seen
+from wanlab.analysis.cells import run as run_cells
+from wanlab.core import edit_from_dict
+from wanlab.graph import digest
 from wanlab.runs.cell import Workbench
 from wanlab.runs.plan import Group, Task
 from wanlab.runs.store import RunFolder
@@ -33,6 +40,7 @@ cells:
   first: {edits: [{kind: bypass, at: generator.out, steps: 0}]}
   level: {edits: [{kind: scale, at: sampler.video.velocity, factor: 0.9, sigma: [0.0, 0.6]}]}
   noise: {edits: [{kind: scale, at: sampler.video.noise, factor: 0.9}]}
+  noise_late: {edits: [{kind: scale, at: sampler.video.noise, factor: 0.9}, {kind: zero, at: generator.out, steps: "3:"}]}
   detail: {ablate: detail}
   sharp: {swap: {detail: sharp}}
   text: {ablate: text}
@@ -74,8 +82,44 @@ def test_forked_and_cached_cells_have_the_bytes_and_keys_of_plain_ones() -> None
     assert same(videos(forked), videos(plain)) and same(videos(cached), videos(plain))
     keys = [[(cell.key, cell.keys) for cell in made.plan.cells.values()] for made in (forked, cached, plain)]
     assert keys[0] == keys[1] == keys[2]
-    assert len({cell.key for cell in forked.plan.cells.values()}) == 13
-    assert len({v.sum().item() for task, v in videos(plain).items() if task.chunk == 0}) == 13     # all differ
+    assert len({cell.key for cell in forked.plan.cells.values()}) == 14
+    assert len({v.sum().item() for task, v in videos(plain).items() if task.chunk == 0}) == 14     # all differ
+
+
+PIPE = Flow()
+REACH = ("", "sampler.**", "{generator,sampler}.**", "sampler.video.{noise,latent}")      # "": the one site
+SHAKEN = (*["sampler.video.noise"] * 2, "sampler.video.latent", "sampler.video.velocity", "generator.out", "detail.out")
+
+
+@st.composite
+def sharing(draw: st.DrawFn) -> list[Cell]:
+    """Cells that have some edits in common, of which any may act in some steps alone or outside of the loop."""
+    def some(most: int) -> list[Any]:
+        given = draw(strategies.edits([PIPE.sites()[name] for name in SHAKEN], 2, 6, ("cond",), most))
+        return [edit_from_dict(_reaching(one, draw(st.sampled_from(REACH)))) for one in given]
+
+    common, one, other = some(2), some(2), some(1)
+    return [Cell(name, (*edits,)) for name, edits in
+            (("plain", []), ("common", common), ("one", common + one), ("other", common + other), ("else", other))]
+
+
+def _reaching(told: dict[str, Any], pattern: str) -> dict[str, Any]:
+    """The edit at every site of a pattern, if it is one of few that mean something at all of them."""
+    wide = pattern and told["kind"] in ("scale", "noise", "zero", "identity") and "steps" not in told and "branch" not in told
+    return told | {"at": pattern} if wide else told
+
+
+@settings(max_examples=60)
+@given(sharing())
+def test_whatever_cells_share_they_have_the_bytes_of_a_plain_loop(cells: list[Cell]) -> None:
+    request = PIPE.request(torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)), "a red circle", [0, 1])
+    shared, alone = (run_cells(PIPE, request, cells, {"bytes": _bytes}, share=share) for share in (True, False))
+    assert shared.equals(alone)
+
+
+def _bytes(seen: Seen) -> list[float]:
+    """A number for each row that no other row has."""
+    return [float(int(digest(row)[:12], 16)) for row in seen.video]
 
 
 @pytest.mark.parametrize("sets", [(), PLAIN, ("share.fork=false",), ("share.pack=3",), ("share.pack=100", "share.fork=false"),
@@ -88,17 +132,17 @@ def test_exactly_what_was_planned_runs(sets: tuple[str, ...], run: Run, pipe: Fl
     tally = made.cache.tally
     assert tally.runs == planned.shared and +tally.steps == +planned.steps
     assert {name: pytest.approx(rows) for name, rows in tally.rows.items()} == planned.rows
-    assert sum(planned.alone.values()) == 13 * 5 * 4 and planned.steps_alone["denoise"] == (12 * 6 + 4) * 4
+    assert sum(planned.alone.values()) == 14 * 5 * 4 and planned.steps_alone["denoise"] == (13 * 6 + 4) * 4
     assert (planned.shared == planned.alone) == (sets == PLAIN)
 
 
 def test_steps_in_common_run_once() -> None:
     planned = work("data.n=1", "seeds=[0]").plan.stage_runs()
     # baseline 6; after 2 steps window 4, of which window_last leaves for the last 1; late 3, row 2, level at 0.6 of sigma; first 6
-    # and noise 6, text 6, fewer 4, guided 6 by themselves; detail and sharp none
+    # and noise 6, so noise_late, text 6, fewer 4, guided 6 by themselves; detail and sharp none
     level = sum(sigma <= 0.6 for sigma in Flow().sampler.sigmas(6))
-    assert planned.steps["denoise"] == 6 + 4 + 1 + 3 + 2 + level + 6 + 6 + 6 + 4 + 6
-    assert str(planned).startswith("would have been 65 stage runs, is ") and "(denoising steps: 76, " in str(planned)
+    assert planned.steps["denoise"] == 6 + 4 + 1 + 3 + 2 + level + 6 + 6 + 6 + 6 + 4 + 6
+    assert str(planned).startswith("would have been 70 stage runs, is ") and "(denoising steps: 82, " in str(planned)
 
 
 def test_groups_are_cohorts_and_the_plan_of_any_of_them_is_the_same() -> None:
@@ -113,7 +157,7 @@ def test_packed_cells_have_the_bytes_of_plain_ones_on_a_cpu_and_keys_of_their_ow
     packed, plain = work(f"share.pack={size}"), work(*PLAIN)
     assert same(videos(packed), videos(plain))
     assert all(packed.plan.cells[name].key != plain.plan.cells[name].key for name in ("baseline", "late", "window"))
-    assert max(pieces for pieces in map(len, _packs(packed))) == min(size, 12)
+    assert max(pieces for pieces in map(len, _packs(packed))) == min(size, 13)
 
 
 def _packs(made: Workbench) -> list[Any]:
@@ -144,7 +188,7 @@ WRONG = 'cells.wrong={edits: [{kind: zero, at: generator.out, sigma: [5, 6]}, {k
 def test_a_cell_that_fails_in_a_pack_fails_alone(run: Run) -> None:
     said = io.StringIO()
     root, outcome = run("out", "share.pack=4", WRONG, text=STUDY, said=said)
-    assert list(outcome.failed) == ["wrong"] and len(outcome.done) == 13
+    assert list(outcome.failed) == ["wrong"] and len(outcome.done) == 14
     assert "never due" in outcome.failed["wrong"]
     plain, _ = run("plain", *PLAIN, WRONG, text=STUDY)
     ours, theirs = (RunFolder(path).cells() for path in (root, plain))

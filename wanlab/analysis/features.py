@@ -150,7 +150,7 @@ def _run(pipe: Any, request: Any, sites: Sequence[Site], captures: Sequence[str]
         until = max(positions(where.steps, request.steps, "steps")) + 1
     acting, mine = [edit for node in nodes[:last] for edit in by_node[node.name]], by_node[nodes[last].name]
     table = Timetable.of(mine, pipe.sites, pipe.levels(request))
-    acting += [edit for edit in mine if until is None or edit in (*table.always, *table.within(0, until))]
+    acting += mine if until is None else table.within(0, until)
     inputs: dict[str, Any] = {}
     with torch.no_grad(), trace(pipe, acting, captures, budget=budget, sites=pipe.sites()) as t:        # what is kept is edited
         for node in nodes[:last + 1]:

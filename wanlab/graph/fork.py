@@ -10,14 +10,16 @@ from .piece import Recipe, pieces_of
 
 
 def forked(recipes: Mapping[str, Sequence[Recipe]], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Recipe]]:
-    """The recipes of all cells with the cuts that let each loop begin where it first differs from every other.
+    """The recipes of all cells with the cuts that let each loop begin where it first differs from every other. A loop with an edit
+    outside of its steps stays whole: nobody knows in which piece that one would act.
 
     rows: the request of each cell by field, where what is the cell's own (steps, guidance) decides and the rows are anything.
     """
     cut = {cell: list(mine) for cell, mine in recipes.items()}
     begins = {cell: {piece.node: piece.begin for piece in pieces_of(cell, mine, rows[cell])} for cell, mine in recipes.items()}
     for place in range(max(map(len, cut.values()), default=0)):
-        loops = {cell: mine[place] for cell, mine in cut.items() if place < len(mine) and mine[place].course}
+        loops = {cell: mine[place] for cell, mine in cut.items()
+                 if place < len(mine) and mine[place].course and not mine[place].timetable.always}
         courses = [(begins[cell][recipe.node.name], recipe.course) for cell, recipe in loops.items()]
         for (cell, recipe), cuts in zip(loops.items(), cuts_of(courses), strict=True):
             cut[cell][place] = replace(recipe, cuts=cuts)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from wanlab.core.rows import by_row
 
 from .piece import Recipe
-from .timetable import Timetable
+from .timetable import Timetable, narrowed
 
 
 def recipes_of(pipe: Any, by_node: Mapping[str, Sequence[Any]], request: Any, settings: Mapping[str, Any],
@@ -38,6 +37,5 @@ def edits_by_node(pipe: Any, edits: Sequence[Any]) -> dict[str, list[Any]]:
                 if any(name.startswith(f"{stage}.") for stage in node.stages):
                     reached.setdefault(node.name, []).append(name)
         for node_name, mine in reached.items():
-            narrow = edit if len(mine) == len(names) else replace(edit, at=mine[0] if len(mine) == 1 else f"{{{','.join(mine)}}}")
-            found[node_name].append(narrow)
+            found[node_name].append(edit if len(mine) == len(names) else narrowed(edit, mine))
     return found

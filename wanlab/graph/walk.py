@@ -1,7 +1,8 @@
 """Running work through the cache.
 
-`run_stage` is the one function that runs one stage for one set of rows: the plain loop, the cache, forks, packs and every engine
-call it. `Walk` decides what has to run: a piece runs only where the cache has neither it nor anything that follows from it.
+`run_stage` is the one function that runs one stage for one set of rows: the cache, forks, packs and every engine call it, and what
+they give has the bytes of a pipeline's own loop over its nodes. `Walk` decides what has to run: a piece runs only where the cache
+has neither it nor anything that follows from it.
 """
 
 from __future__ import annotations

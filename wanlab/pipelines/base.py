@@ -1,7 +1,7 @@
 """What every pipeline is: named stages with sites, run as a graph of nodes.
 
-A node is the smallest unit that is computed, cached or skipped: `run_node` is the one function that runs one for a set of
-rows. A plain `generate`, the stage cache and every study engine go through it.
+A node is the smallest unit that is computed, cached or skipped. `run_node` runs one for a set of rows: the stage cache and every
+study engine go through it. A plain `generate` runs them all within one trace, and gives the same bytes.
 """
 
 from __future__ import annotations
@@ -292,11 +292,6 @@ class Pipeline(nn.Module):
             raise LookupError(f"{self.config['name']} has no component {component!r}{suggestion(component, self.components)}; "
                               f"there are {', '.join(self.components)}")
         return self.components[component]()
-
-    def edits_for(self, node: str, edits: Iterable[Edit]) -> list[Edit]:
-        """Those of `edits` that touch a site of this node, in order."""
-        names = {site.name for site in self._sites() if self._owner(site.name) == node}
-        return [edit for edit in edits if any(site.name in names for site in self._sites().find(edit.where.at))]
 
     def _runs(self, site: str) -> bool:
         """Whether generating runs this site's stage; the discriminator has sites, but only training runs it. May raise, where a
