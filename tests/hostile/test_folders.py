@@ -40,7 +40,7 @@ def _one_code(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (cell, environment):
         monkeypatch.setattr(module, "context_of", lambda device: {"generate": "g", "measure": "m"})
     monkeypatch.setattr(environment, "commit", lambda: None)
-    monkeypatch.setattr(source, "source_digest", lambda folders: "d")
+    monkeypatch.setattr(source, "reading", lambda: "d")
 
 
 @pytest.fixture

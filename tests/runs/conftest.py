@@ -27,7 +27,7 @@ def _one_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code of the stages does not change during a test, whoever edits it meanwhile."""
     for module in (cell, environment):
         monkeypatch.setattr(module, "context_of", lambda device: {"generate": "g", "measure": "m"})
-    monkeypatch.setattr(source, "source_digest", lambda folders: "d")
+    monkeypatch.setattr(source, "reading", lambda: "d")
 
 
 @pytest.fixture

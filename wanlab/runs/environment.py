@@ -1,4 +1,4 @@
-"""What a result depends on beside the study: versions, device, the code of the stages and of the metrics."""
+"""What a result depends on beside the study: versions, device, the code of the stages, of the metrics and of what reads data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ PACKAGES = (
     "torchvision",
     "diffusers",
     "transformers",
+    "tokenizers",
+    "ftfy",
     "safetensors",
     "einops",
     "torchmetrics",
     "lpips",
     "opencv-python-headless",
     "av",
+    "pillow",
     "numpy",
     "scipy",
     "pyarrow",
@@ -34,7 +37,11 @@ PACKAGES = (
     "pydantic",
     "ruamel.yaml",
 )
-GENERATING = ("core", "nn", "diffusion", "stages", "pipelines")
+GENERATING = ("core", "nn", "graph", "diffusion", "stages", "pipelines")
+# whose numbers stand in what is made, in what judges it, and in what reads or renders data: all of them are among PACKAGES
+MAKERS = ("torchvision", "diffusers", "transformers", "tokenizers", "ftfy", "numpy")
+JUDGES = ("torchvision", "transformers", "torchmetrics", "lpips", "opencv-python-headless", "numpy", "scipy")
+READERS = ("av", "pillow", "numpy")
 HOME = Path(__file__).parents[1]
 
 
@@ -75,11 +82,22 @@ def context_of(device: str) -> dict[str, Any]:
         "threads": summing,
         "dtype": "float32",
         "torch": torch.__version__,
+        "packages": versions(MAKERS),
         "code": source_digest(HOME / name for name in GENERATING),
     }
     metrics = Path(str(measure.package().__file__)).parent
-    measuring = {"code": source_digest([HOME / "measure", metrics]), "torch": torch.__version__, "threads": summing}
+    measuring = {
+        "threads": summing,
+        "torch": torch.__version__,
+        "packages": versions(JUDGES),
+        "code": source_digest([HOME / "measure", metrics]),
+    }
     return {"generate": digest(generate), "measure": digest(measuring)}
+
+
+def reading() -> dict[str, Any]:
+    """What the samples of a study depend on beside the files and numbers that it names: code and packages that read or render."""
+    return {"code": source_digest([HOME / "data"]), "packages": versions(READERS)}
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -92,7 +110,7 @@ def describe(device: str) -> dict[str, Any]:
         "device": device_class(device),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "packages": {name: version_of(name) for name in PACKAGES},
+        "packages": versions(PACKAGES),
         "code": context_of(device),
     }
 
@@ -100,6 +118,11 @@ def describe(device: str) -> dict[str, Any]:
 def describe_pipeline(pipe: Any) -> dict[str, Any]:
     """The part of environment.json that speaks of the pipeline."""
     return {"name": pipe.config["name"], "variants": pipe.config.get("variants", {}), "weights": pipe.weights_hash}
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """The installed version of each of some packages."""
+    return {name: version_of(name) for name in packages}
 
 
 def version_of(package: str) -> str | None:

@@ -16,6 +16,7 @@ import wanlab.measure
 from wanlab.graph import digest, source_digest
 from wanlab.measure import package, part
 
+from .environment import JUDGES, READERS, versions
 from .files import write_text
 from .pairing import Item
 from .source import clip_digest
@@ -68,7 +69,8 @@ class Cache:
 
     def __init__(self, root: Path, wanted: Wanted, context: Mapping[str, Any]) -> None:
         self.root, self.wanted = root, wanted
-        self.context = {**context, "torch": torch.__version__, "code": _code()}
+        packages = versions(dict.fromkeys((*JUDGES, *READERS)))
+        self.context = {**context, "torch": torch.__version__, "packages": packages, "code": _code()}
         self._banks: dict[str, Any] = {}
         self._digests: dict[Path, str] = {}
 

@@ -16,10 +16,11 @@ import torch
 
 from wanlab.core.quote import quoted
 from wanlab.data.clip import Clips
-from wanlab.graph import digest, file_digest, source_digest
+from wanlab.graph import digest, file_digest
 from wanlab.pipelines.inputs import sides
 
 from .document import did_you_mean
+from .environment import reading
 from .pairs import Pair, PairsError, read_pairs
 from .spec import Folder, Image, Images, Procedural
 
@@ -50,7 +51,7 @@ class Source(Protocol):
         """A readable name of each (image, prompt)."""
 
     def digest(self, indices: Sequence[int]) -> str:
-        """Content key of the rows."""
+        """Content key of the rows: of what they are made from, and of the code that reads or renders it."""
 
     def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
         """The rows: video b f c h w in [0, 1] (only the first frame where there is no true clip), captions, factors, masks;
@@ -75,7 +76,6 @@ class ProceduralSource:
     fields = frozenset({"image", "factors", "masks", "tracks", "flow_pairs", "occlusion"})
 
     def __init__(self, data: Procedural, size: int | tuple[int, int], frames: int):
-        import wanlab.data
         from wanlab.data.procedural import World
 
         high, wide = sides(size)
@@ -86,7 +86,7 @@ class ProceduralSource:
         self._world = World(
             size=high, frames=frames, seed=data.seed, split=data.split, max_objects=data.max_objects
         )
-        self._code = source_digest([Path(wanlab.data.__file__).parent])
+        self._reading = reading()
 
     def prompts(self, indices: Sequence[int]) -> list[str]:
         """See Source."""
@@ -97,8 +97,8 @@ class ProceduralSource:
         return [f"{self._data.split}-{self._data.seed}-{index}" for index in indices]
 
     def digest(self, indices: Sequence[int]) -> str:
-        """See Source. The code of the world is part of it: another renderer, other rows."""
-        return digest(["procedural", repr(self._world), list(indices), self._code])
+        """See Source."""
+        return digest(["procedural", repr(self._world), list(indices), self._reading])
 
     def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
         """See Source."""
@@ -124,7 +124,7 @@ class FolderSource:
                 f"{data.path} holds {found} clips of {frames} frames, the study asks for {data.n}"
                 + (f" (left out: {reasons})" if reasons else "")
             )
-        self.n, self._key = data.n or found, [size, frames, data.fps]
+        self.n, self._key = data.n or found, [size, frames, data.fps, reading()]
         self._captions = _read_captions(data.captions, self._folder) if data.captions is not None else {}
         self._digests: dict[int, str] = {}
 
@@ -160,7 +160,7 @@ class ImageSource:
         self.n, self._prompts, self._path = len(data.prompts), data.prompts, data.path
         self._image, notes = load_image(data.path, size=size)
         self.notes = [f"{data.path}: {note}" for note in notes]
-        self._digest = file_digest(data.path)
+        self._key = [file_digest(data.path), tuple(self._image.shape), reading()]
 
     def prompts(self, indices: Sequence[int]) -> list[str]:
         """See Source."""
@@ -172,7 +172,7 @@ class ImageSource:
 
     def digest(self, indices: Sequence[int]) -> str:
         """See Source."""
-        return digest(["image", self._digest, tuple(self._image.shape), self.prompts(indices)])
+        return digest(["image", self._key, self.prompts(indices)])
 
     def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
         """See Source: the video is the photograph alone, b 1 c h w."""
@@ -192,7 +192,7 @@ class ImagesSource:
             raise SourceError(str(error)) from None
         if data.n is not None and data.n > len(pairs):
             raise SourceError(f"{data.path} holds {len(pairs)} pairs, the study asks for {data.n}")
-        self._pairs, self._size = pairs[: data.n], size
+        self._pairs, self._size, self._reading = pairs[: data.n], size, reading()
         self.n, self.notes = len(self._pairs), _notes_on(self._pairs, size)
         self._digests: dict[Path, str] = {}
 
@@ -209,7 +209,7 @@ class ImagesSource:
         pairs = [self._pairs[index] for index in indices]
         files = [file for pair in pairs for file in (pair.image, pair.last) if file is not None]
         self._digests |= {file: file_digest(file) for file in files if file not in self._digests}
-        return digest(["images", [self._digests[file] for file in files], self._size, self.prompts(indices)])
+        return digest(["images", [self._digests[file] for file in files], self._size, self._reading, self.prompts(indices)])
 
     def clips(self, indices: Sequence[int], truth: bool = False) -> Clips:
         """See Source: the video is the picture alone, b 1 c h w; beside it the last frame, where the list has it. Raises
