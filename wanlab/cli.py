@@ -198,12 +198,12 @@ def run(
         raise ValueError(f"--shard {part} splits a run without Ray; leave it out with --engine {engine}")
     runner = make_engine(engine, address, workers)
     root, outcome = run_study(study, out, sets or [], device, runner, errors, shard=part, threads_each=threads)
-    if part is None:
-        console.print(f"report: {escape(str((root / 'report' / 'report.html').resolve()))}", highlight=False, soft_wrap=True)
-    else:
+    if part is not None:
         waiting = f"{len(outcome.waiting)} cells wait for other shards; when those have ended"
         then = f"wanlab report {escape(shlex.quote(str(root)))}"
         console.print(f"{waiting if outcome.waiting else 'all cells are done'}: {then}", highlight=False, soft_wrap=True)
+    elif outcome.done or outcome.before:
+        console.print(f"report: {escape(str((root / 'report' / 'report.html').resolve()))}", highlight=False, soft_wrap=True)
     if outcome.failed:
         errors.print(
             f"[red]{len(outcome.failed)} cells failed[/]: {escape(', '.join(outcome.failed))}; their tracebacks stand in "

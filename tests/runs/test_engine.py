@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -22,8 +21,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.contracts.engine_contract import content
 from tests.runs.toy import STUDY, Toy, bench
-from wanlab.runs import environment, store
+from wanlab.runs import store
 from wanlab.runs.cell import Failure, Workbench, WorkbenchSpec
 from wanlab.runs.document import StudyError
 from wanlab.runs.plan import Group, Task
@@ -32,13 +32,6 @@ from wanlab.runs.store import RunFolder, RunFolderError
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def content(root: Path) -> dict[str, str]:
-    """Every file of a run folder with its digest; what holds times or the commit of the moment is left out."""
-    passing = (".lock", "attempts.jsonl", "environment.json", "report.html")
-    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in passing]
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_a_run_leaves_the_folder_of_the_contract(run: Run, pipe: Toy) -> None:
@@ -244,7 +237,7 @@ def test_sigkill_loses_at_most_the_batch_in_hand(run: Run, tmp_path: Path) -> No
         f"import pathlib, sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import torch; torch.set_num_threads(1)\n"
         "from tests.runs.toy import load_toy, resolve_toy\nfrom wanlab.runs.study import run_study\n"
-        "from wanlab.runs import cell, environment, source\nsource.source_digest = lambda folders: 'd'\n"
+        "from wanlab.runs import cell, environment, source\nsource.reading = lambda: 'd'\n"
         "cell.context_of = environment.context_of = lambda device: {'generate': 'g', 'measure': 'm'}\n"
         f"run_study(pathlib.Path({str(tmp_path / 'study.yaml')!r}), pathlib.Path({str(tmp_path / 'killed')!r}), device='cpu',\n"
         "          load=load_toy(), resolve=resolve_toy, report=False)"
@@ -344,22 +337,12 @@ def test_the_disk_cache_serves_another_run(run: Run, pipe: Toy, tmp_path: Path) 
     assert len(pipe.runs) > 0 and content(first) == content(third)
 
 
-def test_other_code_runs_again_beside_the_old(run: Run, pipe: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, _ = run()
-    monkeypatch.setattr(environment, "context_of", lambda device: {"generate": "new", "measure": "new"})
-    said = io.StringIO()
-    _, outcome = run(said=said)
-    assert len(outcome.done) == 5 and "run again" in said.getvalue()
-    assert len(RunFolder(root).cells()) == 5 and len(list(root.glob("cells/*"))) == 10
-
-
-def test_groups_go_batch_by_batch_with_the_baseline_first_and_without_what_is_done() -> None:
+def test_groups_go_batch_by_batch_with_the_baseline_first() -> None:
     plan = bench("baseline=detail").plan
     groups = list(plan.groups())
     assert [group.chunk for group in groups] == [chunk for chunk in range(6) for _ in range(2)]
     assert {group.cells for group in groups} == {("detail", "baseline", "sharp", "both"), ("text",)}  # text denoises by itself
-    left = list(plan.groups(lambda cell, chunk: chunk != 2 or cell in ("detail", "both")))
-    assert left == [Group(2, ("baseline", "sharp")), Group(2, ("text",))] and list(left[0])[1] == Task("sharp", 2)
+    assert list(groups[0])[2] == Task("sharp", 0)
 
 
 def test_a_cell_that_raises_in_a_group_is_a_failure_and_the_others_give_parts() -> None:

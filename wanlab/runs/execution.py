@@ -58,8 +58,8 @@ class Executor:
         self.cells: dict[str, CellFolder] = {name: folder.cell(cell.key) for name, cell in bench.plan.cells.items()}
         self.done = {name for name, cell in self.cells.items() if cell.repair()}
         self.outcome.before = [name for name in self.cells if name in self.done]
-        earlier = {name for name, cell in folder.cells().items() if cell.root != self.cells[name].root} - self.done
-        if earlier:
+        self._told_of_videos()
+        if earlier := folder.outdated():
             monitor.note(f"finished before with other code, weights or data, so run again: {', '.join(sorted(earlier))}")
 
     def run(self, engine: Engine) -> Outcome:
@@ -164,6 +164,14 @@ class Executor:
     def _sum(self, planned: StageRuns) -> dict[str, int]:
         made = sum(self._made.values())
         return {"alone": sum(planned.alone.values()), "shared": sum(planned.shared.values()), "made": made}
+
+    def _told_of_videos(self) -> None:
+        """Say of finished cells that they have fewer videos than are asked for now."""
+        wanted = min(self.bench.study.report.videos, self.bench.source.n)
+        fewer = [name for name in self.outcome.before if len(list((self.cells[name].root / "videos").glob("[!.]*.mp4"))) < wanted]
+        if fewer:
+            told = f"finished with fewer than {wanted} videos, which they keep: {', '.join(fewer)}"
+            self.monitor.note(f"{told}; the report shows the samples that all cells have")
 
     def _keep_references(self) -> None:
         """The true clips of the shown samples, for the report."""

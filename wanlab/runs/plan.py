@@ -109,14 +109,9 @@ class Plan:
     cohorts: Sequence[tuple[str, ...]]
     local: frozenset[str]
 
-    def groups(self, skip: Skip = nothing) -> Iterator[Group]:
-        """The work in a fixed order: batch by batch, the baseline first. `skip(cell, chunk)` leaves finished work out and is
-        asked when a group is drawn."""
-        for chunk in self.chunks:
-            for cohort in self.cohorts:
-                cells = tuple(name for name in cohort if not skip(name, chunk.number))
-                if cells:
-                    yield Group(chunk.number, cells)
+    def groups(self) -> Iterator[Group]:
+        """The work in a fixed order: batch by batch, the baseline first."""
+        return (Group(chunk.number, cohort) for chunk in self.chunks for cohort in self.cohorts)
 
     def work(self, chunk: int, cells: Iterable[str], pack: bool = True) -> Work:
         """What making these cells takes on one batch; with whole cohorts where cells run together, since what stands in one

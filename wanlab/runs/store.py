@@ -1,7 +1,8 @@
 """The run folder: the truth about a study. Everything is written under a temporary name and renamed; DONE comes last.
 
     NAME/
-      study.yaml            the resolved study with its hash        environment.json   versions, commit, device, weights
+      study.yaml            the resolved study with its hash
+      environment.json      of the last run: versions, commit, device, weights, the keys of its cells
       attempts.jsonl        one line when a run begins and one when it ends: who, on how many stage runs
       reference/            the true clips of the shown samples (where there is truth), DONE last
       cells/<key>/          cell.yaml  samples.parquet  features.safetensors  videos/*.mp4  attempts.jsonl  DONE
@@ -34,6 +35,7 @@ from safetensors.torch import save_file
 
 from wanlab.graph import digest, file_digest
 
+from .differences import differing
 from .document import StudyError
 from .files import RunFolderError, append, from_yaml, sweep, to_yaml, write, write_text
 from .lock import alone, held
@@ -244,22 +246,31 @@ class RunFolder:
         """Make the folder this study's."""
         write_text(self.root / "study.yaml", to_yaml({"hash": study.hash, "study": study.resolved()}))
 
+    def finished(self) -> list[CellFolder]:
+        """Every finished cell, whichever run made it, the oldest first."""
+        done = sorted((self.root / "cells").glob("*/DONE"), key=lambda path: path.stat().st_mtime)
+        return [CellFolder(path.parent) for path in done]
+
     def cells(self) -> dict[str, CellFolder]:
-        """The finished cells by name, in the order of the study; of several under one name, the newest."""
-        found: dict[str, tuple[float, CellFolder]] = {}
-        for path in (self.root / "cells").glob("*/DONE"):
-            folder = CellFolder(path.parent)
-            name, written = folder.description()["name"], path.stat().st_mtime
-            if name not in found or written > found[name][0]:
-                found[name] = (written, folder)
-        return {name: found[name][1] for name in self.study().cells if name in found}
+        """The finished cells of the last run by name, in the order of the study; what other code, versions, weights, data or
+        threads made before it is not mixed in. Of a folder that does not say which is which, the newest under each name."""
+        keys = self.environment().get("cells")
+        mine = [cell for cell in self.finished() if keys is None or cell.root.name in keys.values()]
+        found = {cell.description()["name"]: cell for cell in mine}
+        return {name: found[name] for name in self.study().cells if name in found}
+
+    def outdated(self) -> list[str]:
+        """The cells that earlier runs have finished and the last one has not."""
+        mine = self.cells()
+        before = {cell.description()["name"] for cell in self.finished()}
+        return [name for name in self.study().cells if name in before and name not in mine]
 
     def environment(self) -> dict[str, Any]:
         """What environment.json says, or nothing."""
         path = self.root / "environment.json"
         try:
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"code": {}}
-            _demand(found, {"code": dict})
+            _demand({"cells": {}, **found}, {"code": dict, "cells": dict})
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise RunFolderError(f"{path} is damaged ({_line(error)}): it says with which versions and threads results were made. "
                                  "Put it right, or remove it and say --threads") from error
@@ -290,7 +301,7 @@ class RunFolder:
         """Write environment.json, unless shards are at work in another one."""
         theirs = self.environment() if beside else {}
         if theirs and theirs["code"] != environment["code"]:
-            differences = [line for line in differing(theirs, environment) if not line.startswith("code.")]
+            differences = [line for line in differing(theirs, environment) if not line.startswith(("code.", "cells."))]
             raise RunFolderError(
                 f"{', '.join(beside)} would not fit together with this one: results depend on the device, the versions and "
                 f"the threads. Different: {'; '.join(differences[:SHOWN]) or 'the code of wanlab'}"
@@ -360,22 +371,6 @@ def _demand(said: Any, kinds: Mapping[str, type]) -> None:
 
 def _line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def differing(old: Any, new: Any, path: str = "") -> list[str]:
-    """What differs between two pieces of plain data: 'a.b: 1 -> 2'."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in [*old, *(k for k in new if k not in old)]
-            for line in differing(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-        ]
-    return [] if old == new else [f"{path}: {_brief(old)} -> {_brief(new)}"]
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _write_table(parts: list[Part], path: Path) -> None:

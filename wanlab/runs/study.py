@@ -54,7 +54,7 @@ def run_study(
         out: the run folder (default: runs/NAME).
         device: auto, cpu, cuda, cuda:1.
         engine: inline, ray, or one that was made by `make_engine`; it is closed at the end.
-        report: False writes results.csv alone.
+        report: False writes results.csv alone. Where no cell is finished neither is written.
         load, resolve: other pipelines or measures than the shipped ones (see `open_workbench`).
         shard: only this part of the work, and no results.csv and no report: `report_study` writes them when all parts ended.
         threads_each: torch threads of a task on a CPU (default: those of the folder's earlier runs; in a new one the
@@ -83,7 +83,8 @@ def run_study(
             if train_missing(study, bench.plan, console):
                 bench = opened()
             bench.spec = replace(bench.spec, device=place.device)
-            environment = {**place.environment, "pipeline": describe_pipeline(bench.plan.cells[study.baseline].pipe)}
+            environment = {**place.environment, "pipeline": describe_pipeline(bench.plan.cells[study.baseline].pipe),
+                           "cells": {name: cell.key for name, cell in bench.plan.cells.items()}}
             with folder.open(study, environment, shard), Monitor(console) as monitor:
                 bench.notify, bench.tell = monitor.stage, monitor.note
                 if bench.cache.shared is not None:
@@ -92,7 +93,7 @@ def run_study(
                     monitor.note(note)
                 outcome = Executor(bench, folder, monitor, shard).run(runner)
                 bench.cache.memory.clear()
-                if shard is None:
+                if shard is None and (outcome.done or outcome.before):
                     write_report(folder, bench.measures, bench, report)
     return folder.root, outcome
 
@@ -133,11 +134,9 @@ def write_report(
             f"{folder.root}: {', '.join(damaged)}: files of these cells are not those that were written. The command that ran the "
             "study makes them again; without their folders the others can be reported"
         )
-    if bench is not None:  # exactly the cells of this run, not those of an earlier code
-        current = {cell.key for cell in bench.plan.cells.values()}
-        cells = {name: cell for name, cell in cells.items() if cell.root.name in current}
     if not cells:
-        raise RunFolderError(f"{folder.root} has no finished cell to report")
+        earlier = f" of its last run; earlier ones finished {', '.join(old)}" if (old := folder.outdated()) else ""
+        raise RunFolderError(f"{folder.root} has no finished cell{earlier}: nothing to report")
     study = study or folder.study()
     results = results_of(study, cells, measures)
     write_text(folder.root / "results.csv", to_csv(results))

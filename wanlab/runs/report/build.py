@@ -36,13 +36,13 @@ def write_all(folder: RunFolder, study: Study, cells: Mapping[str, CellFolder], 
 
 
 def clips_of(folder: RunFolder, study: Study, cells: Mapping[str, CellFolder], order: Sequence[str]) -> dict[str, dict[str, Path]]:
-    """The videos to show: sample -> name of the clip (the truth, then cells in order) -> file."""
-    found: dict[str, dict[str, Path]] = {}
+    """The videos to show: sample -> name of the clip (the truth, then cells in order) -> file; of samples that all cells have: one
+    that was finished while fewer were asked for has fewer."""
     sources = {TRUTH: folder.root / "reference"} | {name: cells[name].root / "videos" for name in order}
-    for name, source in sources.items():
-        for file in sorted(source.glob("[!.]*.mp4"))[: study.report.videos]:
-            found.setdefault(file.stem, {})[name] = file
-    return dict(sorted(found.items()))
+    files = {name: {file.stem: file for file in source.glob("[!.]*.mp4")} for name, source in sources.items()}
+    kept = [set(files[name]) for name in order if files[name]]
+    samples = sorted(set.intersection(*kept))[: study.report.videos] if kept else []
+    return {sample: {name: files[name][sample] for name in sources if sample in files[name]} for sample in samples}
 
 
 def prompts_of(study: Study, cells: Mapping[str, CellFolder]) -> dict[str, str]:

@@ -70,6 +70,7 @@ def render(
         pairs=_pairs(study, table, metrics),
         placebos=_placebos(table, metrics),
         missing=[name for name in study.cells if name not in cells],
+        outdated=folder.outdated(),
         figures=[{"words": one.words, "title": one.title, "stem": one.stem, "source": _picture(folder, one)} for one in drawn],
         samples=_samples(folder, study, clips, prompts),
         preload="none" if sum(map(len, clips.values())) > MANY else "auto",
