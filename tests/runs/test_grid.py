@@ -98,6 +98,16 @@ placebo:
     assert "grid.yaml:6:15: placebo.of" in message("placebo: {of: []}\n")
 
 
+@pytest.mark.parametrize(("more", "twin"), [("", None), ("sampler: {steps: 8}\n", "temporal+steps8")])
+def test_a_placebo_stands_beside_a_cell_with_the_sampler_that_it_runs_under(more: str, twin: str | None) -> None:
+    made = cells(f"""axes:
+  part: {{ablate: [temporal, fusion]}}
+  steps: {{sampler.steps: [4, 8]}}
+placebo: {{of: temporal, draws: 1}}
+{more}""")
+    assert made["placebo-temporal+draw0"].pairs_with == twin
+
+
 NUMBERS = list(range(1, 601))
 AXES = """axes:
   component: {ablate: [temporal, fusion]}

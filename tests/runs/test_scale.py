@@ -13,7 +13,7 @@ from tests.runs.toy import bench
 from wanlab.runs.document import StudyError
 from wanlab.runs.outline import load_outline, workload
 from wanlab.runs.reading import load_study, parse_study
-from wanlab.runs.scale import scale_of_outline, scale_of_plan
+from wanlab.runs.scale import _jobs_of, scale_of_outline, scale_of_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTLINE = """
@@ -114,8 +114,22 @@ def test_a_planned_study_is_scheduled_from_its_seconds(text: str) -> None:
     assert {stage: shared for stage, _, shared, _ in alone.rows if stage != "metrics"} == dict(runs.shared)
     assert alone.steps == (sum(runs.steps_alone.values()), sum(runs.steps.values()))
     assert many.schedule.bound <= many.schedule.wall < alone.schedule.wall
+    assert not [name for name in alone.figures() if "cache" in name]    # nobody knows their sizes
     with pytest.raises(StudyError, match="needs the seconds of detail"):
         scale_of_plan(work.study, work.plan, {name: one for name, one in each.items() if name != "detail"}, 2, "cpu")
+
+
+@pytest.mark.parametrize("share", ["{}", "{pack: 2}", "{cache: false}"])
+def test_a_cell_is_judged_when_the_baseline_that_it_is_compared_with_is_there(share: str) -> None:
+    each = dict.fromkeys(("text", "denoise", "upsample.0", "upsample.1", "detail", "metrics"), 1.0)
+    counts = {}
+    for reference in ("data", "baseline"):
+        work = bench("data.n=1", "seeds=[0]", f"reference={reference}", text=TOY + f"share: {share}\n")
+        jobs = _jobs_of(work.plan, each)
+        judging = [set(job.needs) for job in jobs if job.stage == "metrics"]
+        assert {jobs[number].stage for needs in judging for number in needs} == {"detail"}
+        counts[reference] = [len(needs) for needs in judging]
+    assert counts["data"] == [1] * 5 and counts["baseline"].count(1) < 5 and len(set.intersection(*judging)) == 1
 
 
 def test_the_document_says_what_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

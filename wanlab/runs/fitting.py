@@ -1,4 +1,4 @@
-"""How many rows a device has memory for: `batch: auto`, found once by trial before a study runs.
+"""How many rows a device has memory for: `batch: auto`, as where a study says nothing, found once by trial before it runs.
 
 A guess doubles while it fits, or halves until it does. What is found stands in the run folder's study.yaml like a batch that the
 study had stated: it is part of every content key, so each later run of the folder takes it and tries nothing.
@@ -43,17 +43,20 @@ def recorded(study: Study, folder: RunFolder) -> Study:
 
 
 def settled(study: Study, folder: RunFolder, runner: Engine, spec: WorkbenchSpec) -> Study:
-    """The study with its batch as a number, written down in its folder: as stated, as recorded, or as found where tasks run.
+    """The study with its batch as a number: as stated, as recorded, or as found where tasks run and then written down in its
+    folder; on a CPU the guess.
 
     Shards that begin together look one after the other, so that the first one's batch is everybody's. Raises RunFolderError
     for a folder that cannot be written, torch.OutOfMemoryError or EngineError where no sample fits.
     """
     if study.batch != AUTO:
         return study
+    if not scarce(spec.device):
+        return study.model_copy(update={"batch": GUESS})
     with alone(folder.root / ".lock-batch"):
         study = recorded(study, folder)
         if study.batch == AUTO:
-            study = study.model_copy(update={"batch": runner.there(trial, spec) if scarce(spec.device) else GUESS})
+            study = study.model_copy(update={"batch": runner.there(trial, spec)})
             folder.begin(study)
     return study
 

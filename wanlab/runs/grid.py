@@ -300,7 +300,7 @@ def _placebos(data: Mapping[str, Any], grid: Grid) -> None:
         source: Loc = ("placebo", number)
         limits = {key: entry[key] for key in ("window", "branch") if entry.get(key) is not None}
         of = [entry["of"]] if isinstance(entry["of"], str) else entry["of"]
-        twin = next((name for name, cell in known.items() if _same(cell, of, limits)), None)
+        twin = next((name for name, cell in known.items() if _same(cell, of, limits, data.get("sampler") or {})), None)
         shape = _named("", [*of, *(f"{key}{value}" for key, value in limits.items())], 0)
         for draw in range(entry.get("draws", 5)):
             name = f"placebo-{shape}+draw{draw}"
@@ -319,7 +319,13 @@ def _written(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: cell or {} for name, cell in cells.items() if isinstance(cell or {}, dict)} if isinstance(cells, dict) else {}
 
 
-def _same(cell: Mapping[str, Any], of: Sequence[str], limits: Mapping[str, Any]) -> bool:
+SHOWN = ("axes", "note", "pairs_with")  # of a cell, what decides nothing
+
+
+def _same(cell: Mapping[str, Any], of: Sequence[str], limits: Mapping[str, Any], sampler: Mapping[str, Any]) -> bool:
+    """Whether a cell removes these components within these limits, and is else as the study says."""
+    own = cell.get("sampler") or {}
     ablate = [cell["ablate"]] if isinstance(cell.get("ablate"), str) else cell.get("ablate")
-    alone = not any(cell.get(key) for key in ("swap", "edits", "train", "placebo"))
-    return ablate == list(of) and alone and {key: cell[key] for key in ("window", "branch") if cell.get(key) is not None} == limits
+    rest = {key: value for key, value in cell.items() if key not in ("ablate", "sampler", *SHOWN) and value not in (None, {}, [])}
+    usual = isinstance(own, Mapping) and all(value in (None, sampler.get(key)) for key, value in own.items())
+    return ablate == list(of) and rest == dict(limits) and usual

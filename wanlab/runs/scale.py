@@ -14,6 +14,7 @@ from rich.table import Table
 from .cell import open_workbench
 from .document import Document, StudyError
 from .environment import pick_device, threads
+from .fitting import recorded
 from .forecast import folder_bytes, forecast
 from .outline import METRICS, load_outline, workload
 from .plan import Plan
@@ -27,7 +28,8 @@ from .store import RunFolder
 @dataclass(frozen=True)
 class Scale:
     """A study on many workers. rows: (stage, runs without sharing, runs with it, seconds of those); `alone`: seconds without
-    sharing; steps: denoising steps without and with it; says: where the seconds come from."""
+    sharing; steps: denoising steps without and with it; says: where the seconds come from; sized: whether the GiB that stage runs
+    write are known."""
 
     study: str
     cells: int
@@ -39,19 +41,23 @@ class Scale:
     steps: tuple[int, int]
     disk: int
     schedule: Schedule
+    sized: bool = True
 
     def figures(self) -> dict[str, str]:
-        """The figures of the schedule as text, by name."""
+        """The figures of the schedule as text, by name; of the cache only where sizes are known."""
         schedule = self.schedule
+        cache = {
+            "read from the cache": f"{schedule.read:,.0f} GiB",
+            "written to the cache": f"{schedule.written:,.0f} GiB",
+            "least that the cache must hold": f"{schedule.peak:,.1f} GiB",
+        }
         return {
             "wall time": clock(schedule.wall),
             "device hours": f"{schedule.hours:,.1f}",
             "device hours without sharing": f"{self.alone / 3600:,.1f}",
             "efficiency": f"{100 * schedule.efficiency:.1f} %",
             "no schedule is shorter than": clock(schedule.bound),
-            "read from the cache": f"{schedule.read:,.0f} GiB",
-            "written to the cache": f"{schedule.written:,.0f} GiB",
-            "least that the cache must hold": f"{schedule.peak:,.1f} GiB",
+            **(cache if self.sized else {}),
             "run folder": f"{self.disk / 1e9:,.1f} GB",
             "longest chain": " > ".join(f"{stage} {clock(seconds)}" for stage, _, seconds in schedule.path),
         }
@@ -84,6 +90,7 @@ def plan_study(
         scale_of_outline(study, document, workers or 1, None if device == "auto" else device).show(console)
         return
     folder = RunFolder(out or Path("runs") / study.name)
+    study = recorded(study, folder)
     with threads(folder.threads):
         bench = open_workbench(study, document, pick_device(device))
         found = forecast(bench, folder)
@@ -144,16 +151,18 @@ def scale_of_plan(study: Study, plan: Plan, each: Mapping[str, float], workers: 
     table = _rows(counts, shared, jobs, 1)
     steps = (sum(runs.steps_alone.values()), sum(runs.steps.values()))
     disk = folder_bytes(study, rows // len(study.seeds), len(study.metrics))
-    return Scale(study.name, len(plan.cells), rows, device, says, table, alone, steps, disk, simulate(jobs, workers))
+    return Scale(study.name, len(plan.cells), rows, device, says, table, alone, steps, disk, simulate(jobs, workers), sized=False)
 
 
 def _jobs_of(plan: Plan, each: Mapping[str, float]) -> list[Job]:
-    """The stage runs of a plan, and judging each cell, in the plan's order."""
+    """The stage runs of a plan, and judging each cell, in the plan's order; against the baseline's clip, where that is the
+    reference, which stands before all others."""
+    baseline = plan.study.baseline if plan.reference == "baseline" else None
     jobs: list[Job] = []
     place: dict[str, int] = {}
     alone = not plan.study.share.cache
     for chunk in plan.chunks:
-        rows, work = len(chunk.indices), plan.work(chunk.number, plan.cells)
+        rows, work, against = len(chunk.indices), plan.work(chunk.number, plan.cells), tuple[int, ...]()
         for names in [[name] for name in plan.order] if alone else [plan.order]:
             judged = Counter(work.results[name] for name in names)
             if alone:
@@ -164,7 +173,11 @@ def _jobs_of(plan: Plan, each: Mapping[str, float]) -> list[Job]:
                     seconds = sum(each[piece.node] * piece.part * rows for piece in pieces)
                     place |= dict.fromkeys(pack, len(jobs))
                     jobs.append(Job(pieces[0].node, seconds, needs=tuple(needs)))
-                jobs += [Job(METRICS, each[METRICS] * rows, needs=(place[key],)) for key in pack for _ in range(judged[key])]
+                made = place[pack[0]]
+                if baseline is not None and work.results[baseline] in pack:
+                    against = (made,)
+                judging = Job(METRICS, each[METRICS] * rows, needs=tuple(dict.fromkeys((made, *against))))
+                jobs += [judging] * sum(judged[key] for key in pack)
     return jobs
 
 

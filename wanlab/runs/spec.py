@@ -259,7 +259,7 @@ class Study(Part):
     sampler: Sampler = Field(default_factory=Sampler)
     seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        GUESS, description="rows per batch, part of every content key; auto: as many as the GPU has memory for (on a CPU 8)"
+        AUTO, description="rows per batch, part of every content key; auto: as many as the GPU has memory for (on a CPU 8)"
     )
     baseline: str = "baseline"
     cells: dict[str, Annotated[Cell, Given]] = Field(min_length=1)
