@@ -21,11 +21,14 @@ def test_a_second_runner_is_told_who_is_at_work_and_harms_nothing(wanlab: Wanlab
     out = tmp_path / "out"
     first = wanlab.start(out)
     wait_for(lambda: began(out) == 1, first)
+    refused = 0
     for more in ([], ["--shard", "1/2"]):
         code, said = wanlab.run(out, *more)
         if first.poll() is None:
             assert code == 2 and f"is being run by process {first.pid}" in said and "Traceback" not in said, said
+            refused += 1
     said = first.communicate()[0]
+    assert refused, "the first run was over before anybody was refused"
     assert first.returncode == 0, said
     assert content(out) == content(undisturbed)
 
@@ -36,8 +39,8 @@ def test_shards_side_by_side_fill_one_folder(wanlab: Wanlab, undisturbed: Path, 
     shards = [wanlab.start(out, "--shard", f"{i}/3") for i in (1, 2, 3)]
     wait_for(lambda: began(out) == 3, shards[0])
     code, said = wanlab.run(out, "--shard", "2/3")
-    if shards[1].poll() is None:
-        assert code == 2 and f"is being run by shard 2/3 in process {shards[1].pid}" in said, said
+    assert shards[1].poll() is None, "the shard was over before another one was refused"
+    assert code == 2 and f"is being run by shard 2/3 in process {shards[1].pid}" in said, said
     answers = [process.communicate()[0] for process in shards]
     assert [process.returncode for process in shards] == [0, 0, 0], answers
     assert any("all cells are done" in answer for answer in answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import weakref
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -23,9 +25,10 @@ from wanlab.data.folder import Footage, MediaError, write_video
 from wanlab.data.procedural import World
 from wanlab.measure import Clips, MissingWeights, UnknownMetric
 from wanlab.runs import pairing
+from wanlab.runs.files import RunFolderError
 from wanlab.runs.judging import Request, judge
 from wanlab.runs.pairing import Item, Reader, pair
-from wanlab.runs.verdict import Verdict
+from wanlab.runs.verdict import CurveFile, Verdict, save_values
 
 
 def blurred(video: Tensor, radius: int) -> Tensor:
@@ -258,3 +261,17 @@ def test_a_reader_keeps_shapes_apart_and_counts_everything(mixed: Path) -> None:
     taken = [(count, read and read.names) for count, read in reader.batches(items)]
     assert sum(count for count, _ in taken) == len(items) == 10
     assert [names for _, names in taken if names] == [["0.mp4", "1.mp4"], ["2.mp4"], ["3.mp4"], ["6", "7", "8"]]
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    curves = CurveFile(tmp_path / "curves.parquet")
+    curves.add("clip", "psnr", [0, 1], [20.0, 21.0])
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(RunFolderError, match=r"the disk is full .* while writing .*curves\.parquet"):
+        curves.close(keep=True)
+    with pytest.raises(RunFolderError, match=r"the disk is full .* while writing .*values\.parquet"):
+        save_values(tmp_path / "values.parquet", {"psnr": {"clip": 20.5}})
+    assert not list(tmp_path.iterdir())

@@ -81,16 +81,23 @@ def no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Say of a write of `path` that fails within the block what that means and what helps, as a RunFolderError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise explained(error, path) from error
+
+
 def write(path: Path, fill: Callable[[Path], Any]) -> None:
     """Let `fill` write a temporary file beside `path`, then rename it. Raises RunFolderError for a full disk."""
     temporary = path.with_name(f".{path.stem}.{platform.node()}-{os.getpid()}.part{path.suffix}")
     try:
-        with uninterrupted():
+        with telling(path), uninterrupted():
             path.parent.mkdir(parents=True, exist_ok=True)
             fill(temporary)
             os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise explained(error, path) from error
     finally:
         with contextlib.suppress(OSError):  # of a folder that cannot be written to, which was told above
             temporary.unlink(missing_ok=True)
@@ -103,14 +110,11 @@ def write_text(path: Path, text: str) -> None:
 
 def append(path: Path, line: str) -> None:
     """Append one line to a log; one that a kill cut off before it keeps a line to itself. Raises RunFolderError for a full disk."""
-    try:
-        with uninterrupted():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "ab+", opener=no_link) as stream:
-                cut = stream.tell() > 0 and stream.seek(-1, os.SEEK_END) >= 0 and stream.read() != b"\n"
-                stream.write(b"\n" * cut + line.encode() + b"\n")
-    except OSError as error:
-        raise explained(error, path) from error
+    with telling(path), uninterrupted():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+", opener=no_link) as stream:
+            cut = stream.tell() > 0 and stream.seek(-1, os.SEEK_END) >= 0 and stream.read() != b"\n"
+            stream.write(b"\n" * cut + line.encode() + b"\n")
 
 
 def sweep(folder: Path) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .files import write_text
+from .files import telling, write, write_text
 
 CURVES = pa.schema([("video", pa.string()), ("metric", pa.string()), ("frame", pa.int32()), ("value", pa.float32())])
 ROWS = 2**16  # of a row group
@@ -81,7 +81,7 @@ def _said(number: float | None) -> str:
 
 class CurveFile:
     """Per-frame curves as parquet, written some thousand values at a time, so that they are never all in memory; complete or
-    not at all."""
+    not at all. `add` and `close` raise RunFolderError for a full disk."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -97,26 +97,31 @@ class CurveFile:
             self._flush()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(self._held, CURVES, strict=True)], schema=CURVES))
+        table = pa.table([pa.array(c, f.type) for c, f in zip(self._held, CURVES, strict=True)], schema=CURVES)
+        with telling(self.path):
+            self._writer.write_table(table)
         self._held = [[] for _ in CURVES]
 
     def close(self, keep: bool) -> None:
         """Gives the file its name, or leaves nothing."""
-        self._flush()
-        self._writer.close()
-        if keep:
-            os.replace(self._part, self.path)
-        self._part.unlink(missing_ok=True)
+        try:
+            with telling(self.path):
+                if keep:
+                    self._flush()
+                self._writer.close()
+                if keep:
+                    os.replace(self._part, self.path)
+        finally:
+            self._part.unlink(missing_ok=True)
 
 
 def save_values(path: Path, values: dict[str, dict[str, float]]) -> None:
-    """Per-video values: columns video, metric, value; metric -> video -> value, NaN where the metric does not apply."""
+    """Per-video values: columns video, metric, value; metric -> video -> value, NaN where the metric does not apply. Raises
+    RunFolderError for a full disk."""
     rows = [(video, metric, value) for metric, found in values.items() for video, value in found.items()]
     table = pa.table(
         [pa.array([row[0] for row in rows], pa.string()), pa.array([row[1] for row in rows], pa.string()),
          pa.array([row[2] for row in rows], pa.float64())],
         names=["video", "metric", "value"],
     )  # fmt: skip
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pq.write_table(table, part)
-    os.replace(part, path)
+    write(path, lambda temporary: pq.write_table(table, temporary))
