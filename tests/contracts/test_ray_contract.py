@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.contracts.engine_contract import EngineContract, content, run, whole
+from wanlab.runs.cell import Failure
 from wanlab.runs.engine import Engine, EngineError
-from wanlab.runs.store import RunFolder
+from wanlab.runs.plan import Group, Task
+from wanlab.runs.store import Part, RunFolder
 
 pytestmark = pytest.mark.ray
 __all__ = ["whole"]  # a fixture of the suite
@@ -58,6 +61,28 @@ def test_a_worker_killed_in_the_middle_of_a_cell_changes_no_byte(whole: Path, tm
     assert again["chunk"] == lost["chunk"] and len(lines) == 6 * 6 + 1
     run(tmp_path / "plain", "inline", f"cells.once={{swap: {{detail: {once!r}}}}}")
     assert content(tmp_path / "out") == content(tmp_path / "plain")
+
+
+def test_a_worker_that_dies_after_its_last_result_has_lost_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wanlab.runs import ray as engine
+
+    left, said = tmp_path / "left", io.StringIO()
+
+    class Leaving(engine.Worker):
+        def evaluate(self, group: Group) -> Iterator[tuple[Task, Part | Failure]]:
+            yield from super().evaluate(group)
+            if not left.exists():
+                left.touch()
+                time.sleep(2)  # until the result has arrived
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(engine, "Worker", Leaving)
+    outcome = run(tmp_path / "out", ray(workers=1), said=said)
+    assert left.exists() and len(outcome.done) == 5 and "after its last result: WorkerDied" in said.getvalue()
+    lines = [line for cell in RunFolder(tmp_path / "out").cells().values() for line in cell.attempts()]
+    assert {line["state"] for line in lines} == {"ok"} and content(tmp_path / "out") == content(whole)
 
 
 def test_a_cell_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:

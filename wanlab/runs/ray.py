@@ -24,15 +24,18 @@ from wanlab.graph import GIB
 
 from .cell import Failure, Workbench, WorkbenchSpec
 from .cluster import TRANSIT, Cluster, cause
+from .differences import differing
 from .dispatch import Dispatch
 from .engine import Deliver, EngineError, Place
 from .environment import describe, pick_device
 from .objects import Held, ObjectTier, room, start_index
 from .plan import Group, Task
-from .store import Part, differing
+from .store import Part
 
 PATIENCE = 300.0  # seconds until a cluster that starts no worker at all is given up
 PIECES = 8  # for each worker, where groups may be cut
+PAUSE = 5.0  # seconds after a worker that died before it began, until another is tried: a lost machine is still counted for a while
+WAITS = 60.0  # seconds that a group waits for a worker that has not started, where another one has nothing to do
 DEATHS = 3  # workers that may die per slot without one result between them
 SAME = ("wanlab", "commit", "python", "device", "threads", "packages", "code")  # of an environment, what results depend on
 
@@ -80,12 +83,13 @@ class Worker:
 
 
 class Slot:
-    """The place of one worker: its actor (None: none is running), and the group that it has in hand."""
+    """The place of one worker: its actor (None: none is running), and the group that it has in hand. since: when it was first tried
+    to start a worker that has not begun yet; after: when it may be tried again."""
 
     def __init__(self, number: int):
         self.number = number
         self.actor: Any = None
-        self.where, self.state, self.since = "", "empty", 0.0
+        self.where, self.state, self.since, self.after = "", "empty", 0.0, 0.0
         self.group: Group | None = None
         self.open_tasks: list[Task] = []
 
@@ -170,12 +174,16 @@ class Ray:
         try:
             while True:
                 for slot in self._slots:
-                    if slot.group is None and (group := dispatch.next(slot.number)) is not None:
+                    if slot.group is None and (group := dispatch.next(slot.number) or self._left_waiting(slot)) is not None:
                         slot.take(group)
+                    if slot.group is not None and slot not in waiting.values() and time.monotonic() >= slot.after:
                         waiting[self._step(slot, bench)] = slot
-                if not waiting:
+                if all(slot.group is None for slot in self._slots):
                     self._look_at_objects(bench)
                     return
+                if not waiting:
+                    time.sleep(0.1)
+                    continue
                 ready, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
                 for thing in ready:
                     slot = waiting.pop(thing)
@@ -185,8 +193,11 @@ class Ray:
                 if not ready:
                     self._watch(bench)
         finally:
-            for slot in waiting.values():  # an interrupted run: nothing of it may come back in a later one
+            for slot in waiting.values():  # an interrupted run: nothing of it may come back in a later one; or a worker never came
                 self._drop(slot)
+                slot.since = 0.0
+            for slot in self._slots:
+                slot.group = None
 
     def close(self) -> None:
         """End the workers, and the cluster where it was started here."""
@@ -197,13 +208,23 @@ class Ray:
         self._cluster.close()
         self._ray, self._slots, self._index = None, [], None
 
+    def _left_waiting(self, slot: Slot) -> Group | None:
+        """The group of a worker that does not start, for one that has nothing to do: where a machine is lost, there may be no place
+        for the worker that was to go on."""
+        late = time.monotonic() - WAITS
+        waiting = [other for other in self._slots if other.group is not None and 0 < other.since < late]
+        if slot.state != "ready" or not waiting:
+            return None
+        group, waiting[0].group = waiting[0].group, None
+        return group
+
     def _step(self, slot: Slot, bench: Workbench) -> Any:
         """Ask a worker for the next thing: to start, to open the study, or to evaluate its group."""
         if slot.actor is None:
             gpus = 1 if bench.spec.device == "cuda" else 0
             options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
             actor = self._ray.remote(num_cpus=torch.get_num_threads(), num_gpus=gpus, **options)(Worker)
-            slot.actor, slot.state, slot.since = actor.remote(torch.get_num_threads()), "starting", time.monotonic()
+            slot.actor, slot.state, slot.since = actor.remote(torch.get_num_threads()), "starting", slot.since or time.monotonic()
             return slot.actor.hello.remote()
         if slot.state == "started":
             slot.state = "opening"
@@ -216,7 +237,7 @@ class Ray:
         ray = self._ray
         try:
             if slot.state == "starting":
-                slot.where, slot.state = ray.get(thing), "started"
+                slot.where, slot.state, slot.since = ray.get(thing), "started", 0.0
             elif slot.state == "opening":
                 self._check(slot, bench, *ray.get(thing))
                 slot.state = "ready"
@@ -235,16 +256,21 @@ class Ray:
             if slot.state != "busy":
                 raise EngineError(f"the worker on {slot.where} cannot open the study: {cause(error)}") from error
             slot.state = "ready"
-            return self._lost(slot, Failure(cause(error), str(error)), deliver)
+            return self._lost(slot, Failure(cause(error), str(error)), bench, deliver)
         except ray.exceptions.RayError as error:
             return self._died(slot, error, bench, deliver)
-        return self._step(slot, bench)
+        return None if slot.group is None else self._step(slot, bench)  # None: another worker has taken it
 
-    def _lost(self, slot: Slot, failure: Failure, deliver: Deliver) -> None:
-        """The task that a worker had in hand failed; those that it had not begun did not, and are handed out again."""
+    def _lost(self, slot: Slot, failure: Failure, bench: Workbench, deliver: Deliver) -> None:
+        """The task that a worker had in hand failed; those that it had not begun did not, and are handed out again. One that had
+        delivered all has lost nothing."""
+        slot.group = None
+        if not slot.open_tasks:
+            self._dispatch.done(slot.number)
+            self._say(bench, f"after its last result: {failure.message}")
+            return
         task, *rest = slot.open_tasks
         self._dispatch.give_back(slot.number, Group(task.chunk, tuple(other.cell for other in rest)))
-        slot.group = None
         deliver(task, failure)
 
     def _died(self, slot: Slot, error: Exception, bench: Workbench, deliver: Deliver) -> Any:
@@ -257,9 +283,10 @@ class Ray:
                 f"{self._deaths} workers died one after the other without a result, the last one ({where}): {cause(error)}"
             ) from error
         if was != "busy":
-            return self._step(slot, bench)
+            slot.after = time.monotonic() + PAUSE
+            return None
         message = f"WorkerDied: the worker on {where} died: {cause(error)}"
-        return self._lost(slot, Failure(message, str(error)), deliver)
+        return self._lost(slot, Failure(message, str(error)), bench, deliver)
 
     def _size(self, bench: Workbench) -> int | None:
         """Cells of a piece, where workers share a cache: some pieces for each worker, and packs as they are."""
