@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,12 @@ def test_a_second_runner_is_told_who_is_at_work_and_harms_nothing(wanlab: Wanlab
     out = tmp_path / "out"
     first = wanlab.start(out)
     wait_for(lambda: began(out) == 1, first)
-    refused = 0
+    first.send_signal(signal.SIGSTOP)           # or it is over before the second has begun
     for more in ([], ["--shard", "1/2"]):
         code, said = wanlab.run(out, *more)
-        if first.poll() is None:
-            assert code == 2 and f"is being run by process {first.pid}" in said and "Traceback" not in said, said
-            refused += 1
+        assert code == 2 and f"is being run by process {first.pid}" in said and "Traceback" not in said, said
+    first.send_signal(signal.SIGCONT)
     said = first.communicate()[0]
-    assert refused, "the first run was over before anybody was refused"
     assert first.returncode == 0, said
     assert content(out) == content(undisturbed)
 
@@ -38,8 +37,9 @@ def test_shards_side_by_side_fill_one_folder(wanlab: Wanlab, undisturbed: Path, 
     out = tmp_path / "out"
     shards = [wanlab.start(out, "--shard", f"{i}/3") for i in (1, 2, 3)]
     wait_for(lambda: began(out) == 3, shards[0])
+    shards[1].send_signal(signal.SIGSTOP)
     code, said = wanlab.run(out, "--shard", "2/3")
-    assert shards[1].poll() is None, "the shard was over before another one was refused"
+    shards[1].send_signal(signal.SIGCONT)
     assert code == 2 and f"is being run by shard 2/3 in process {shards[1].pid}" in said, said
     answers = [process.communicate()[0] for process in shards]
     assert [process.returncode for process in shards] == [0, 0, 0], answers

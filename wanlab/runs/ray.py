@@ -277,6 +277,9 @@ class Ray:
         """A worker is gone: another takes its place, in time for the next group."""
         was, where = slot.state, slot.where
         self._drop(slot)
+        if was == "starting" and any(other.state in ("ready", "busy") for other in self._slots):
+            slot.after = time.monotonic() + PAUSE  # the others go on, and take its group after a while
+            return None
         self._deaths += 1
         if self._deaths > DEATHS * len(self._slots):
             raise EngineError(
