@@ -76,8 +76,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"preset": "article", "base": BASE}, "the base of article cannot be trained: its text stage is t5_base"),
     ({"preset": "article", "base": {**BASE, "image": "latent_dit"}}, "the base of article cannot be trained"),
     ({"preset": "article", "upsample": {"residual": {}}}, "steps: one number for each of the 4 levels of article"),
-    ({"machine": {"device": "gpu"}}, "machine: device 'gpu' is unknown; nearest: cpu"),
-    ({"machine": {"device": ["cpu"]}}, "machine: device .* is unknown"),
+    ({"machine": {"device": "gpu"}}, "machine: device gpu: unknown; nearest: cpu"),
+    ({"machine": {"device": ["cpu"]}}, "machine: device .*: unknown"),
     ({"machine": {"tensorboard": "yes"}}, "machine: tensorboard is true or false"),
     ({"machine": ["cpu"]}, "machine: expected settings"),
     ({"only": []}, "only: STAGE.VARIANT, or a list of them"),
@@ -102,7 +102,7 @@ def test_a_device_that_is_not_here_is_told(name: str) -> None:
     if _count(torch.device(name)) > (torch.device(name).index or 0):
         assert pick_device(name) == name
         return
-    with pytest.raises(ValueError, match=rf"device {name}: .* on this machine; use cpu"):
+    with pytest.raises(ValueError, match=rf"--device {name}: .* on this machine; use cpu"):
         pick_device(name)
     with pytest.raises(ValueError, match=rf"machine: device {name}: .* on this machine"):
         cascade.planned(config(machine={"device": name}), Path("never"))

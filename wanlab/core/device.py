@@ -12,17 +12,19 @@ from wanlab.core.quote import quoted
 USUAL = ("cpu", "cuda", "cuda:0", "mps", "xpu")
 
 
-def demand_device(name: Any) -> torch.device:
-    """The device of this name. Raises ValueError where torch knows none such, and where this machine has none."""
+def demand_device(name: Any, what: str = "device") -> torch.device:
+    """The device of this name. Raises ValueError, saying for what it was given, where torch knows none such or this machine has
+    none."""
+    shown = name if isinstance(name, str) and len(name) < 40 else quoted(name)
     try:
         device = torch.device(name) if isinstance(name, str) else None
     except (RuntimeError, ValueError, OverflowError):
         device = None
     if device is None or device.type == "meta":
-        raise ValueError(f"device {quoted(name)} is unknown{suggestion(str(name), USUAL)}")
+        raise ValueError(f"{what} {shown}: unknown{suggestion(str(name), USUAL)}")
     if device.type != "cpu" and (here := _count(device)) <= (device.index or 0):
         have = f"{here} of the kind" if here else f"no {device.type.upper()} device"
-        raise ValueError(f"device {name}: {have} on this machine; use cpu")
+        raise ValueError(f"{what} {shown}: {have} on this machine; use cpu")
     return device
 
 

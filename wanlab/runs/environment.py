@@ -49,7 +49,7 @@ def pick_device(name: str) -> str:
     """The device that `auto` means here, or the one asked for. Raises ValueError where it is absent."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    return str(demand_device(name))
+    return str(demand_device(name, "--device"))
 
 
 def device_class(device: str) -> str:

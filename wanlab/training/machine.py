@@ -137,10 +137,7 @@ def demand(settings: Any) -> None:
     if not isinstance(board, bool):
         raise ValueError(f"machine: tensorboard is true or false, not {quoted(board)}")
     if (device := settings.get("device", "auto")) != "auto":
-        try:
-            demand_device(device)
-        except ValueError as error:
-            raise ValueError(f"machine: {error}") from error
+        demand_device(device, "machine: device")
 
 
 def _place(device: str) -> tuple[int, int, torch.device]:
