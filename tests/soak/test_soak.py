@@ -1,6 +1,6 @@
 """A long run ends as small and as quick as it began, and a clock that is put back does it no harm.
 
-WANLAB_SOAK=2000x20 in the environment runs so many samples through so many cells; without it, a smaller run.
+WANLAB_SOAK=640x10 in the environment runs so many samples through so many cells instead of 2,000 through 20.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.soak.measure import slope, soak
 from wanlab.runs.logs import records
 from wanlab.runs.study import report_study, run_study
 
-SAMPLES, CELLS = map(int, os.environ.get("WANLAB_SOAK", "640x10").split("x"))
+SAMPLES, CELLS = map(int, os.environ.get("WANLAB_SOAK", "2000x20").split("x"))
 
 
 def test_a_slope_comes_with_its_error() -> None:
@@ -42,11 +42,11 @@ def test_a_long_run_ends_as_small_and_as_quick_as_it_began(tmp_path: Path) -> No
     )
     print(told)
     half = len(readings.files) // 2
-    assert growth - 3 * error < 16, told  # keeping one video of each batch would be 200
+    assert error < 4 and growth - 3 * error < 16, told  # keeping one video of each batch would be 200
     assert max(readings.files[half:]) <= max(readings.files[:half]) and max(readings.threads[half:]) <= max(
         readings.threads[:half]
     ), told
-    assert slowing - 3 * doubt < 0.25, told
+    assert doubt < 0.15 and slowing - 3 * doubt < 0.25, told
 
 
 def test_a_clock_that_is_put_back_again_and_again_does_a_run_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
