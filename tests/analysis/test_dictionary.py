@@ -100,8 +100,8 @@ def test_what_cannot_be_trained_on_is_told() -> None:
 
 @pytest.mark.slow
 def test_colours_of_the_first_frame_have_features_and_without_its_own_an_object_changes() -> None:
-    """What the alignment says of each pixel: for each colour a feature that goes with it and with no other; taken away, the video
-    changes inside the object more than outside, and far more than without another colour's."""
+    """What the alignment says of each pixel: for each colour a feature that goes with it and with no other; taken away, or that of
+    any object, the video changes inside the object more than outside, and far more than without another colour's."""
     from docs import findings
 
     held = findings.pixel_features(48, steps=700, rate=5e-3)
@@ -110,7 +110,8 @@ def test_colours_of_the_first_frame_have_features_and_without_its_own_an_object_
     best = {colour: seen.best(f"colour {colour}", 1) for colour in colours}
     apart = [colour for colour, one in best.items() if one[f"colour {colour}"].iloc[0] > 0.6 > 0.5 > one.rival.iloc[0]]
     assert len(apart) >= 4, "of six"
-    numbers = {colour: int(one.index[0]) for colour, one in best.items()}
+    numbers = {label: int(one.index[0]) for label, one in {**best, "inside": seen.best("inside", 1)}.items()}
     change = findings.ablated(held, numbers, 4).set_index(["feature", "where"]).change
-    assert change["its colour's", "inside"] > change["its colour's", "outside"]
-    assert change["its colour's", "inside"] > 3 * change["another colour's", "inside"]
+    for feature in ("its colour", "any object"):
+        assert change[feature, "inside"] > change[feature, "outside"]
+        assert change[feature, "inside"] > 3 * change["another colour", "inside"]

@@ -195,3 +195,9 @@ def test_a_mask_of_any_resolution_meets_the_site() -> None:
         region(Select("v", mask=lone), site, x, Plan())
     with pytest.raises(SelectionError, match="the mask has 2 rows and the batch 1"):
         region(Select("v", mask=rows), site, x[:1], Plan())
+
+
+@pytest.mark.parametrize("branch", [[[]], [None], [["cond"]], [], ""])
+def test_a_branch_that_is_no_name_is_refused_in_words(branch: object) -> None:
+    with pytest.raises(SelectionError, match="expected a name or a list of names"):
+        Select("a.b", branch=branch)

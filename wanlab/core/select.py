@@ -161,10 +161,10 @@ def _names(value: Any, what: str) -> tuple[str, ...] | None:
     if value is None:
         return None
     many = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else value
-    names = tuple(dict.fromkeys(many))
+    names = list(many)
     if not names or not all(isinstance(name, str) and name for name in names):
         raise SelectionError(f"{what}={quoted(value)}: expected a name or a list of names")
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def _levels(steps: Any) -> Any:
