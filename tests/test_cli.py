@@ -150,6 +150,7 @@ def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
     (["run", "study.yaml", "--engine", "inlin"], "no engine 'inlin' (did you mean 'inline'?)"),
     (["run", "study.yaml", "--set", "data.m=3"], "--set data.m=3: data.m: unknown key"),
     (["plan", "study.yaml", "--set", "metrics.0=fvdd"], "metrics.0: unknown metric 'fvdd'; nearest: fvd"),
+    (["plan", "study.yaml", "--set", "metrics=[fvd,'fvd[motionnet]']"], "metrics.1: 'fvd[motionnet]' is another name of 'fvd'"),
     (["report", "empty"], "is not a run folder"),
     (["sites", "toy", "--match", "generator.outt"], "generator.out"),
     (["doctor", "tyni"], "no preset and no folder 'tyni'; nearest: tiny"),

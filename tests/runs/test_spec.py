@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import toy
+from wanlab.measure import resolve
 from wanlab.runs.document import StudyError, parse
 from wanlab.runs.files import to_yaml
 from wanlab.runs.reading import load_study, parse_study
@@ -93,6 +95,27 @@ def test_mistakes(text: str, expected: list[str]) -> None:
     said = message(text)
     for part in expected:
         assert part in said
+
+
+SECOND = {"fvd": "fvd[motionnet]", "lpips": "lpips[home-squeeze]", "warp_error_self": "warp_error[self]"}
+
+
+@pytest.mark.parametrize(("one", "other"), [*SECOND.items(), *((full, short) for short, full in SECOND.items())])
+def test_a_metric_under_two_names_is_told_where_the_second_stands(one: str, other: str) -> None:
+    text = toy.STUDY.replace("[psnr, flicker, colour_distance]", f'[psnr, "{one}", flicker, "{other}"]')
+    with pytest.raises(StudyError) as caught:
+        toy.bench(text=text)
+    place = f"13:{len(one) + 30}: metrics.3: "
+    assert f"{place}'{other}' is another name of '{one}', which is measured already" in str(caught.value)
+
+
+def test_a_full_name_is_another_name_of_the_short_one_and_other_choices_are_not() -> None:
+    (full,) = (measure.name for measure in resolve(["lpips"]))
+    with pytest.raises(StudyError) as caught:
+        toy.bench(f"metrics={json.dumps(['lpips', full])}")
+    assert "|net:" in full and f"metrics.1: {full!r} is another name of 'lpips'" in str(caught.value)
+    metrics = ["fvd", "fvd[motionnet|s2]", "warp_error", "warp_error[dis]", "warp_error_self"]
+    assert [measure.key for measure in toy.bench(f"metrics={json.dumps(metrics)}").measures] == metrics
 
 
 def test_yaml_is_1_2() -> None:

@@ -298,14 +298,19 @@ def open_workbench(
 def _measures(
     study: Study, document: Document, device: str, resolve: Callable[..., Sequence[Any]], problems: list[Problem]
 ) -> list[Any]:
-    """The measures of a study; names that nobody knows are appended to `problems`."""
-    found: list[Any] = []
+    """The measures of a study; names that nobody knows, and second names of a measure, are appended to `problems`."""
+    found: dict[str, tuple[str, Any]] = {}
     for index, name in enumerate(study.metrics):
         try:
-            found += resolve([name], device)
+            (measure,) = resolve([name], device)
         except LookupError as error:
             problems.append(document.problem(("metrics", index), str(error)))
-    return found
+            continue
+        first, _ = found.setdefault(measure.key, (name, measure))
+        if first != name:
+            told = f"{name!r} is another name of {first!r}, which is measured already"
+            problems.append(document.problem(("metrics", index), told))
+    return [measure for _, measure in found.values()]
 
 
 def _located(study: Study, document: Document, problems: Sequence[Problem]) -> Procedural | Folder | Image | Images:
