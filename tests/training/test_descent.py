@@ -41,6 +41,17 @@ def test_a_stopped_training_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     assert list(train(tmp_path / "whole.pt")) == []
 
 
+def test_the_average_holds_the_statistics_of_a_normalisation(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    descent = Descent(module, steps=3, rate=0.1, path=tmp_path / "a.pt", decay=0.9)
+    mean = module[1].running_mean.clone()
+    for step in descent:
+        descent.down(module(torch.randn(8, 4)).square().sum())
+        share = min(0.9, (1 + step) / (10 + step))
+        mean = share * mean + (1 - share) * module[1].running_mean
+    assert torch.allclose(descent.average.module[1].running_mean, mean) and int(descent.average.module[1].num_batches_tracked) == 3
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     train(tmp_path / "a.pt", width=4)
     with pytest.raises(ValueError, match="another recipe: width was 4"):

@@ -1,4 +1,4 @@
-"""Training of the judges: deterministic, resumable by network, and loud when it goes wrong."""
+"""Training of the judges: deterministic, resumable at any step, and loud when it goes wrong."""
 
 from __future__ import annotations
 
@@ -60,12 +60,55 @@ def test_a_wrong_file_is_told(config: dict, expected: str, tmp_path: Path) -> No
         judges.train(config, tmp_path)
 
 
-def test_a_diverging_loss_is_named() -> None:
+class Stopping(Watch):
+    """Asks for an end after so many steps of each network; `begun` tells where each began, and from what."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.begun = after, []
+
+    def begin(self, name: str, done: int, steps: int, checkpoint: Path | None = None) -> None:
+        self.stopping = False
+        self.begun.append((name, done, checkpoint))
+
+    def step(self, done: int, loss: float) -> None:
+        self.stopping = done >= self.after - 1  # it is asked before it is told of a step
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_interrupted_judge_goes_on_where_it_was_and_ends_as_an_unbroken_one(name: str, tmp_path: Path) -> None:
+    config = {"networks": {name: {**SMALL[name], "steps": 4}}}
+    whole = judges.train(config, tmp_path / "whole")
+    checkpoint = tmp_path / "broken" / f"{name}.pt"
+    with watched_by(Stopping(2)), pytest.raises(KeyboardInterrupt):
+        judges.train(config, tmp_path / "broken")
+    assert checkpoint.exists() and not checkpoint.with_suffix(".safetensors").exists()
+    with pytest.raises(ValueError, match=rf"{name}\.pt was trained with another recipe: rate was 0.001"):
+        judges.train({"networks": {name: {**config["networks"][name], "rate": 2e-3}}}, tmp_path / "broken")
+    with watched_by(Stopping(9)) as watch:
+        broken = judges.train(config, tmp_path / "broken")
+    assert watch.begun == [(f"broken/{name}", 2, checkpoint)]
+    left, right = (tmp_path / run / f"{name}.safetensors" for run in ("whole", "broken"))
+    assert left.read_bytes() == right.read_bytes() and not checkpoint.exists()
+    figures = (found[name]["figures"] | {"minutes": 0} for found in (whole, broken))
+    assert next(figures) == next(figures)
+
+
+def test_a_judge_whose_recipe_changed_after_it_was_finished_is_trained_anew(tmp_path: Path) -> None:
+    made = []
+    for rate in (1e-3, 2e-3):
+        judges.train({"networks": {"motionnet": {**SMALL["motionnet"], "rate": rate}}}, tmp_path)
+        made.append((tmp_path / "motionnet.safetensors").read_bytes())
+    assert made[0] != made[1]
+
+
+def test_a_diverging_loss_is_named(tmp_path: Path) -> None:
     def broken(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return network(x).sum() * torch.nan
 
-    with pytest.raises(FloatingPointError, match="one: loss nan at step 0"):
-        judges.fit(nn.Linear(1, 1), iter([torch.zeros(1)]), broken, name="one", steps=1, rate=1.0)
+    ones = judge_data.ShapeBatches(torch.zeros(1, 3, 8, 8), torch.zeros(1), 1, 0)
+    with pytest.raises(FloatingPointError, match="the loss of one is nan at step 0; no checkpoint was saved before it"):
+        judges.fit(nn.Linear(8, 1), ones, lambda network, batch: broken(network, batch[0]), tmp_path / "one.pt",
+                   {"steps": 1, "rate": 1.0})  # fmt: skip
 
 
 def test_crops_show_what_their_labels_say() -> None:

@@ -5,28 +5,38 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 KEYS = ("model", "average", "average_step", "optim", "step", "seconds", "recipe", "beside")  # of what a training saves
 
 
 class Average:
-    """Exponential moving average of a module's parameters; early on it follows faster: min(decay, (1 + s) / (10 + s))."""
+    """Exponential moving average of a module's parameters, and of what it counts beside them (the statistics of a batch
+    normalisation); early on it follows faster: min(decay, (1 + s) / (10 + s))."""
 
     def __init__(self, module: nn.Module, decay: float = 0.998) -> None:
         self.module, self.decay, self.step = copy.deepcopy(module).eval().requires_grad_(False), decay, 0
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take one step towards the present parameters."""
+        """Take one step towards the present parameters and buffers; whole numbers are taken over."""
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         self.step += 1
-        for mine, theirs in zip(self.module.parameters(), module.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - decay)
+        for mine, theirs in zip(_held(self.module), _held(module), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - decay)
+            else:
+                mine.copy_(theirs)
+
+
+def _held(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def save(path: Path, **state: Any) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Descent:
     """AdamW with cosine rate on the parameters of `module` that want gradients.
 
     steps       how many; rate: of the start, after `warmup` steps
+    pace        step, steps -> share of the rate, where the usual one (`diffusion.schedule`) will not do
     path        of the checkpoint, written every `save_every` steps and at the end; a checkpoint from another recipe
                 raises ValueError
     recipe      plain data that must be equal when a checkpoint is continued (`settings.stated`)
@@ -55,15 +57,10 @@ class Descent:
         warmup: int = 30,
         save_every: int = 100,
         optim: torch.optim.Optimizer | None = None,
+        pace: Callable[[int, int], float] | None = None,
     ) -> None:
-        self.module, self.steps, self.rate, self.path, self.warmup, self.save_every = (
-            module,
-            steps,
-            rate,
-            path,
-            warmup,
-            save_every,
-        )
+        self.module, self.steps, self.rate, self.path, self.save_every = module, steps, rate, path, save_every
+        self.pace = pace or partial(schedule, warmup=warmup)
         self.here, self.clip = machine.present(), clip
         module.to(self.here.device)
         self.beside = dict(beside or {})
@@ -104,7 +101,7 @@ class Descent:
         """One clipped step down `loss`; `terms` go to the log. Raises Diverged where the loss or its gradient is not finite, before
         any weight has changed."""
         self.demand_finite(loss, ids)
-        set_rate(self.optim, self.rate * schedule(self.step, self.steps, self.warmup))
+        set_rate(self.optim, self.rate * self.pace(self.step, self.steps))
         self.optim.zero_grad(set_to_none=True)
         loss.backward()
         self.here.agree(self.wanted)
@@ -123,7 +120,7 @@ class Descent:
             good = "no checkpoint was saved before it"
             if self.saved is not None:
                 good = f"the last good checkpoint is {self.path} at step {self.saved}"
-            where = f"at step {self.step} on clips {list(ids)}"
+            where = f"at step {self.step}" + (f" on clips {list(ids)}" if ids else "")
             raise Diverged(f"the {name} of {self.path.stem} is {value.item()} {where}; {good}")
 
     def log(self, **row: float) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -127,22 +128,59 @@ def clips(world: World, first: int, count: int, seed: int, size: int) -> Clip:
     return Clip(torch.stack(videos).clamp(0, 1), torch.stack(colours), torch.stack(shapes), torch.stack(motions))
 
 
-def shape_batches(crops: Tensor, labels: Tensor, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end from a bank of crops `n 3 h w`, mirrored at random and degraded at half strength."""
-    rng = np.random.default_rng([seed, 1])
-    while True:
-        pick = torch.from_numpy(rng.integers(len(crops), size=batch))
-        images = crops[pick]
-        flip = torch.from_numpy(rng.uniform(size=batch) < 0.5)
+class Batches(Protocol):
+    """Batches without end, which can say where they are and go on from there: a checkpoint carries it."""
+
+    def __next__(self) -> Any:
+        """The next batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where they are, as plain data."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+
+
+class ShapeBatches:
+    """Batches without end from a bank of crops `n 3 h w` and labels `n`, mirrored at random and degraded at half strength."""
+
+    def __init__(self, crops: Tensor, labels: Tensor, batch: int, seed: int) -> None:
+        self.crops, self.labels, self.batch = crops, labels, batch
+        self.rng = np.random.default_rng([seed, 1])
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        pick = torch.from_numpy(self.rng.integers(len(self.crops), size=self.batch))
+        images = self.crops[pick]
+        flip = torch.from_numpy(self.rng.uniform(size=self.batch) < 0.5)
         images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-        degraded, _ = degrade(images, rng)
-        clean = torch.from_numpy(rng.uniform(size=batch) < 0.5)
-        yield torch.where(clean[:, None, None, None], images, degraded), labels[pick]
+        degraded, _ = degrade(images, self.rng)
+        clean = torch.from_numpy(self.rng.uniform(size=self.batch) < 0.5)
+        return torch.where(clean[:, None, None, None], images, degraded), self.labels[pick]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the generator is."""
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.rng.bit_generator.state = state["rng"]
 
 
-def stream(make: Callable[..., Any], world: World, batch: int, seed: int, **options: int) -> Iterator[Any]:
+class Stream:
     """Batches without end, every clip new: `make(world, first, batch, seed, **options)`."""
-    first = 0
-    while True:
-        yield make(world, first, batch, seed, **options)
-        first += batch
+
+    def __init__(self, make: Callable[..., Any], world: World, batch: int, seed: int, **options: int) -> None:
+        self.make, self.batch, self.first = partial(make, world, count=batch, seed=seed, **options), batch, 0
+
+    def __next__(self) -> Any:
+        made = self.make(first=self.first)
+        self.first += self.batch
+        return made
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the next clip."""
+        return {"first": self.first}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.first = state["first"]

@@ -8,8 +8,7 @@ video Frechet distance); the last three live in `metrics/weights`.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,52 +22,40 @@ from wanlab.core.quote import quoted
 from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, World
 from wanlab.nn.vgg import Vgg
 from wanlab.training import judge_data, watch
+from wanlab.training.descent import Descent
 from wanlab.training.settings import number
 
 VALIDATION = 512  # held-out clips behind every figure
 
 
-def fit(
-    network: nn.Module, batches: Iterator[Any], loss: Callable[[nn.Module, Any], Tensor], *, name: str, steps: int, rate: float
-) -> dict[str, float]:
-    """AdamW with warm-up and cosine decay, gradients clipped to 1. Leaves the averaged weights; returns the minutes.
+def pace(step: int, steps: int) -> float:
+    """Linear warm-up over 50 steps, times half a cosine down to a fiftieth."""
+    return min(1.0, (step + 1) / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
 
-    Whoever watches is told under `name`.
+
+def fit(
+    network: nn.Module, batches: judge_data.Batches, loss: Callable[[nn.Module, Any], Tensor], path: Path, recipe: Mapping[str, Any]
+) -> dict[str, float]:
+    """AdamW with warm-up and cosine decay, gradients clipped to 1. Leaves the averaged weights; returns the processor's minutes.
+
+    It goes on from the checkpoint `path`, if there is one. `recipe` has steps and rate.
 
     Raises:
-        FloatingPointError: the loss or its gradient became NaN or infinite; the message names the step.
-        KeyboardInterrupt: the watcher asks for an end; a judge is minutes long and keeps no checkpoint.
+        Diverged: the loss or its gradient became NaN or infinite; the message names the step.
+        KeyboardInterrupt: the watcher asks for an end; the checkpoint is of the step in hand.
+        ValueError: a checkpoint of another recipe, or none of a training.
     """
-    watcher = watch.present()
-    watcher.begin(name, 0, steps)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
-    average = {key: value.detach().clone() for key, value in network.state_dict().items()}
-    started, busy = time.monotonic(), time.process_time()
-    for step in range(steps):
-        pace = min(1.0, (step + 1) / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * pace
+    optim = torch.optim.AdamW(network.parameters(), lr=recipe["rate"], betas=(0.9, 0.99), weight_decay=0.01)
+    descent = Descent(
+        network, steps=recipe["steps"], rate=recipe["rate"], path=path, recipe=dict(recipe), beside={"batches": batches},
+        decay=0.995, optim=optim, pace=pace,
+    )  # fmt: skip
+    for _ in descent:
         network.train()
-        value = loss(network, next(batches))
-        if not torch.isfinite(value):
-            raise FloatingPointError(f"{name}: loss {float(value.detach())} at step {step}")
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"{name}: gradient {float(norm)} at step {step}")
-        optimiser.step()
-        keep = min(0.995, (1 + step) / (10 + step))
-        for key, part in network.state_dict().items():
-            average[key] = average[key].lerp(part.detach(), 1 - keep) if part.is_floating_point() else part.clone()
-        watcher.step(step + 1, float(value.detach()))
-        if watcher.stopping:
-            raise KeyboardInterrupt
-    watcher.end()
-    network.load_state_dict(average)
+        descent.down(loss(network, next(batches)))
+    network.load_state_dict(descent.average.module.state_dict())
     network.eval()
-    minutes = {"minutes": time.monotonic() - started, "cpu_minutes": time.process_time() - busy}
-    return {key: round(seconds / 60, 1) for key, seconds in minutes.items()}
+    return {"minutes": round(descent.seconds / 60, 1)}
 
 
 class FrameHeads(nn.Module):
@@ -113,18 +100,17 @@ def frame_figures(network: nn.Module, seed: int) -> dict[str, float]:
     return {f"val_{key}": round(float(torch.cat(values).mean()), 4) for key, values in right.items()}
 
 
-def train_frames(network: FrameHeads, name: str, recipe: dict[str, Any]) -> dict[str, float]:
-    """Fits a frame network to crops; returns times and held-out figures."""
+def train_frames(network: FrameHeads, path: Path, recipe: dict[str, Any]) -> dict[str, float]:
+    """Fits a frame network to crops; returns minutes and held-out figures."""
     world, cuts = World(size=128, frames=recipe["frames"], seed=recipe["seed"], split="train"), recipe["cuts"]
-    batches = judge_data.stream(judge_data.crops, world, recipe["batch"] // cuts, recipe["seed"], cuts=cuts)
-    times = fit(network, batches, frame_loss, name=name, steps=recipe["steps"], rate=recipe["rate"])
-    return {**times, **frame_figures(network, recipe["seed"])}
+    batches = judge_data.Stream(judge_data.crops, world, recipe["batch"] // cuts, recipe["seed"], cuts=cuts)
+    return {**fit(network, batches, frame_loss, path, recipe), **frame_figures(network, recipe["seed"])}
 
 
-def train_vgg(recipe: dict[str, Any]) -> tuple[nn.Module, dict[str, float]]:
+def train_vgg(recipe: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, float]]:
     """The content network."""
     network = FrameHeads(Vgg(), 64)
-    return network.trunk, train_frames(network, "vgg", recipe)
+    return network.trunk, train_frames(network, path, recipe)
 
 
 class Scaled(nn.Module):
@@ -138,28 +124,28 @@ class Scaled(nn.Module):
         return self.net(self.scaling(2 * frames - 1))
 
 
-def train_frametrunk(recipe: dict[str, Any]) -> tuple[nn.Module, dict[str, float]]:
+def train_frametrunk(recipe: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, float]]:
     """The trunk of LPIPS, SqueezeNet 1.1 layout."""
     trunk = Scaled(measure.part("lpips").blank())
-    figures = train_frames(FrameHeads(trunk, 512), "frametrunk", recipe)
+    figures = train_frames(FrameHeads(trunk, 512), path, recipe)
     return trunk.net, figures
 
 
-def train_shapejudge(recipe: dict[str, Any]) -> tuple[nn.Module, dict[str, float]]:
+def train_shapejudge(recipe: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, float]]:
     """The shape classifier, on crops of true last frames."""
     shape = measure.part("shape")
     network = shape.ShapeNet(len(SHAPES))
     crops, labels = shape_bank("train", recipe["clips"], recipe["seed"])
-    batches = judge_data.shape_batches(crops, labels, recipe["batch"], recipe["seed"])
+    batches = judge_data.ShapeBatches(crops, labels, recipe["batch"], recipe["seed"])
 
     def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return functional.cross_entropy(module(batch[0]), batch[1], label_smoothing=0.05)
 
-    times = fit(network, batches, loss, name="shapejudge", steps=recipe["steps"], rate=recipe["rate"])
+    minutes = fit(network, batches, loss, path, recipe)
     held, answers = shape_bank("test", 2 * VALIDATION, recipe["seed"])
     with torch.no_grad():
         accuracy = float((network(held).argmax(1) == answers).float().mean())
-    return network, {**times, "test_accuracy": round(accuracy, 4), "test_crops": len(held)}
+    return network, {**minutes, "test_accuracy": round(accuracy, 4), "test_crops": len(held)}
 
 
 def shape_bank(split: str, clips: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -189,13 +175,13 @@ def clip_loss(network: nn.Module, batch: judge_data.Clip) -> Tensor:
     )
 
 
-def train_motionnet(recipe: dict[str, Any]) -> tuple[nn.Module, dict[str, float]]:
+def train_motionnet(recipe: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, float]]:
     """The network behind `fvd[motionnet]`."""
     module = measure.part("motionnet")
     network = module.MotionNet(len(COLOURS), len(SHAPES), len(MOTIONS))
     world = World(size=96, frames=module.FRAMES, seed=recipe["seed"], split="train")
-    batches = judge_data.stream(judge_data.clips, world, recipe["batch"], recipe["seed"], size=module.SIZE)
-    times = fit(network, batches, clip_loss, name="motionnet", steps=recipe["steps"], rate=recipe["rate"])
+    batches = judge_data.Stream(judge_data.clips, world, recipe["batch"], recipe["seed"], size=module.SIZE)
+    minutes = fit(network, batches, clip_loss, path, recipe)
     unseen = World(size=96, frames=module.FRAMES, seed=recipe["seed"], split="val")
     held = judge_data.clips(unseen, 0, VALIDATION, recipe["seed"], module.SIZE)
     with torch.no_grad():
@@ -206,7 +192,7 @@ def train_motionnet(recipe: dict[str, Any]) -> tuple[nn.Module, dict[str, float]
         "val_shape": (shape.argmax(-1) == held.shape)[there].float(),
         "val_motion": (motion.argmax(-1) == held.motion)[there].float(),
     }
-    return network, {**times, **{key: round(float(value.mean()), 4) for key, value in figures.items()}}
+    return network, {**minutes, **{key: round(float(value.mean()), 4) for key, value in figures.items()}}
 
 
 TRAINERS: dict[str, Callable[..., tuple[nn.Module, dict[str, float]]]] = {
@@ -226,14 +212,15 @@ def train(config: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
 
     Args:
         config: `{"networks": {name: {"seed", "steps", "batch", "rate", ...}}}`, names and settings as in SETTINGS.
-        out: a folder; gets `name.safetensors` (float16) and an entry in `weights.json` for each. A network that is
-            there already under the same recipe is kept, so an interrupted training goes on with the next one.
+        out: a folder; gets `name.safetensors` (float16) and an entry in `weights.json` for each, and while one is
+            trained its checkpoint `name.pt`. A network that is there already under the same recipe is kept, so an
+            interrupted training goes on where it was.
 
     Returns:
         name -> recipe and figures.
 
     Raises:
-        ValueError: as `demand`.
+        ValueError: as `demand`, and for the checkpoint of another recipe.
     """
     demand(config)
     networks: Mapping[str, Any] = config["networks"]
@@ -247,9 +234,11 @@ def train(config: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
             results[name] = known
             continue
         torch.manual_seed(recipe["seed"])
-        network, figures = TRAINERS[name](recipe)
+        path = out / f"{name}.pt"
+        network, figures = TRAINERS[name](recipe, path)
         results[name] = {"recipe": recipe, "device": "cpu", "figures": figures}
         watcher.note(f"{name}: {figures}  -> {weights.save(network, name, results[name], out)}")
+        path.unlink(missing_ok=True)  # the weights are what counts now: under another recipe they are trained anew
     return results
 
 
