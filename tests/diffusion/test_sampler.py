@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from wanlab.core import Bypass, Zero, clock, trace
+from wanlab.core import Bypass, Scale, Zero, clock, trace
 from wanlab.diffusion.sampler import COND, UNCOND, Sampler, State, branches, draw_noise, euler
 
 SHAPES = {"video": (4, 3, 6, 6), "motion": (4, 2, 5)}
+AXES = {"video": "b f c h w", "motion": "b f m d"}
 
 
 @pytest.fixture
 def sampler() -> Sampler:
-    return Sampler({"video": "b f c h w", "motion": "b f m d"})
+    return Sampler(AXES)
 
 
 def noise(*seeds: int) -> State:
@@ -115,6 +116,48 @@ def test_removing_guidance_leaves_the_conditional_run(sampler: Sampler) -> None:
     with trace(sampler, edits=[Bypass("*.guided")]) as t:
         removed = sampler(noise(0, 1), predict, 2, 3.0)
     assert all(torch.equal(plain[part], removed[part]) for part in plain) and t.ledger.ok
+
+
+@pytest.mark.parametrize("prediction", ["x0", "velocity"])
+def test_the_difference_of_the_branches_is_a_site(prediction: Any) -> None:
+    """What is recorded is cond - uncond; without an edit, and with one that changes nothing, the bytes are those of a plain run."""
+    sampler, (predict, _) = Sampler(AXES, prediction=prediction), truth(scale=0.5)
+    plain = sampler(noise(0, 1), predict, 2, 3.0)
+    with trace(sampler, Scale("*.difference", 1.0), capture=["video.velocity", "*.difference"]) as t:
+        seen = sampler(noise(0, 1), predict, 2, 3.0)
+    cond, uncond = (t.record["video.velocity", 1, branch].tensor for branch in (COND, UNCOND))
+    assert torch.equal(t.record["video.difference", 1].tensor, cond - uncond) and (cond - uncond).abs().max() > 0.1
+    assert all(torch.equal(plain[part], seen[part]) for part in plain) and t.ledger.ok
+
+
+def test_scaling_the_difference_is_another_guidance(sampler: Sampler) -> None:
+    predict, _ = truth(scale=0.5)
+    plain, wanted = (sampler(noise(0, 1), predict, 3, scale) for scale in (2.0, 5.0))
+    with trace(sampler, Scale("*.difference", 2.5)):
+        scaled = sampler(noise(0, 1), predict, 3, 2.0)
+    with trace(sampler, Scale("video.difference", 2.5, rows=1)):
+        one_row = sampler(noise(0, 1), predict, 3, 2.0)
+    assert all(torch.allclose(wanted[part], scaled[part], atol=1e-5) for part in wanted)
+    assert torch.allclose(one_row["video"][1], wanted["video"][1], atol=1e-5)
+    assert torch.equal(one_row["video"][0], plain["video"][0]) and torch.equal(one_row["motion"], plain["motion"])
+
+
+def test_without_the_difference_the_null_condition_is_followed(sampler: Sampler) -> None:
+    predict, _ = truth(scale=0.5)
+    with trace(sampler, Zero("*.difference")):
+        nothing = sampler(noise(0, 1), predict, 2, 3.0)
+    null = sampler(noise(0, 1), lambda state, sigma, branch: predict(state, sigma, UNCOND), 2, 1.0)
+    assert all(torch.allclose(nothing[part], null[part], atol=1e-6) for part in null)
+
+
+def test_a_gradient_comes_back_to_the_difference(sampler: Sampler) -> None:
+    """d out / d difference: a step of one moves the end by -sigma * guidance."""
+    predict, _ = truth(scale=0.5)
+    start = {part: value.requires_grad_() for part, value in noise(0).items()}
+    with trace(sampler, capture=["video.difference -> grad"]) as t:
+        sampler(start, predict, 1, 3.0)["video"].sum().backward()
+    grad = t.record["video.difference -> grad"].tensor
+    assert torch.allclose(grad, torch.full_like(grad, -3.0))
 
 
 def test_sites_fire_once_a_step_or_once_a_branch(sampler: Sampler) -> None:

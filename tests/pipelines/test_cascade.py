@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wanlab.core import BudgetError, Identity, SelectionError, UnknownSite, Zero, trace
+from wanlab.core import BudgetError, Identity, Scale, SelectionError, UnknownSite, Zero, trace
 from wanlab.data.procedural import World
 from wanlab.graph import edits_by_node
 from wanlab.pipelines.cascade import STAGES, Cascade
@@ -95,6 +95,16 @@ def test_removing_text_is_an_empty_condition_and_removing_guidance_is_guidance_o
     assert torch.equal(removed.video, other.video)
     unguided = pipe.generate(IMAGE, PROMPT, seed=1, edits=pipe.ablate("guidance"))
     assert torch.allclose(unguided.video, pipe.generate(IMAGE, PROMPT, seed=1, guidance=1).video, atol=1e-6)
+
+
+def test_the_difference_of_the_branches_is_there_where_both_run(pipe: Cascade) -> None:
+    """A glob over the sampler goes without it where guidance is 1; asked for by name it is refused before anything runs."""
+    both = pipe.generate(IMAGE, PROMPT, seed=1, guidance=2, steps=2, capture="sampler.**")
+    one = pipe.generate(IMAGE, PROMPT, seed=1, guidance=1, steps=2, capture="sampler.**")
+    assert set(both.record) - set(one.record) == {"sampler.video.difference", "sampler.motion.difference"}
+    assert both.ledger.ok and one.ledger.ok
+    with pytest.raises(SelectionError, match=r"2 steps of this run \(cond alone\), sampler.video.difference fires in no step"):
+        pipe.generate(IMAGE, PROMPT, guidance=1, steps=2, edits=Scale("sampler.video.difference", 2.0))
 
 
 def test_removing_the_image_is_no_image(pipe: Cascade) -> None:

@@ -58,6 +58,7 @@ def test_a_stream_is_the_sum_of_what_was_added(record: Record, told: str) -> Non
     ("generator.mid.temporal.norm.scale", "b f n"), ("generator.norm_grid.scale", "b f g"), ("generator.skip.0", "b f c h w"),
     ("generator.skip.slots", "b f m c"), ("generator.mid.mlp.pre", "b f n c"), ("generator.mid.temporal.attn.z", "b n k f d"),
     ("sampler.video.x0", "b f c h w"), ("sampler.video.velocity", "b f c h w"), ("sampler.video.guided", "b f c h w"),
+    ("sampler.video.difference", "b f c h w"), ("sampler.motion.difference", "b f m d"),
     ("sampler.video.guided_x0", "b f c h w"), ("sampler.video.latent", "b f c h w"), ("sampler.video.noise", "b f c h w"),
     ("upsample.1.blocks.0.post", "b f c h w"), ("detail.reference", "b f c h w"), ("discriminator.judge.1", "b f c h w"),
     ("discriminator.change.4", "b c f h w"),

@@ -13,7 +13,7 @@ from PIL import Image
 import wanlab
 from tests.pipelines.wan import made
 from wanlab.analysis import attention
-from wanlab.core import Bypass, CutFrames, SelectionError, trace
+from wanlab.core import Bypass, CutFrames, Scale, SelectionError, trace
 from wanlab.pipelines.wan21 import GeometryError, Wan, check_geometry
 from wanlab.stages.dit import Dit
 from wanlab.stages.dit_keys import to_diffusers
@@ -128,6 +128,18 @@ def test_a_time_for_each_token_equals_diffusers(image: bool, picture: Image.Imag
                                    output_type="pt").frames
     ours = pipe.generate(given.get("image"), "a cat moves right", 3, steps=4, guidance=3.0, negative="a dog").video
     assert ours.shape == expected.shape and (ours - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("kind", ["t2v", "a14b"])
+def test_the_difference_of_the_branches_is_known_from_a_dry_run_of_one(kind: str, picture: Image.Image) -> None:
+    pipe = made(kind)
+    site, guided = pipe.sites()["sampler.video.difference"], pipe.sites()["sampler.video.guided"]
+    assert (site.shape, site.clock, site.bypass) == (guided.shape, {"step"}, False)
+    given = None if kind == "t2v" else picture
+    plain, twice = (pipe.generate(given, "a cat", 3, guidance=scale, capture="sampler.video.difference") for scale in (2.0, 4.0))
+    scaled = pipe.generate(given, "a cat", 3, guidance=2.0, edits=Scale("sampler.video.difference", 2.0))
+    assert torch.equal(plain.record["sampler.video.difference", 0].tensor, twice.record["sampler.video.difference", 0].tensor)
+    assert (scaled.video - twice.video).abs().max() < 1e-4 < (plain.video - twice.video).abs().max()
 
 
 def test_edits_reach_the_experts_in_their_own_steps(picture: Image.Image) -> None:

@@ -134,7 +134,8 @@ class Ledger:
             if line.what not in able:
                 fires = plan.steps_of(line.site) or range(0)
                 when = f"only in steps {fires.start} to {fires.stop - 1}" if fires else "in no step"
-                raise SelectionError(f"{line.what}: of the {plan.steps} steps of this run, {line.site} fires {when}")
+                alone = f" ({plan.branches[0]} alone)" if plan.branches and len(plan.branches) == 1 else ""
+                raise SelectionError(f"{line.what}: of the {plan.steps} steps of this run{alone}, {line.site} fires {when}")
 
     @property
     def ok(self) -> bool:

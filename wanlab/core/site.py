@@ -50,10 +50,12 @@ class Hookable(nn.Module):
     """An nn.Module with sites. `SITES` maps local names to axes, one letter for each dimension: {"z": "b k n d"}.
 
     `DERIVED` names those from which nothing is computed: they can be recorded, and an edit there raises.
+    `ALIKE` maps a site that not every run passes to one of equal shape that fires at the same moments: a dry run tells of both.
     """
 
     SITES: Mapping[str, str] = {}
     DERIVED: Sequence[str] = ()
+    ALIKE: Mapping[str, str] = {}
     _taps: tuple[Tap, ...] | None = None        # an attribute of the instance only while a trace is open
 
     def site(self, name: str, x: Any, identity: Tensor | Callable[[], Tensor] | None = None) -> Any:

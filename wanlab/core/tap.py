@@ -149,13 +149,17 @@ class Probe(Onlooker):
             seen &= parts
         return x
 
+    def _alike(self) -> dict[str, tuple[tuple[int, ...], set[str], bool]]:
+        """What is known of sites that were not passed, from those that are like them."""
+        pairs = ((self._full(module, name), self._full(module, other))
+                 for _, module in self._modules.values() for name, other in module.ALIKE.items())
+        return {name: (*self._seen[other][:2], False) for name, other in pairs if other in self._seen}
+
     @property
     def sites(self) -> Sites:
-        """Every site of the model; with shape, clock and bypass where it fired."""
-        return Sites([
-            replace(site, **_known(self._seen[site.name])) if site.name in self._seen else site
-            for site in sites_of(self._root)
-        ])
+        """Every site of the model; with shape, clock and bypass where it fired, or one that is like it did."""
+        seen = self._alike() | self._seen
+        return Sites([replace(site, **_known(seen[site.name])) if site.name in seen else site for site in sites_of(self._root)])
 
 
 def _known(seen: tuple[tuple[int, ...], set[str], bool]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ Predict = Callable[[State, Tensor, str], State]      # noisy state, level (b), b
 Prediction = Literal["x0", "velocity"]
 
 COND, UNCOND = "cond", "uncond"
-SITES = ("noise", "x0", "velocity", "guided", "guided_x0", "latent")
+SITES = ("noise", "x0", "velocity", "difference", "guided", "guided_x0", "latent")
 
 
 class Sampler(Hookable):
@@ -33,14 +33,16 @@ class Sampler(Hookable):
     Guidance as in Ho & Salimans (2022).
 
     `axes` maps each part of the state to its axes. Sites of a part: `noise`, where the loop begins; then, inside the loop, the
-    prediction of each branch as `x0` and as `velocity`, the guided one once a step as `guided` (a velocity) and `guided_x0`, and
-    `latent` after the step. With guidance 1 there is no `uncond` branch.
+    prediction of each branch as `x0` and as `velocity`, `difference` (v_cond - v_uncond, all that guidance enlarges), the guided
+    prediction once a step as `guided` (a velocity) and `guided_x0`, and `latent` after the step. With guidance 1 there is no
+    `uncond` branch, and no `difference`.
     """
 
     def __init__(self, axes: Mapping[str, str], scheduler: Callable[[int], Any] | None = None,
                  prediction: Prediction = "x0") -> None:
         super().__init__()
         self.SITES = {f"{part}.{name}": a for part, a in axes.items() for name in SITES}
+        self.ALIKE = {f"{part}.difference": f"{part}.guided" for part in axes}
         self.scheduler, self.prediction = scheduler or euler, prediction
 
     def forward(self, noise: State, predict: Predict, steps: int, guidance: float | Sequence[float],
@@ -83,9 +85,19 @@ class Sampler(Hookable):
         velocity = {branch: self._velocity(state, predict, sigma, level, branch) for branch in run}
         cond = velocity[COND]
         pushed = cond if UNCOND not in velocity else {
-            part: torch.lerp(velocity[UNCOND][part], v, guidance) for part, v in cond.items()}
+            part: self._pushed(f"{part}.difference", v, velocity[UNCOND][part], guidance) for part, v in cond.items()}
         guided = {part: self.site(f"{part}.guided", v, identity=cond[part]) for part, v in pushed.items()}
         return {part: self._through_x0(f"{part}.guided_x0", state[part], v, sigma) for part, v in guided.items()}
+
+    def _pushed(self, site: str, cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
+        """uncond + guidance (cond - uncond); the difference is computed by itself only while somebody listens, and what an edit
+        left of it keeps the bytes."""
+        pushed = torch.lerp(uncond, cond, guidance)
+        if not self.listening(site):
+            return pushed
+        difference = cond - uncond
+        edited = self.site(site, difference)
+        return pushed if edited is difference else rejoin(pushed, uncond + guidance * edited, edited != difference)
 
     def _through_x0(self, site: str, x: Tensor, velocity: Tensor, sigma: float) -> Tensor:
         """A velocity seen as x0, computed only while somebody listens; what an edit left keeps its velocity's bytes."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from wanlab.core import GIB, Capture, Edit, Grid, Ledger, Probe, Record, Sites, clock, stretch, suggestion, trace
 from wanlab.core.gradient import GradientError
 from wanlab.core.lineage import Lineage, Lines
+from wanlab.core.pattern import matches
 from wanlab.core.stretch import Stretch
 from wanlab.diffusion.segment import Paused, Segment, segment
 from wanlab.graph.configs import told
@@ -203,8 +204,10 @@ class Pipeline(nn.Module):
                               grid_of=self.grid_of, steps_of=self.steps_of(request))
 
     def steps_of(self, request: Request) -> Callable[[str], range | None]:
-        """Of a site inside the loop, the steps in which it fires under this request; None: in all."""
-        return lambda site: None
+        """Of a site inside the loop, the steps in which it fires under this request; None: in all. With one branch there is no
+        difference of branches."""
+        alone = len(self.branches(request)) == 1
+        return lambda site: range(0) if alone and matches("sampler.*.difference", site) else None
 
     def branches(self, request: Request) -> tuple[str, ...]:
         """The guidance branches that this request runs."""

@@ -93,10 +93,11 @@ class Wan(Pipeline):
 
     def steps_of(self, request: Request) -> Callable[[str], range | None]:
         """Of a site of one of two experts, the steps in which that one is at work."""
+        always = super().steps_of(request)
         if not isinstance(self.dit, Experts):
-            return super().steps_of(request)
+            return always
         steps = self.dit.steps(self.sampler.times(request.steps))
-        return lambda site: next((found for name, found in steps.items() if site.startswith(f"dit.{name}.")), None)
+        return lambda site: next((found for name, found in steps.items() if site.startswith(f"dit.{name}.")), always(site))
 
     @property
     def _dry(self) -> tuple[int, float]:
