@@ -52,6 +52,19 @@ def test_importing_wanlab_adds_next_to_nothing_to_torch() -> None:
     assert run.stdout.split() == ["wanlab"], run.stdout + run.stderr
 
 
+def test_the_shipped_pipeline_generates_without_the_packages_of_published_models() -> None:
+    """They are several seconds of imports: diffusers (with torch's compiler), transformers, and the statistics of scipy."""
+    code = """
+import sys, torch, wanlab
+pipe = wanlab.load("tiny")
+pipe.sites()
+pipe.generate(torch.zeros(3, 64, 64), "a red circle moves left", seed=0, steps=1, guidance=1.0)
+print(*(name for name in ("diffusers", "transformers", "scipy.stats", "torch._dynamo", "pandas") if name in sys.modules))
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0 and not run.stdout.split(), run.stdout + run.stderr
+
+
 def test_the_first_page_names_every_command_and_its_examples_exist(asked: dict[str, object]) -> None:
     page = asked["pages"][""]  # type: ignore[index]
     assert not [name for name in COMMANDS if not re.search(rf"^│ {name} +\S", page, flags=re.MULTILINE)]

@@ -15,6 +15,7 @@ from torch import Tensor
 from wanlab.core import LedgerError, clock, trace
 from wanlab.core.rows import ONCE, cut, join
 from wanlab.core.values import Scale
+from wanlab.diffusion.euler import Euler
 from wanlab.diffusion.sampler import Sampler, State, draw_noise, euler
 from wanlab.diffusion.segment import Paused, freeze, segment, thaw
 
@@ -41,7 +42,7 @@ def dpm(steps: int) -> Any:
     return made
 
 
-SCHEDULERS = {"euler": euler, "unipc": unipc, "dpm": dpm}
+SCHEDULERS = {"euler": euler, "house": Euler, "unipc": unipc, "dpm": dpm}
 
 
 def predict(state: State, level: Tensor, branch: str) -> State:

@@ -149,11 +149,12 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
 
 def _wan(name: str, init: str | None, device: torch.device, offload: bool | str, settings: dict[str, Any]) -> Pipeline:
     """A Wan model: without values, in main memory from where its stages come and go, or on the device as a whole."""
-    from wanlab.pipelines.cost import footprint
     from wanlab.pipelines.wan_load import load_wan
 
     if init == "meta":
         return load_wan(name, init=init, **settings)
+    from wanlab.pipelines.cost import footprint
+
     if decide(offload, device, lambda: footprint(name, **settings)):
         precision = torch.float32 if device.type == "cpu" else torch.bfloat16
         return load_wan(name, init=init, **{"dtype": precision, **settings}).staged(device)
