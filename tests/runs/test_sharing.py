@@ -208,6 +208,14 @@ def test_a_device_without_memory_for_a_batch_gets_half_of_it(sets: tuple[str, ..
     assert "OutOfMemoryError: the device is full" in failure.message     # type: ignore[union-attr]
 
 
+def test_planning_leaves_the_folder_of_the_cache_as_it_is(tmp_path: Any) -> None:
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "model.safetensors").write_bytes(b"w" * 4000)
+    work(f"cache.disk={tmp_path}", "cache.disk_gib=0.000001")
+    work(f"cache.disk={tmp_path / 'not' / 'there'}")
+    assert [path.name for path in tmp_path.rglob("*")] == ["t5", "model.safetensors"]
+
+
 def test_a_disk_cache_serves_states_to_another_process_of_the_study(run: Run, pipe: Flow, tmp_path: Any) -> None:
     cache = f"cache.disk={tmp_path / 'cache'}"
     first = work(cache, "data.n=2", "seeds=[0]")

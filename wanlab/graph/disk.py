@@ -2,8 +2,9 @@
 
 A file is written under a temporary name and renamed, so a reader sees a whole file or none. A checksum of the tensors stands in
 the file's header; an entry that fails it is removed and computed again. When the folder grows over its limit, the entries that
-were used longest ago go first (a hit touches the file's time). A folder that cannot be written costs time, never a run: what is
-wrong is told once, and outputs are computed where they are not found.
+were used longest ago go first (a hit touches the file's time); files under other names than the cache gives are a stranger's, and
+neither counted nor removed. Nothing is made and nothing goes before something is kept. A folder that cannot be written costs time,
+never a run: what is wrong is told once, and outputs are computed where they are not found.
 """
 
 from __future__ import annotations
@@ -11,27 +12,29 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from .keys import digest
+from .keys import LENGTH, digest
 from .memory import Outputs
 
 STALE_SECONDS = 3600.0      # a temporary file older than this belongs to a process that died
+ENTRY = re.compile(rf"[0-9a-f]{{{LENGTH}}}(\.safetensors|\.[0-9a-f]{{32}}\.part)")     # what `put` makes; nothing else is touched
 LOOK_AGAIN = 0.1            # of the limit: after so many bytes of its own a process looks what the others have written
 
 Tell = Callable[[str], None]
 
 
 class DiskTier:
-    """A folder of stage outputs with a limit in bytes. `corrupt` lists the entries that failed their checksum; `tell` hears, once
-    for each kind of trouble, why nothing is kept."""
+    """A folder of stage outputs with a limit in bytes, under keys of `digest`. `corrupt` lists the entries that failed their
+    checksum; `tell` hears, once for each kind of trouble, why nothing is kept. Raises ValueError for a limit of 0 or less."""
 
     def __init__(self, folder: Path, limit: int, tell: Tell | None = None):
         if limit <= 0:
@@ -39,11 +42,7 @@ class DiskTier:
         self.folder, self.limit, self.corrupt = Path(folder), limit, list[str]()
         self.tell: Tell = tell or logging.getLogger(__name__).warning
         self._told: set[str] = set()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            self._trouble(error)
-        self._look()
+        self.used, self._unseen = 0, limit      # nothing was seen yet: the first entry makes it look
 
     def __contains__(self, key: str) -> bool:
         return self._path(key).exists()
@@ -111,16 +110,21 @@ class DiskTier:
             self._told.add(what)
             self.tell(text)
 
+    def _own(self) -> Iterator[Path]:
+        """The files of the cache, known by their names: whole entries and those that are being written."""
+        for path in self.folder.glob("??/*.*"):
+            if ENTRY.fullmatch(path.name) and path.parent.name == path.name[:2]:
+                yield path
+
     def _look(self) -> None:
         """See what the folder holds; remove the oldest entries down to nine tenths of the limit, and what dead writers left."""
         entries = []
-        for path in self.folder.glob("??/*.safetensors"):
+        for path in self._own():
             with suppress(OSError):         # removed by another process between listing and looking
                 status = path.stat()
-                entries.append((status.st_mtime, status.st_size, path))
-        for path in self.folder.glob("??/*.part"):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                if path.suffix == ".safetensors":
+                    entries.append((status.st_mtime, status.st_size, path))
+                elif time.time() - status.st_mtime > STALE_SECONDS:
                     path.unlink()
         self.used, self._unseen = sum(size for _, size, _ in entries), 0
         if self.used <= self.limit:
