@@ -19,9 +19,10 @@ from wanlab.pipelines.load import PRESETS
 from wanlab.stages.text import Tokenizer
 from wanlab.training import base as module
 from wanlab.training import checkpoint
+from wanlab.training.bank import bank
 from wanlab.training.base import take_over, train_base
 from wanlab.training.descent import Descent
-from wanlab.training.diffusion import Base, Recipe, bank, draw, dropped, importance, losses, noise_level, optimiser, schedule
+from wanlab.training.diffusion import Base, Recipe, draw, dropped, importance, losses, noise_level, optimiser, schedule
 from wanlab.training.distil import distil_losses
 from wanlab.training.shipping import read
 
@@ -139,7 +140,7 @@ def test_a_stage_of_another_kind_first_learns_to_give_what_the_shipped_one_gives
 def test_a_distilled_stage_that_gives_the_same_has_nothing_to_learn() -> None:
     shipped = Base(Recipe())
     take_over(shipped, SHIPPED)
-    batch = draw(bank(World(size=64), 4, 32, shipped["text"].tokenizer), 4, SMALL, torch.Generator().manual_seed(0))
+    batch = draw(bank(World(size=64), 4, 32).read(shipped["text"].ids), 4, SMALL, torch.Generator().manual_seed(0))
     terms = distil_losses(shipped, shipped, batch, Recipe(train=("image", "fusion")), torch.Generator().manual_seed(0))
     assert {name: value.item() for name, value in terms.items() if name != "named"} == dict.fromkeys(terms.keys() - {"named"}, 0)
     with pytest.raises(ValueError, match="train generator has no teacher; image, fusion and deformable"):
@@ -155,7 +156,7 @@ def test_another_recipe_does_not_continue_a_checkpoint(whole: tuple[Path, Base])
 
 def test_a_bank_holds_the_worlds_clips_and_their_truth() -> None:
     world, tokenizer = World(size=64), Tokenizer(tuple(World(size=8).scene(0)[1].split()), 24)
-    data, sample = bank(world, 3, 32, tokenizer), world[2]
+    data, sample = bank(world, 3, 32).read(tokenizer), world[2]
     small = sample.video.unflatten(-1, (32, 2)).unflatten(-3, (32, 2)).mean((-1, -3))
     assert data.video.shape == (3, 8, 3, 32, 32) and (data.video[2].float() / 255 - small).abs().max() < 0.003
     assert torch.equal(data.motion[2], sample.motion) and data.masks.shape == (3, 3, 32, 32)
@@ -164,7 +165,7 @@ def test_a_bank_holds_the_worlds_clips_and_their_truth() -> None:
 
 
 def test_text_and_image_are_dropped_at_the_recipes_rates() -> None:
-    data = bank(World(size=64), 2, 32, Tokenizer(("a",), 24))
+    data = bank(World(size=64), 2, 32).read(Tokenizer(("a",), 24))
     recipe = Recipe(drop_text=0.2, drop_image=0.1)
     batch = draw(data._replace(video=data.video[..., :1, :1]), 4000, recipe, torch.Generator().manual_seed(0))
     assert (batch.ids[:, 0] == 0).float().mean() == pytest.approx(0.2, abs=0.03)
@@ -179,7 +180,7 @@ def test_modules_are_dropped_by_the_edits_that_remove_them() -> None:
     assert not dropped(base, Recipe(drop_temporal=0.0, drop_align=0.0), generator)
     assert not dropped(base, dataclasses.replace(always, temporal=False, align="none"), generator)
     assert len(dropped(base, dataclasses.replace(always, train=("align",)), generator)) == 1
-    data = bank(World(size=64), 2, 32, base["text"].tokenizer)
+    data = bank(World(size=64), 2, 32).read(base["text"].ids)
     with trace(base, edits=edits) as t:
         losses(base, draw(data, 2, SMALL, generator), SMALL, generator)
     assert t.ledger.ok and len(t.ledger) > 5
@@ -204,7 +205,7 @@ def test_the_pictures_error_weighs_as_the_recipe_says() -> None:
 def test_a_unet_may_predict_something_else_of_the_video(predicts: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told the truth as that, the prediction's paint is the clean video; untold, it learns."""
     base = Base(dataclasses.replace(SMALL, predicts=predicts))
-    batch = draw(bank(World(size=64), 2, 32, base["text"].tokenizer), 2, SMALL, torch.Generator().manual_seed(0))
+    batch = draw(bank(World(size=64), 2, 32).read(base["text"].ids), 2, SMALL, torch.Generator().manual_seed(0))
     terms, _, sigma = losses(base, batch, SMALL, torch.Generator().manual_seed(1))
     (terms["video"] + terms["paint"]).backward()
     learned = base["generator"].to_pixels.weight.grad

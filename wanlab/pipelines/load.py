@@ -111,7 +111,8 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
               list sites
     variants  stage -> variant, where not the default
     published stage -> folder or hub id of what others published of it: {"text": "google-t5/t5-base", "image":
-              "facebook/DiT-XL-2-256"} of the preset article (`wanlab.pipelines.published`)
+              "facebook/DiT-XL-2-256"} of the preset article (`wanlab.pipelines.published`); of a pipeline that was trained around
+              them they are found where they were, unless told here
     offload   of a Wan model: True: stages wait in main memory and are on the device only while their node runs; "auto": where not
               all of it is free on the device (`wanlab sites NAME --meta --cost` says what that is)
     wan       of a Wan model: see `wanlab.pipelines.wan_load.load_wan`
@@ -211,6 +212,13 @@ def _faults(manifest: dict[str, Any]) -> Iterator[str]:
                 yield f"stages.{stage}.variants.{name} needs a class and a config"
             elif not isinstance(file := one.get("file") or "", str) or Path(file).name != file:
                 yield f"stages.{stage}.variants.{name}: {quoted(file)} is no name of a file in this folder"
+            elif not _told_around(around := one.get("published")):
+                yield f"stages.{stage}.variants.{name}: published is a source and a key, not {quoted(around)}"
+
+
+def _told_around(around: Any) -> bool:
+    """Whether it says what a variant was trained around, or nothing."""
+    return around is None or (isinstance(around, dict) and all(isinstance(around.get(key), str) for key in ("source", "key")))
 
 
 def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, init: str | None = None) -> nn.Module:
@@ -237,19 +245,21 @@ def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, 
                 raise WeightsError(f"{said} ({type(error).__name__}: {error})") from error
 
     path = folder / entry["file"] if entry.get("file") else None
+    told = entry.get("published")                                   # around what the stage was trained; its file has the rest
     if init == "meta":
         return made("meta")
     if path is not None and path.exists():
         module = made("cpu")
-        _fill(module, path, entry.get("sha256"))
+        _fill(module, path, entry.get("sha256"), getattr(module, "PUBLISHED", ()) if told else ())
     elif init != "random" and any(True for _ in made("meta").parameters()):
         raise WeightsError(f"stage {stage}, variant {variant!r} has no weights in {folder}: train it, or say init='random'")
     else:
         module = made("cpu")
-    if source := config.get("published", {}).get(stage):
-        from wanlab.pipelines.published import fill_published
+    source = config.get("published", {}).get(stage)
+    if source or told:
+        from wanlab.pipelines.published import fill_published, trained_around
 
-        fill_published(stage, module, source)
+        fill_published(stage, module, trained_around(stage, source, told) if told else source)
     return module
 
 
@@ -257,7 +267,8 @@ def _config(cls: type, values: dict[str, Any]) -> Any:
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def _fill(module: nn.Module, path: Path, sha256: str | None) -> None:
+def _fill(module: nn.Module, path: Path, sha256: str | None, apart: tuple[str, ...] = ()) -> None:
+    """Give a module the weights of a file, strictly; those of the modules `apart` stand elsewhere."""
     from safetensors import SafetensorError
     from safetensors.torch import load as parse
 
@@ -273,17 +284,20 @@ def _fill(module: nn.Module, path: Path, sha256: str | None) -> None:
         if name in wanted and wanted[name].is_floating_point() != value.is_floating_point():
             raise WeightsError(f"{path} was made for another configuration: {name} holds {value.dtype}, not {wanted[name].dtype}")
     state = {k: v.float() if v.is_floating_point() else v for k, v in held.items()}
+    state |= {k: v for k, v in wanted.items() if k.partition(".")[0] in apart}
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise WeightsError(f"{path} does not fit its configuration: {error}") from None
 
 
-def save_stage(module: nn.Module, path: Path, half: bool = True) -> str:
-    """Write a stage's weights as safetensors (float16 where `half`) under a temporary name, rename, return the sha256."""
+def save_stage(module: nn.Module, path: Path, half: bool = True, apart: tuple[str, ...] = ()) -> str:
+    """Write a stage's weights, but for those of the modules `apart`, as safetensors (float16 where `half`) under a temporary name,
+    rename, return the sha256."""
     from safetensors.torch import save_file
 
-    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    held = {k: v for k, v in module.state_dict().items() if k.partition(".")[0] not in apart}
+    state = {k: v.detach().cpu().contiguous() for k, v in held.items()}
     state = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")

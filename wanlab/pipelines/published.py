@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.core.nearest import suggestion
+from wanlab.graph import digest, file_digest
 from wanlab.pipelines.shards import Shards
 from wanlab.pipelines.weights import WeightsError
 from wanlab.stages.image_dit_keys import from_diffusers
@@ -24,9 +26,9 @@ from wanlab.stages.t5 import T5Encoder
 
 # what each stage is published as, and what of a repository is read
 T5, DIT = "google-t5/t5-base", "facebook/DiT-XL-2-256"
+USUAL = {"text": T5, "image": DIT}
 REVISIONS = {T5: "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1", DIT: "eab87f77abd5aef071a632f08807fbaab0b704d0"}
-_TEXT = ["*.json", "*.safetensors", "*.model"]
-_IMAGE = ["transformer/*", "vae/*"]
+READ = {"text": ["*.json", "*.safetensors", "*.model"], "image": ["transformer/*", "vae/*"]}
 # settings that diffusers has had only since those files were written, as it reads files without them
 LATER: dict[str, dict[str, Any]] = {"transformer": {"norm_eps": 1e-5}, "vae": {"norm_num_groups": 32, "scaling_factor": SCALE}}
 
@@ -38,30 +40,77 @@ def fill_published(stage: str, module: nn.Module, source: str | Path) -> None:
     published parts.
     """
     if isinstance(module, T5Encoder):
-        _fill_text(module, _folder(source, _TEXT))
+        _fill_text(module, folder_of(stage, source))
     elif isinstance(module, LatentEncoder):
-        _fill_image(module, _folder(source, _IMAGE))
+        _fill_image(module, folder_of(stage, source))
     else:
         raise LookupError(f"nothing is published for the stage {stage} ({type(module).__name__}); text (T5) and image (DiT) of the "
                           "preset article have published parts")
 
 
-def _folder(source: str | Path, patterns: list[str]) -> Path:
+def found_at(source: str | Path) -> str:
+    """`source` as it is found from anywhere: the folder's whole path, or ID@COMMIT of a repository; nothing is read or downloaded.
+
+    Raises WeightsError for what is neither.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
+        return str(folder.resolve())
+    name, _, said = str(source).partition("@")
+    if (revision := said or REVISIONS.get(name)) is None:
+        raise WeightsError(f"{source} is no folder, and as a repository of the hub it needs the revision that you trust: "
+                           f"{source}@COMMIT{suggestion(name, REVISIONS)}")
+    return f"{name}@{revision}"
+
+
+def folder_of(stage: str, source: str | Path, local: bool = False) -> Path:
+    """The folder with what was published for a stage; of a repository the hub's cache, which is filled unless `local`.
+
+    Raises WeightsError where there is none.
+    """
+    place = found_at(source)
+    if (folder := Path(place)).is_dir():
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    name, _, said = str(source).partition("@")
-    revision = said or REVISIONS.get(name)
-    if revision is None:
-        raise WeightsError(f"{source} is no folder, and as a repository of the hub it needs the revision that you trust: "
-                           f"{source}@COMMIT{suggestion(name, REVISIONS)}")
+    name, _, revision = place.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=READ[stage], local_files_only=local))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError) as error:
         raise WeightsError(f"{source} is no folder, and no repository that the hub or its cache has: {error}") from None
+
+
+def content_key(stage: str, source: str | Path) -> str:
+    """The content key of the files that a stage reads of `source`, wherever they lie. Raises WeightsError for what is not here."""
+    folder = folder_of(stage, source, local=True)
+    patterns = READ[stage] if any(folder.glob("*.safetensors")) else [*READ[stage], "*.bin"]
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return digest([(path.relative_to(folder).as_posix(), _file_key(path, path.stat().st_mtime_ns)) for path in files])
+
+
+@cache
+def _file_key(path: Path, changed: int) -> str:
+    """Of one file; these are gigabytes, so each is read once while it stays as it is."""
+    return file_digest(path)
+
+
+def trained_around(stage: str, given: str | Path | None, told: Mapping[str, str]) -> str | Path:
+    """Where that is which a stage was trained around: `given`, else where pipeline.json says that it was (`told`: source, key).
+
+    Raises WeightsError where it is not there, and where its files are others.
+    """
+    source = given or told["source"]
+    try:
+        folder_of(stage, source)
+    except WeightsError as error:
+        if given:
+            raise
+        raise WeightsError(f"the stage {stage} was trained around {source}, which is not here and no part of its own weights: give "
+                           f"published={{{stage!r}: FOLDER}}") from error
+    if content_key(stage, source) != told["key"]:
+        raise WeightsError(f"{source} is not what the stage {stage} was trained around ({told['source']}): its files differ")
+    return source
 
 
 def _fill_text(stage: T5Encoder, folder: Path) -> None:

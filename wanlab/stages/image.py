@@ -38,6 +38,11 @@ class Config:
         """Tokens along one side of the frame."""
         return self.size // self.patch
 
+    @property
+    def picture(self) -> int:
+        """Side of the picture that the tokens are made of."""
+        return self.size
+
 
 class Image(NamedTuple):
     """What the image stage gives; all in [-1, 1] where it is colour."""
@@ -88,6 +93,7 @@ class Encoder(Hookable):
 
     SITES = {"embed": "b n c", "tokens": "b n c", "pooled": "b c", "frame": "b c h w",
              "reference": "b c h w", "present": "b"}
+    PUBLISHED: tuple[str, ...] = ()     # its modules that others published
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -98,6 +98,7 @@ class LatentEncoder(Encoder):
 
     SITES = {"latent": "b c h w", "noise": "b c h w", "features": "b n c", "projected": "b n c",
              **{name: axes for name, axes in Encoder.SITES.items() if name != "embed"}}
+    PUBLISHED = ("vae", "dit")
     grain: Tensor       # c h w, kept with the weights
 
     def _build(self, config: Config) -> None:  # type: ignore[override]

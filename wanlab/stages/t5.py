@@ -40,6 +40,7 @@ class T5Encoder(Umt5):
     """
 
     SITES = {"projected": "b j c", "out": "b j c", "mask": "b j"}
+    PUBLISHED = ("encoder",)            # its modules that others published
 
     def __init__(self, config: Config) -> None:
         from transformers import T5Config, T5EncoderModel

@@ -106,6 +106,7 @@ class TextEncoder(Hookable):
     """Prompts to tokens (b j c); the learned null condition stands in where the text is dropped or removed."""
 
     SITES = {"embed": "b j c", "out": "b j c", "mask": "b j"}
+    PUBLISHED: tuple[str, ...] = ()     # its modules that others published
 
     def __init__(self, config: Config) -> None:
         super().__init__()

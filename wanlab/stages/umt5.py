@@ -33,6 +33,10 @@ SITES = {
 _WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]", re.UNICODE)
 
 
+class CutWarning(UserWarning):
+    """A prompt is longer than a text stage takes in."""
+
+
 class Umt5(Hookable):
     """Prompts to tokens (b 512 c): padded, encoded under their mask, the padding then set to zero; the transformer sees all 512.
 
@@ -70,7 +74,7 @@ class Umt5(Hookable):
             lost = text[ends[kept - 1]:].strip()
             shown = lost if len(lost) <= 200 else f"{lost[:100]} … {lost[-100:]}"
             warnings.warn(f"the prompt has {len(ends)} tokens and the text stage takes {kept}; what it does not see: {shown!r}",
-                          stacklevel=2)
+                          CutWarning, stacklevel=2)
 
     def words(self, prompt: str) -> list[str]:
         """The words and marks of a prompt, in order."""

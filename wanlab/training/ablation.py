@@ -67,6 +67,7 @@ class Retraining:
             home = self.home(root).resolve()
             facts = json.loads((home / f"provenance-{stage}.{variant}.json").read_text())
             file = {"file": str(home / f"{stage}.{variant}.safetensors"), "sha256": facts["sha256"]}
+            file |= {"published": facts["published"]} if "published" in facts else {}
             found[stage] = (f"{variant}@{self.key[:8]}", {**self.entry[stage], **file})
         return found
 
@@ -113,6 +114,9 @@ def retraining(
     known = {one.name for one in fields(kind)}
     recipe_of(kind, {**settings, **({"variant": variant} if "variant" in known else {})})
     starts: dict[str, str] = {}
+    if given is None and settings.get("published"):  # the recipe that weights carry tells names alone, pipeline.json the places
+        around = {one: each["variants"][each["default"]].get("published") for one, each in manifest["stages"].items()}
+        settings["published"] = {one: told["source"] for one, told in around.items() if told}
     if kind is adversarial.Recipe:
         starts = _starts(manifest, folder, {"upsample": "residual"})
         settings["upsample"] = str(folder / manifest["stages"]["upsample"]["variants"]["residual"]["file"])
@@ -124,8 +128,8 @@ def retraining(
     ships = dict(recipe.ships) if kind is diffusion.Recipe else {stage: variant}
     if stage not in ships:
         raise ValueError(f"the recipe of {part} ships {', '.join(ships) or 'nothing'}, not {stage}")
-    content = {key: value for key, value in asdict(recipe).items() if key not in ("start", "upsample", "pool")}
-    content |= {name: held for name, held in origins(recipe).items() if name in ("videos", "vgg")}
+    content = {key: value for key, value in asdict(recipe).items() if key not in ("start", "upsample", "pool", "published")}
+    content |= {name: held for name, held in origins(recipe).items() if name not in ("start", "upsample")}
     key = digest({"part": part, "recipe": content, "starts": starts, "code": _code(), "torch": torch.__version__,
                   "machine": platform.machine()})  # fmt: skip
     entry = {name: _entry(manifest, name, ships[name], recipe) for name in ships}
@@ -135,7 +139,7 @@ def retraining(
 
 def _as_long(content: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
     """Whether two recipes take the same time: they differ in nothing that costs any."""
-    free = ("seed", "ships", "start", "upsample", "pool", "variant", "lam", "temporal", "align")
+    free = ("seed", "ships", "start", "upsample", "pool", "variant", "lam", "temporal", "align", "published")
     mine, theirs = ({k: v for k, v in one.items() if k not in free} for one in (content, recipe))
     return bool(json.loads(json.dumps(mine)) == json.loads(json.dumps(theirs)))
 
@@ -189,7 +193,8 @@ def _recipe_in(given: Mapping[str, Any], stage: str, variant: str) -> dict[str, 
     if f"{stage}.{variant}" not in trained:
         near = suggestion(f"{stage}.{variant}", trained)
         raise LookupError(f"the training file makes no {stage}.{variant}{near}; it makes {', '.join(trained) or 'nothing'}")
-    return {"preset": given.get("preset", "tiny"), **trained[f"{stage}.{variant}"]}
+    above = {key: given[key] for key in ("published", "init") if key in given and stage not in ("upsample", "detail")}
+    return {"preset": given.get("preset", "tiny"), **above, **trained[f"{stage}.{variant}"]}
 
 
 def _starts(manifest: Mapping[str, Any], folder: Path, wanted: Mapping[str, str]) -> dict[str, str]:

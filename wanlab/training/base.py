@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,23 @@ import torch
 from torch import Tensor
 
 from wanlab.core import trace
-from wanlab.data.procedural import World
+from wanlab.data.procedural import MOTIONS
 from wanlab.pipelines.load import read_manifest
-from wanlab.stages import text
+from wanlab.stages.text import UNKNOWN
+from wanlab.stages.umt5 import CutWarning
 from wanlab.training import checkpoint, machine, watch
+from wanlab.training.bank import Bank, drawn, filmed
 from wanlab.training.descent import Descent
 from wanlab.training.diffusion import (
-    Bank,
     Base,
     Recipe,
-    bank,
     draw,
     dropped,
-    filmed,
     ground_step,
     losses,
     optimiser,
 )
 from wanlab.training.distil import distil_losses
-from wanlab.training.presets import preset_of, settings_of
 from wanlab.training.settings import origins, stated
 from wanlab.training.shipping import read, ship
 from wanlab.training.sources import reel
@@ -46,8 +45,7 @@ def train_base(recipe: Recipe, out: Path) -> Base:
     data, held = (_clips(base, recipe, split, n) for split, n in (("train", recipe.clips), ("val", recipe.held)))
     if not recipe.start and not recipe.videos:
         base.load_state_dict(_ground(base, data, recipe, out).average.module.state_dict())
-    for name, stage in base.items():
-        stage.requires_grad_(not recipe.train or name in recipe.train)
+    base.learn(recipe.train)
     first = _distil(base, data, recipe, out)
     descent = _descent(base, recipe, out / "diffusion.pt", recipe.steps)
     for step in descent:
@@ -65,24 +63,30 @@ def train_base(recipe: Recipe, out: Path) -> Base:
 
 
 def _clips(base: Base, recipe: Recipe, split: str, n: int) -> Bank:
-    """Clips to learn from ("train") or to be judged by ("val")."""
-    if not recipe.videos:
-        return drawn(split, n, recipe.preset)
-    found, tokenizer = reel(recipe.videos, n, base.size, base.frames, recipe.seed, split), base["text"].tokenizer
-    words = sorted({word for text in found.captions.values() for word in tokenizer.unknown(text)})
-    if words and split == "train":
+    """Clips to learn from ("train") or to be judged by ("val"), read by the text stage."""
+    if recipe.videos:
+        windows = reel(recipe.videos, n, base.picture, base.frames, recipe.seed, split)
+        data = filmed(windows, base.size, base["fusion"].config.slots)
+    else:
+        data = drawn(split, n, base.size, base.frames, base.picture)
+    with warnings.catch_warnings(record=True, action="always", category=CutWarning) as heard:
+        data = data.read(base["text"].ids)
+    for one in heard:
+        if not issubclass(one.category, CutWarning):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if split == "train":
+        _tell(base["text"], data, [str(one.message) for one in heard if issubclass(one.category, CutWarning)])
+    return data
+
+
+def _tell(stage: Any, data: Bank, cut: Sequence[str]) -> None:
+    """Say which words of the captions mean nothing to the text stage, and how many captions are too long for it, `cut` of them."""
+    words = sorted({word for caption in set(data.captions) for word in stage.unknown(caption)})
+    if words:
         some = ", ".join(words[:8]) + (" ..." if len(words) > 8 else "")
-        watch.present().note(f"{len(words)} words of the captions are {text.UNKNOWN} to the text stage's vocabulary: {some}")
-    return filmed(found, tokenizer)
-
-
-@lru_cache(2)
-def drawn(split: str, clips: int, preset: str) -> Bank:
-    """The first clips of a split at the preset's sizes, once for all parts that a file trains one after the other."""
-    sizes = preset_of(preset)
-    size, words = settings_of(sizes, "generator")["size"], settings_of(sizes, "text")
-    tokenizer = text.Tokenizer(words["vocabulary"], words["length"])
-    return bank(World(size=2 * size, frames=sizes["frames"], split=split), clips, size, tokenizer)
+        watch.present().note(f"{len(words)} words of the captions are {UNKNOWN} to the text stage's vocabulary: {some}")
+    if cut:
+        watch.present().note(f"the text stage sees the beginning of {len(cut)} of {len(data.captions)} captions alone: {cut[0]}")
 
 
 def _ground(base: Base, data: Bank, recipe: Recipe, out: Path) -> Descent:
@@ -100,7 +104,7 @@ def _distil(base: Base, data: Bank, recipe: Recipe, out: Path) -> float:
     """The phase before, for stages of another kind: they learn to stand in for those that they replace. Its seconds."""
     if not recipe.distil_steps or recipe.start is None:
         return 0.0
-    teacher = Base(Recipe(preset=recipe.preset))
+    teacher = Base(Recipe(preset=recipe.preset, published=recipe.published, init=recipe.init))
     take_over(teacher, Path(recipe.start))
     teacher.to(machine.present().device)
     descent = _descent(base, recipe, out / "distil.pt", recipe.distil_steps)
@@ -146,7 +150,7 @@ def validate(base: Base, held: Bank, recipe: Recipe) -> dict[str, float]:
 def _slot_accuracy(base: Base, slots: Tensor, labels: Tensor) -> float:
     """How often the motion's name can be read from a slot."""
     motions = labels[..., 2].to(slots.device)
-    named = base["classify"](slots)[..., -9:].argmax(-1)
+    named = base["classify"](slots)[..., -len(MOTIONS):].argmax(-1)
     return (named == motions)[motions >= 0].float().mean().item()
 
 
@@ -171,4 +175,5 @@ def _ship(base: Base, recipe: Recipe, out: Path, seconds: float, figures: dict[s
     """Write the trained stages, each under the variant's name that the recipe gives it."""
     for stage, variant in recipe.ships.items():
         facts: dict[str, Any] = {"steps": recipe.steps, "seconds": seconds, "metrics": figures, "origins": origins(recipe)}
+        facts |= {"published": recipe.published.get(stage), "apart": base.apart.get(stage, ())}
         ship(base[stage], stage, variant, out, seed=recipe.seed, recipe=asdict(recipe), config={}, **facts)

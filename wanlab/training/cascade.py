@@ -15,6 +15,8 @@ from wanlab.core.nearest import suggestion
 from wanlab.core.quote import quoted
 from wanlab.data.media import existing
 from wanlab.pipelines.load import PRESETS, read_manifest
+from wanlab.pipelines.published import found_at
+from wanlab.pipelines.weights import WeightsError
 from wanlab.training import adversarial, machine, upsampling, watch
 from wanlab.training.adversarial import train_detail
 from wanlab.training.base import train_base
@@ -24,8 +26,8 @@ from wanlab.training.presets import preset_of
 from wanlab.training.settings import among, differences, recipe_of, stated
 from wanlab.training.upsampling import train_upsampling
 
-PARTS = ("kind", "preset", "machine", "only", "base", "variants", "upsample", "detail")
-PLAIN = ("kind", "preset", "machine", "only")          # of these, the settings of no network
+PLAIN = ("kind", "preset", "published", "init", "machine", "only")     # settings of no single network
+PARTS = (*PLAIN, "base", "variants", "upsample", "detail")
 KINDS = {"upsample": upsampling.Recipe, "detail": adversarial.Recipe}   # of the others, base and variants, `diffusion.Recipe`
 RESERVED = ("base", "upsample", "detail", "pipeline", "tensorboard")    # folders of --out
 
@@ -34,6 +36,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     """Train every part of `config` that is not finished in `out`, and assemble out/pipeline.
 
     preset      whose sizes the stages have, tiny unless told; machine: see `machine.machine_of`
+    published   stage -> folder or hub id of what others published of it, for base and variants; init: random, where it is not named
     only        STAGE.VARIANT, or a list of them: the other parts are left out; what one starts from is taken from the preset
                 where it was not trained in `out`
     base        a `diffusion.Recipe`; variants: name -> a recipe that starts from the base (of the file, else of the preset) and
@@ -68,6 +71,9 @@ def planned(config: Mapping[str, Any], out: Path) -> list[Part]:
         if key not in PLAIN and not all(isinstance(recipe, Mapping) for recipe in recipes):
             raise ValueError(f"{key}: expected {'settings' if key == 'base' else 'names with settings'}, got {quoted(value)}")
     machine.demand(config.get("machine") or {})
+    for key in ("published", "init"):
+        if key in config and "base" not in config and not config.get("variants"):
+            raise ValueError(f"{key}: what others published stands in base and variants, and this file has neither")
     return _chosen(list(_parts(config, out)), config.get("only"))
 
 
@@ -127,13 +133,15 @@ def _parts(config: Mapping[str, Any], out: Path) -> Iterator[Part]:
     def part(place: str, folder: Path, train: Callable[..., Any], values: Mapping[str, Any], **more: Any) -> Part:
         stage, kind = place.partition(".")[0], KINDS.get(place.partition(".")[0], Recipe)
         with told_at(place):
-            for key in ("preset", "variant"):
+            for key in ("preset", "variant", "published", "init"):
                 if key in values and values[key] != {"preset": preset, **more}.get(key):
                     raise ValueError(f"{key} is said above, not among the settings")
             for key in ("start", "upsample"):
                 if (file := values.get(key)) and not there(file):
                     raise ValueError(f"{key}: there is no {quoted(file)}")
             recipe = recipe_of(kind, {"preset": preset, **more, **values})
+            for source in getattr(recipe, "published", {}).values():
+                _demand_found(source)
             for file in filter(None, (recipe.videos.get("path"), recipe.videos.get("captions"))):
                 existing(file)
             ships = recipe.ships if kind is Recipe else {stage: more["variant"]}
@@ -147,19 +155,27 @@ def _parts(config: Mapping[str, Any], out: Path) -> Iterator[Part]:
         """What was or will be trained here; else what the preset ships."""
         return str(path if path.exists() or (made and config.get("only") is None) or not shipped.exists() else shipped)
 
+    above = {key: config[key] for key in ("published", "init") if key in config}
     if "base" in config:
-        yield part("base", out / "base", train_base, config["base"])
+        yield part("base", out / "base", train_base, config["base"], **above)
     for name, values in config.get("variants", {}).items():
         if not re.fullmatch(r"\w[\w.-]*", str(name)) or name in RESERVED:
             kept = ", ".join(RESERVED)
             raise ValueError(f"variants: {quoted(name)} is to name a folder, of letters, digits and _-., and none of {kept}")
         start = own(out / "base" / "diffusion.pt", "base" in config, PRESETS / preset)
-        yield part(f"variants.{name}", out / str(name), train_base, values, start=start)
+        yield part(f"variants.{name}", out / str(name), train_base, values, start=start, **above)
     for variant, values in config.get("upsample", {}).items():
         yield part(f"upsample.{variant}", out / "upsample", train_upsampling, values, variant=variant)
     levels = own(out / "upsample" / (name := "upsample.residual.safetensors"), "upsample" in config, PRESETS / preset / name)
     for variant, values in config.get("detail", {}).items():
         yield part(f"detail.{variant}", out / "detail", train_detail, values, variant=variant, upsample=levels)
+
+
+def _demand_found(source: str) -> None:
+    try:
+        found_at(source)
+    except WeightsError as error:
+        raise ValueError(f"published: {error}") from error
 
 
 @contextmanager
@@ -189,8 +205,11 @@ def assemble(preset: str, notes: list[Path], folder: Path) -> dict[str, Any]:
         if note.parent != folder:
             shutil.copyfile(note.parent / file, folder / file)
         facts.pop("config", None)
-        variants[variant] |= {"file": file, "sha256": facts.pop("sha256"), "provenance": facts}
+        around = {"published": facts.pop("published")} if "published" in facts else {}
+        variants[variant] |= {"file": file, "sha256": facts.pop("sha256"), **around, "provenance": facts}
         known[file] = facts
+    if all(stage["variants"][stage["default"]].get("file") for stage in manifest["stages"].values()):
+        manifest.pop("note", None)                      # which said of the preset that it is untrained
     part = folder / "pipeline.part"
     part.write_text(json.dumps(manifest, indent=1) + "\n")
     part.replace(folder / "pipeline.json")

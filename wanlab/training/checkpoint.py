@@ -17,10 +17,14 @@ KEYS = ("model", "average", "average_step", "optim", "step", "seconds", "recipe"
 
 class Average:
     """Exponential moving average of a module's parameters, and of what it counts beside them (the statistics of a batch
-    normalisation); early on it follows faster: min(decay, (1 + s) / (10 + s))."""
+    normalisation); early on it follows faster: min(decay, (1 + s) / (10 + s)).
+
+    What does not learn is shared with the module: its average is itself, and it may be large.
+    """
 
     def __init__(self, module: nn.Module, decay: float = 0.998) -> None:
-        self.module, self.decay, self.step = copy.deepcopy(module).eval().requires_grad_(False), decay, 0
+        shared = {id(value): value for value in module.parameters() if not value.requires_grad}
+        self.module, self.decay, self.step = copy.deepcopy(module, shared).eval().requires_grad_(False), decay, 0
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:

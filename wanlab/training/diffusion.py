@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,32 +14,21 @@ from torch import Tensor, nn
 
 from wanlab.core import Bypass, Edit
 from wanlab.core.nearest import suggestion
-from wanlab.data.clip import Clips
-from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES, World
-from wanlab.data.reel import Reel
+from wanlab.core.quote import quoted
+from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES
 from wanlab.diffusion import targets
-from wanlab.nn.layers import MOTION
 from wanlab.pipelines.denoise import Prediction, motion_std, predict
-from wanlab.stages import fusion, image, text
-from wanlab.training import machine, watch
+from wanlab.pipelines.published import USUAL, fill_published
+from wanlab.stages import fusion, image
+from wanlab.training import machine
+from wanlab.training.bank import Bank
 from wanlab.training.presets import class_of, configured, fresh, preset_of, settings_of
 from wanlab.training.settings import among, demand, number
 
-SLOTS = 3
 STAGES = ("text", "image", "fusion", "generator", "align")     # that are trained together; beside them `classify` reads the slots
 WEIGHTS = {"motion": 0.15, "paint": 0.3, "masks": 0.1, "slots": 0.02}     # of the terms of the loss; that of `video` is 1
 WEIGHTINGS = ("clamped", "plain", "min_snr")
 CLAMP = 0.3                              # of sigma, in the weight of the picture's error
-
-
-class Bank(NamedTuple):
-    """Clips in memory at the generator's size; `video` uint8 n f 3 h w, `labels` n m 3 (colour, shape, motion; -1: none)."""
-
-    video: Tensor
-    masks: Tensor
-    motion: Tensor
-    ids: Tensor
-    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ class Recipe:
     drop_image: float = 0.08
     drop_temporal: float = 0.10
     drop_align: float = 0.10
-    image: str = "dit"                   # of these three stages, the class as pipeline.json names it
+    image: str | None = None             # of these three stages, the variant or the class, as pipeline.json names it; the preset's
     fusion: str = "cross_attention"
     align: str = "flow_warp"
     temporal: bool = True
@@ -77,6 +67,8 @@ class Recipe:
     decay: float = 0.998                 # of the averaged weights
     clip: float = 1.0                    # the gradient's greatest norm
     videos: dict[str, Any] = field(default_factory=dict)    # real ones to learn from (`data.reel.Videos`): no truth, no grounding
+    published: dict[str, str] = field(default_factory=dict)     # stage -> folder or hub id of what others published; it is frozen
+    init: str | None = None              # random: what others published and `published` does not name learns from noise
 
     def __post_init__(self) -> None:
         demand(self)
@@ -93,12 +85,22 @@ class Recipe:
         if self.distil_steps:
             self._demand_teacher()
         preset = preset_of(self.preset)
-        if (kind := class_of(preset, "text")) != "t5":
-            raise ValueError(f"the base of {self.preset} cannot be trained: its text stage is {kind}, and a base learns with a t5, "
-                             "whose words are few; upsample and detail can be trained")
-        for stage in ("image", "fusion", "align"):
-            configured(preset, stage, getattr(self, stage))
+        object.__setattr__(self, "image", self.image or class_of(preset, "image"))
+        kinds = {stage: configured(preset, stage, getattr(self, stage, None))[0] for stage in ("text", "image", "fusion", "align")}
+        self._demand_published([stage for stage, kind in kinds.items() if getattr(kind, "PUBLISHED", ())])
 
+    def _demand_published(self, holds: list[str]) -> None:
+        """Raise ValueError where it is left open what the stages of `holds`, that have parts which others published, stand on."""
+        if self.init not in (None, "random"):
+            raise ValueError(f"init is random, or left out, not {quoted(self.init)}")
+        among(f"published: of the stages of {self.preset} that others published", self.published, holds)
+        for stage, source in self.published.items():
+            if not isinstance(source, str):
+                raise ValueError(f"published: {stage} is a folder or an id of the hub, not {quoted(source)}")
+        if (unsaid := [stage for stage in holds if stage not in self.published]) and self.init is None:
+            usual = ", ".join(f"{stage}: {USUAL[stage]}" for stage in unsaid)
+            raise ValueError(f"{' and '.join(unsaid)} of {self.preset} stand on what others published: say where it is, published: "
+                             f"{{{usual}}} (folders, or ids of the hub), or init: random, and they learn from noise with the rest")
 
     def _demand_teacher(self) -> None:
         """Raise ValueError where a stage is to be distilled and there is nothing to learn from."""
@@ -111,56 +113,45 @@ class Recipe:
 
 
 class Base(nn.ModuleDict):
-    """The stages that are trained together, and the slot classifier that only training uses."""
+    """The stages that are trained together, and the slot classifier that only training uses.
+
+    What the recipe has others to have published stands in them and does not learn; it has a place of its own, and state dicts
+    leave it out. Raises WeightsError where it is not there, damaged, or of other sizes.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         preset = preset_of(recipe.preset)
-        size = settings_of(preset, "generator")["size"]
+        size, picture = settings_of(preset, "generator")["size"], configured(preset, "image", recipe.image)[1].picture
         stages: dict[str, nn.Module] = {
             "text": fresh(preset, "text"),
-            "image": fresh(preset, "image", recipe.image, output=size),     # the larger reference is for later stages
+            "image": fresh(preset, "image", recipe.image, output=picture),  # the larger reference is for later stages
             "fusion": fresh(preset, "fusion", recipe.fusion),
             "generator": fresh(preset, "generator", temporal=recipe.temporal, predicts=recipe.predicts),
             "align": fresh(preset, "align", recipe.align),
         }
         stages["classify"] = nn.Linear(stages["fusion"].config.width, len(COLOURS) + len(SHAPES) + len(MOTIONS))
         super().__init__(stages)
-        self.size, self.frames = size, preset["frames"]
+        self.size, self.picture, self.frames = size, picture, preset["frames"]
+        for stage, source in recipe.published.items():
+            fill_published(stage, stages[stage], source)
+        self.apart = {stage: tuple(stages[stage].PUBLISHED) for stage in recipe.published}
+        self._kept = tuple(f"{stage}.{part}." for stage, parts in self.apart.items() for part in parts)
+        self.learn()
 
+    def learn(self, stages: Collection[str] = ()) -> None:
+        """Let these stages learn, all of them where none is named, and nothing of what others published."""
+        for name, parameter in self.named_parameters():
+            asked = not stages or name.partition(".")[0] in stages
+            parameter.requires_grad_(asked and not name.startswith(self._kept))
 
-def bank(world: World, n: int, size: int, tokenizer: text.Tokenizer) -> Bank:
-    """Draw the first `n` clips of `world`, averaged down to `size`."""
-    parts = []
-    for start in range(0, n, 64):
-        watch.present().busy(f"drawing clips ({world.split})", start, n)
-        clips = world.batch(range(start, min(n, start + 64)))
-        small = F.avg_pool2d(clips.video.flatten(0, 1), world.size // size).unflatten(0, (len(clips), -1))
-        masks = F.avg_pool2d(clips.first_masks, world.size // size)
-        parts.append(Bank((small * 255).round().byte(), (masks * 255).round().byte(), clips.motion,
-                          tokenizer(clips.captions), labels(clips)))
-    return Bank(*(torch.cat(field) for field in zip(*parts, strict=True)))
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Name -> value, without what others published."""
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if not name.startswith(self._kept)}
 
-
-def filmed(reel: Reel, tokenizer: text.Tokenizer) -> Bank:
-    """Every window of a reel: like `bank`, but of layers and motion nothing is known (no mask, no motion, no label)."""
-    parts = []
-    for start in range(0, len(reel), 16):
-        watch.present().busy("reading videos", start, len(reel))
-        clips = reel.batch(range(start, min(start + 16, len(reel))))
-        b, f, _, h, w = clips.video.shape
-        parts.append(Bank((clips.video * 255).round().byte(), torch.zeros(b, SLOTS, h, w, dtype=torch.uint8),
-                          torch.zeros(b, f, SLOTS, len(MOTION)), tokenizer(clips.captions), torch.full((b, SLOTS, 3), -1)))
-    return Bank(*(torch.cat(field) for field in zip(*parts, strict=True)))
-
-
-def labels(clips: Clips) -> Tensor:
-    """b m 3: colour, shape and motion class of each slot; -1 where there is nothing."""
-    out = torch.full((len(clips), SLOTS, 3), -1)
-    names = [list(COLOURS), list(SHAPES), list(MOTIONS)]
-    for row, factors in zip(out, clips.factors or [], strict=True):
-        for m, thing in enumerate(factors["objects"], start=1):
-            row[m] = torch.tensor([names[i].index(thing[key]) for i, key in enumerate(("colour", "shape", "motion"))])
-    return out
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take what `state_dict` gave, here or elsewhere."""
+        own = {name: value for name, value in super().state_dict().items() if name.startswith(self._kept)}
+        return super().load_state_dict({**state_dict, **own}, strict, assign)
 
 
 def slot_loss(base: Base, slots: Tensor, truth: Tensor) -> Tensor:
@@ -178,9 +169,11 @@ def mask_loss(base: Base, still: image.Image, condition: fusion.Condition, masks
 
 
 class Batch(NamedTuple):
-    """Rows of a `Bank` as numbers in [0, 1], and which (`rows` b); `ids` without text are 0, `present` (b) is 0 without image."""
+    """Rows of a `Bank` as numbers in [0, 1], and which (`rows` b); `ids` without text are 0, `present` (b) is 0 without image: of
+    such rows the stages make their trained null conditions."""
 
     video: Tensor
+    first: Tensor
     masks: Tensor
     motion: Tensor
     ids: Tensor
@@ -195,8 +188,8 @@ def draw(data: Bank, size: int, recipe: Recipe, generator: torch.Generator) -> B
     chance = torch.rand(2, size, generator=generator)
     ids = torch.where((chance[0] < recipe.drop_text)[:, None], 0, data.ids[rows])
     present = (chance[1] >= recipe.drop_image).float()
-    video, masks = data.video[rows].float() / 255, data.masks[rows].float() / 255
-    return Batch(video, masks, data.motion[rows], ids, data.labels[rows], present, rows)
+    video, first, masks = (value[rows].float() / 255 for value in (data.video, data.first, data.masks))
+    return Batch(video, first, masks, data.motion[rows], ids, data.labels[rows], present, rows)
 
 
 def noise_level(b: int, generator: torch.Generator) -> Tensor:
@@ -239,7 +232,7 @@ def losses(base: Base, batch: Batch, recipe: Recipe, generator: torch.Generator)
     noisy, noisy_motion, sigma = here.share(noised(*scaled(batch), generator))
     batch = here.share(batch)
     clean, motion = scaled(batch)
-    words, still = base["text"](batch.ids), base["image"](batch.video[:, 0], batch.present)
+    words, still = base["text"](batch.ids), base["image"](batch.first, batch.present)
     # The picture's error teaches the motion only at low noise; above, it would pull it off the conditional mean.
     out = predict(base, noisy, noisy_motion, words, still, sigma, taught=sigma <= 0.5)
 
@@ -270,7 +263,7 @@ def ground_step(base: Base, batch: Batch, generator: torch.Generator) -> Tensor:
     """Loss of the first phase: text, image and fusion learn which slot is where, and what it does, without any diffusion."""
     here = machine.present()
     sigma, batch = here.share(noise_level(len(batch.ids), generator)), here.share(batch)
-    words, still = base["text"](batch.ids), base["image"](batch.video[:, 0], batch.present)
+    words, still = base["text"](batch.ids), base["image"](batch.first, batch.present)
     condition = base["fusion"](words, still, sigma)
     return slot_loss(base, condition.slots, batch.labels) + mask_loss(base, still, condition, batch.masks)
 

@@ -24,11 +24,11 @@ def distil_losses(base: Base, teacher: Base, batch: Batch, recipe: Recipe, gener
     noisy, noisy_motion, sigma = here.share(noised(*scaled(batch), generator))
     batch = here.share(batch)
     with torch.no_grad():
-        words, still = teacher["text"](batch.ids), teacher["image"](batch.video[:, 0], batch.present)
+        words, still = teacher["text"](batch.ids), teacher["image"](batch.first, batch.present)
     terms: dict[str, Tensor] = {}
     for stage in recipe.train:
         if stage == "image":
-            terms[stage] = relative(base["image"](batch.video[:, 0], batch.present).tokens, still.tokens)
+            terms[stage] = relative(base["image"](batch.first, batch.present).tokens, still.tokens)
         elif stage == "fusion":
             with torch.no_grad():
                 wanted = teacher["fusion"](words, still, sigma)

@@ -19,10 +19,10 @@ def preset_of(name: str) -> dict[str, Any]:
     return read_manifest(PRESETS / name)
 
 
-def settings_of(preset: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The configuration of the default variant of `stage`."""
+def settings_of(preset: Mapping[str, Any], stage: str, variant: str | None = None) -> dict[str, Any]:
+    """The configuration of a variant of `stage`, the default one unless told."""
     entry = preset["stages"][stage]
-    given = entry["variants"][entry["default"]].get("config", {})
+    given = entry["variants"][variant or entry["default"]].get("config", {})
     return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
 
 
@@ -49,26 +49,28 @@ class Sized:
             raise ValueError(f"{self.preset} has {self.frames} frames, and a training clip {least}")
 
 
-def class_of(preset: Mapping[str, Any], stage: str) -> str:
-    """The class of the default variant of `stage`, as pipeline.json names it."""
+def class_of(preset: Mapping[str, Any], stage: str, variant: str | None = None) -> str:
+    """The class of a variant of `stage`, the default one unless told, as pipeline.json names it."""
     entry = preset["stages"][stage]
-    name: str = entry["variants"][entry["default"]]["class"]
+    name: str = entry["variants"][variant or entry["default"]]["class"]
     return name
 
 
 def configured(preset: Mapping[str, Any], stage: str, kind: str | None = None, **changes: Any) -> tuple[Any, Any]:
-    """Class and configuration of a stage as the preset's default variant has it; of class `kind`, with `changes` of its
-    configuration, where told.
+    """Class and configuration of a stage as the preset's default variant has it, with `changes` of the configuration; where told,
+    of the variant `kind`, or of the class `kind` with the default's settings.
 
     Raises ValueError for a class that the stage does not have, and for one that is not built from the preset's settings.
     """
-    usual = class_of(preset, stage)
+    usual, given = class_of(preset, stage), settings_of(preset, stage)
+    if kind in preset["stages"][stage]["variants"]:
+        given, kind = settings_of(preset, stage, kind), class_of(preset, stage, kind)
     kind = kind or usual
     if kind not in CLASSES[stage]:
         raise ValueError(f"{stage} has no class {quoted(kind)}{suggestion(str(kind), CLASSES[stage])}")
     module, config = CLASSES[stage][kind]
     try:
-        return module, config(**{**settings_of(preset, stage), **changes})
+        return module, config(**{**given, **changes})
     except TypeError:
         raise ValueError(f"{stage}: the settings that {preset['name']} has for {usual} build no {kind}") from None
 

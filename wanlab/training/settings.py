@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from wanlab.core.quote import quoted
 from wanlab.data.reel import Videos
 from wanlab.graph import digest, file_digest
 from wanlab.pipelines.load import read_manifest
+from wanlab.pipelines.published import content_key
+from wanlab.pipelines.weights import WeightsError
 from wanlab.training import checkpoint
 from wanlab.training.content import there, vgg_file
 from wanlab.training.shipping import told
@@ -24,6 +27,7 @@ SHARES = ("drop_text", "drop_image", "drop_temporal", "drop_align", "decay")
 MOST = {"seed": 2**28, **dict.fromkeys(SHARES, 1)}  # every step's draws have seeds of their own, which are to fit in 64 bits
 LARGEST = 2**63 - 1  # whole number that fits
 BESIDE = ("held", "pool", "ships", "validate_every")  # what no weight depends on
+WHERE_SAID = ("published", "init")  # stated where they say something, so that trainings from before there were these go on
 
 
 def recipe_of(kind: type, config: Mapping[str, Any]) -> Any:
@@ -92,7 +96,8 @@ def among(what: str, names: Iterable[Any], known: Iterable[str]) -> None:
 
 def stated(recipe: Any) -> dict[str, Any]:
     """The settings that weights depend on as plain data: of paths the file's name, and under `from` what the files hold."""
-    settings = {key: told(value) for key, value in asdict(recipe).items() if key not in BESIDE}
+    given = {key: value for key, value in asdict(recipe).items() if key not in BESIDE and (value or key not in WHERE_SAID)}
+    settings = {key: told(value) for key, value in given.items()}
     plain: dict[str, Any] = json.loads(json.dumps(settings | {"from": origins(recipe)}))
     return plain
 
@@ -103,6 +108,9 @@ def origins(recipe: Any) -> dict[str, str]:
     if vgg := getattr(recipe, "vgg", None):
         paths["vgg"] = vgg_file(vgg)
     found = {name: _held(path) for name, path in paths.items() if there(path)}
+    for stage, source in getattr(recipe, "published", {}).items():
+        with suppress(WeightsError):
+            found[f"published.{stage}"] = content_key(stage, source)
     return found | ({"videos": videos_digest(recipe.videos)} if recipe.videos else {})
 
 
@@ -120,4 +128,11 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     """What `stated` of a training differs in from another's, in words: `rate was 0.002`."""
     named = [f"{key} was {theirs.get(key)}" for key in mine if key != "from" and theirs.get(key) != mine[key]]
     now, then = mine.get("from", {}), theirs.get("from", {})
-    return named + [f"{key} ({mine[key]}) held something else" for key in now if key in then and then[key] != now[key]]
+    return named + [f"{key} ({_at(key, mine)}) held something else" for key in now if key in then and then[key] != now[key]]
+
+
+def _at(place: str, settings: Mapping[str, Any]) -> Any:
+    """The setting at a dotted place: `published.text`."""
+    for key in place.split("."):
+        settings = settings[key]
+    return settings

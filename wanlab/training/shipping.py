@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from wanlab.pipelines.load import save_stage
+from wanlab.pipelines.published import content_key, found_at
 from wanlab.training import machine
 from wanlab.training.checkpoint import unwritten
 
@@ -29,15 +30,18 @@ def ship(
     recipe: dict[str, Any],
     config: Any,
     origins: dict[str, str],
+    published: str | None = None,
+    apart: tuple[str, ...] = (),
 ) -> Path:
     """Write <stage>.<variant>.safetensors (float16) and provenance-<stage>.<variant>.json into `out`, each whole or
-    not at all; of several processes one does. `origins`: what the recipe's files held. Raises OSError where they cannot be written.
+    not at all; of several processes one does. `origins`: what the recipe's files held. The modules `apart` are what others
+    published, found at `published`: of them there is but a note where and what it was. Raises OSError where they cannot be written.
     """
     path = out / f"{stage}.{variant}.safetensors"
     if not machine.present().main:
         return path
     try:
-        sha256 = save_stage(module, path)
+        sha256 = save_stage(module, path, apart=apart)
     except (OSError, SafetensorError) as error:
         raise unwritten(path, error) from error
     provenance = {
@@ -52,6 +56,7 @@ def ship(
         "from": origins,
         "config": config,
         "sha256": sha256,
+        **({"published": {"source": found_at(published), "key": content_key(stage, published)}} if published else {}),
     }
     note = out / f"provenance-{stage}.{variant}.json"
     part = note.with_suffix(".part")
