@@ -11,12 +11,16 @@ baseline. Plainly: each cell by itself, cache, forks and packs off. Shared: as a
     generation, plain and shared, in turn        2 rounds, 1 sample   3 rounds, 8 samples in batches of 4
     the same with packs of 4                     1 round              3
     the runner beside pipe.generate, 8 steps     30 cells, 1 sample   30 cells, 3 rounds
+    the whole run beside pipe.generate, 8 steps  30 cells, 1 sample   30 cells, 3 rounds
     peak memory, few and many cells, samples     1 fresh process each 3
     ray beside inline                            1 round, 4 samples   3, where ray is installed
 
 The row of ray compares wall time on the same work, metrics included: two workers of one thread each beside this process on one
 thread, from the third group on, when ray and both workers are up. It needs two cores that nobody else uses, and an environment
 with ray and without JupyterLab: python3.11 dev.py env --venv .venv-ray --extras dev,ray
+
+The runner is what stands between a cell and its video; the whole run is `wanlab run` from the study file to results.csv: weights
+read, keys, rows, folders and statistics beside 30 short cells, so that what is paid once weighs more than in a real study.
 
 Times are seconds of this process's CPU (other work on the machine does not count), on cuda and for ray of the wall. Metrics and
 the encoding of videos are outside the clock. Shared and plain must give the same bytes, and as many stage runs as planned, or
@@ -25,14 +29,18 @@ the benchmark ends.
 
 from __future__ import annotations
 
+import io
 import random
 import sys
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness import HELD, Row, fresh, main, measured, ratios, timed
+from rich.console import Console
 
 SPEED_TARGET = 1 / 4        # shared over plain
 RUNNER_TARGET = 1.03        # the runner over the bare calls
@@ -212,6 +220,49 @@ def runner(quick: bool, device: str) -> Iterator[Row]:
     yield measured("a cell by the runner / by pipe.generate", shares, "ratio", RUNNER_TARGET)
 
 
+def whole(quick: bool, device: str) -> Iterator[Row]:
+    """All that a run does but measuring and the report, beside the bare calls on a pipeline that is there."""
+    from wanlab.runs.cell import Workbench
+    from wanlab.runs.study import run_study
+
+    bench = opened(*PLAIN, "sampler.steps=8", device=device)
+    chunk, measure = bench.plan.chunks[0], Workbench._measure
+    first, prompts = bench.source.clips(chunk.indices).first, bench.source.prompts(chunk.indices)
+    measuring: list[float] = []
+
+    def clocked_measure(*given: Any) -> Any:
+        found: list[Any] = []
+        measuring.append(timed(lambda: found.append(measure(*given)), device))
+        return found[0]
+
+    def ours(folder: Path) -> None:
+        (folder / "study.yaml").write_text(STUDY)
+        _, outcome = run_study(folder / "study.yaml", folder / "run", (*PLAIN, "sampler.steps=8"), device, report=False,
+                               console=Console(file=io.StringIO()))
+        if outcome.failed or len(outcome.done) != len(bench.plan.cells):
+            raise RuntimeError(f"{len(outcome.done)} cells done, {len(outcome.failed)} failed")
+
+    def bare() -> None:
+        for cell in bench.plan.cells.values():
+            cell.pipe.generate(first, prompts, chunk.noise_seeds, steps=cell.sampler.steps, guidance=cell.sampler.guidance,
+                               edits=cell.edits)
+
+    shares = []
+    Workbench._measure = clocked_measure        # metrics are outside the clock
+    try:
+        for turn in range(1 if quick else 3):
+            spent: dict[str, float] = {}
+            for way in random.Random(turn).sample(["ours", "bare"], 2):
+                with TemporaryDirectory() as folder:
+                    measuring.clear()
+                    taken = timed((lambda: ours(Path(folder))) if way == "ours" else bare, device)
+                    spent[way] = taken - sum(measuring)
+            shares.append(spent["ours"] / spent["bare"])
+    finally:
+        Workbench._measure = measure
+    yield measured("a study by wanlab run, without metrics and report / by pipe.generate", shares, "ratio")
+
+
 def memory(quick: bool) -> Iterator[Row]:
     """Peak memory over that of the opened workbench, with few and many cells and samples."""
     sizes = {"few": (4, 2), "cells": (24, 2), "samples": (4, 12)}
@@ -264,6 +315,7 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
         return
     yield from sharing(quick, device)
     yield from runner(quick, device)
+    yield from whole(quick, device)
     yield from memory(quick)
     yield from engines(quick, device)
 
