@@ -4,6 +4,7 @@ stays as it is, and from noise where that is said."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 
 import wanlab
@@ -24,7 +26,7 @@ from wanlab.pipelines.load import adopt
 from wanlab.pipelines.published import DIT, REVISIONS, T5
 from wanlab.pipelines.weights import WeightsError
 from wanlab.stages.umt5 import CutWarning
-from wanlab.training import checkpoint
+from wanlab.training import checkpoint, machine
 from wanlab.training.ablation import retraining
 from wanlab.training.bank import Bank, bank
 from wanlab.training.base import take_over, train_base
@@ -115,7 +117,7 @@ def test_other_parts_than_those_that_it_was_trained_around_are_refused(folders: 
     pipeline = Path(shutil.copytree(out / "pipeline", tmp_path / "pipeline"))
     told = (pipeline / "pipeline.json").read_text().replace(str(folders), "/nowhere")
     (pipeline / "pipeline.json").write_text(told)
-    with pytest.raises(WeightsError, match=r"around /nowhere/t5, which is not here .*give published=\{'text': FOLDER\}"):
+    with pytest.raises(WeightsError, match=r"around /nowhere/t5, which is not here .*give published=\{'text': \.\.\.\}"):
         wanlab.load(pipeline)
     there = wanlab.load(pipeline, published={"text": moved / "t5", "image": moved / "dit"})
     assert there.weights_hash == wanlab.load(out / "pipeline").weights_hash
@@ -124,6 +126,25 @@ def test_other_parts_than_those_that_it_was_trained_around_are_refused(folders: 
     (pipeline / "pipeline.json").write_text(told.replace('"source": "/nowhere/t5"', '"source": 5'))
     with pytest.raises(WeightsError, match=r"variants\.t5_base: published is a source and a key"):
         wanlab.load(pipeline)
+
+
+@pytest.mark.parametrize(("source", "local"), [("someone/t5@0123abc", True), (f"{T5}@{REVISIONS[T5]}", False)])
+def test_of_what_a_pipeline_names_only_known_revisions_are_downloaded(
+    out: Path, source: str, local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def snapshot(name: str, **settings: Any) -> str:
+        asked.append((f"{name}@{settings['revision']}", settings["local_files_only"]))
+        raise LocalEntryNotFoundError("none")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    (folder := Path(shutil.copytree(out / "pipeline", tmp_path / "pipeline")) / "pipeline.json").write_text(
+        re.sub(r'"source": "[^"]*/t5"', f'"source": "{source}"', (out / "pipeline" / "pipeline.json").read_text())
+    )
+    with pytest.raises(WeightsError, match="which is not here"):
+        wanlab.load(folder.parent)
+    assert asked == [(source, local)]
 
 
 @pytest.mark.parametrize("until", [1, 2, 4])
@@ -212,6 +233,12 @@ def test_the_image_stage_learns_from_the_picture_that_it_will_be_given(folders: 
     assert (learned.tokens - used.tokens).abs().mean() < 0.05 * used.tokens.std()
     shown = 2 * data.video[:, 0].float() / 255 - 1
     assert (learned.frame - used.frame).abs().mean() < 0.01 and (learned.frame - shown).abs().mean() < 0.01
+
+
+def test_in_half_precision_it_stays_finite(folders: Path, tmp_path: Path) -> None:
+    with machine.on(machine.Machine(precision="bf16")):
+        average = train_base(recipe(folders), tmp_path)
+    assert all(value.isfinite().all() and value.dtype == torch.float32 for value in average.parameters())
 
 
 def test_sites_within_the_published_parts_are_seen_while_it_trains(folders: Path) -> None:

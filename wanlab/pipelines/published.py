@@ -95,22 +95,24 @@ def _file_key(path: Path, changed: int) -> str:
     return file_digest(path)
 
 
-def trained_around(stage: str, given: str | Path | None, told: Mapping[str, str]) -> str | Path:
-    """Where that is which a stage was trained around: `given`, else where pipeline.json says that it was (`told`: source, key).
+def trained_around(stage: str, given: str | Path | None, told: Mapping[str, str]) -> Path:
+    """The folder with what a stage was trained around: `given`, else where pipeline.json says that it was (`told`: source, key).
 
-    Raises WeightsError where it is not there, and where its files are others.
+    What a file names is looked for here; only the revisions of this module are downloaded on its word. Raises WeightsError where
+    nothing is there, and where its files are others.
     """
     source = given or told["source"]
+    ours = source in {f"{name}@{revision}" for name, revision in REVISIONS.items()}
     try:
-        folder_of(stage, source)
+        folder = folder_of(stage, source, local=not given and not ours)
     except WeightsError as error:
         if given:
             raise
         raise WeightsError(f"the stage {stage} was trained around {source}, which is not here and no part of its own weights: give "
-                           f"published={{{stage!r}: FOLDER}}") from error
-    if content_key(stage, source) != told["key"]:
+                           f"published={{{stage!r}: ...}}, the folder where it is or an id of the hub") from error
+    if content_key(stage, folder) != told["key"]:
         raise WeightsError(f"{source} is not what the stage {stage} was trained around ({told['source']}): its files differ")
-    return source
+    return folder
 
 
 def _fill_text(stage: T5Encoder, folder: Path) -> None:

@@ -18,7 +18,7 @@ from wanlab.core.quote import quoted
 from wanlab.data.procedural import COLOURS, MOTIONS, SHAPES
 from wanlab.diffusion import targets
 from wanlab.pipelines.denoise import Prediction, motion_std, predict
-from wanlab.pipelines.published import USUAL, fill_published
+from wanlab.pipelines.published import USUAL, fill_published, folder_of
 from wanlab.stages import fusion, image
 from wanlab.training import machine
 from wanlab.training.bank import Bank
@@ -121,6 +121,7 @@ class Base(nn.ModuleDict):
 
     def __init__(self, recipe: Recipe) -> None:
         preset = preset_of(recipe.preset)
+        published = {stage: folder_of(stage, source) for stage, source in recipe.published.items()}     # before anything is built
         size, picture = settings_of(preset, "generator")["size"], configured(preset, "image", recipe.image)[1].picture
         stages: dict[str, nn.Module] = {
             "text": fresh(preset, "text"),
@@ -132,9 +133,9 @@ class Base(nn.ModuleDict):
         stages["classify"] = nn.Linear(stages["fusion"].config.width, len(COLOURS) + len(SHAPES) + len(MOTIONS))
         super().__init__(stages)
         self.size, self.picture, self.frames = size, picture, preset["frames"]
-        for stage, source in recipe.published.items():
-            fill_published(stage, stages[stage], source)
-        self.apart = {stage: tuple(stages[stage].PUBLISHED) for stage in recipe.published}
+        for stage, folder in published.items():
+            fill_published(stage, stages[stage], folder)
+        self.apart = {stage: tuple(stages[stage].PUBLISHED) for stage in published}
         self._kept = tuple(f"{stage}.{part}." for stage, parts in self.apart.items() for part in parts)
         self.learn()
 
