@@ -69,16 +69,20 @@ def test_an_unknown_command_names_the_known_ones() -> None:
 
 def test_the_checks_all_run_and_a_failure_counts(dev: ModuleType, monkeypatch: pytest.MonkeyPatch,
                                                  capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    assert dev.heard(sys.executable, "-c", "import sys; print('so'); sys.exit(3)") == (3, "so\n")
     ran = []
 
     def call(*command: str) -> int:
         ran.append(command)
-        return int("mypy" in command[0])
+        return int("ruff" in command[0])
 
     monkeypatch.setattr(dev, "call", call)
+    monkeypatch.setattr(dev, "heard", lambda *command: (call(*command) + 1, "a.py:3: error: of types\n"))
     assert dev.test(Path(sys.prefix), ["-k", "sites"]) == 1
-    assert len(ran) == 3 and ran[-1][-2:] == ("-k", "sites")
-    assert "failed: mypy" in capsys.readouterr().out
+    names = sorted("pytest" if "pytest" in command else Path(command[0]).stem for command in ran)
+    assert names == ["mypy", "pytest", "ruff"] and [command[-2:] for command in ran if "pytest" in command] == [("-k", "sites")]
+    said = capsys.readouterr().out
+    assert "== mypy\na.py:3: error: of types\nfailed: ruff, mypy" in said
 
 
 def test_the_demo_says_where_the_report_is_and_how_a_shell_gets_the_command(
