@@ -93,9 +93,22 @@ def test_metrics_without_a_gradient_raise(pipe: Linear) -> None:
                             (lambda seen: light(seen) / 0, "the metric is -?inf for row 0")):
         with pytest.raises(MetricError, match=message):
             attribution.attribute(pipe, request, "net.left", metric)
+    for points in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=rf"points={points}: .*1 or more"):
+            attribution.attribute(pipe, request, "net.left", lambda seen: pytest.fail("it ran"), points=points)
     check = attribution.attribute(pipe, request, "net.left", light, steps=1).check(2)
     with pytest.raises(MetricError, match="three gates"):
         _ = check.spearman
+
+
+@pytest.mark.parametrize("points", [1, 2])
+def test_a_gradient_that_is_no_number_raises_with_its_site_and_step(pipe: Linear, points: int) -> None:
+    """The root of what is 0 has a value, and no gradient."""
+    def root(seen: Seen) -> torch.Tensor:
+        return light(seen) + (0 * seen.video).square().sum((1, 2, 3, 4)).sqrt()
+
+    with pytest.raises(MetricError, match=r"at net.left, step [01], branch cond, is not finite"):
+        attribution.attribute(pipe, pipe.request(None, CLEAN, 0), "net.left", root, points=points)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,11 @@ def test_what_no_lens_looks_through_raises(pipe: Any, asked: Any) -> None:  # no
         lens.blocks(pipe, asked, "generator.mid.{resid_mid,resid_post}")
     with pytest.raises(LensError, match=r"image.tokens fires outside the denoising loop"):
         lens.blocks(pipe, asked, "image.tokens")
+    for steps in ([], [-1], [0, 0], [3], [0.5]):
+        with pytest.raises(LensError, match=rf"steps={re.escape(str(steps))}: .* of 0 to 2, each once"):
+            lens.blocks(pipe, asked, BLOCKS, steps=steps)
+    with pytest.raises(LensError, match="no requests"):
+        lens.tune(pipe, [], BLOCKS)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import wanlab
-from tests.analysis.linear import FRAMES, Linear
+from tests.analysis.linear import FRAMES, HEADS, Linear
 from wanlab.analysis import cells, patching, paths, readouts
 from wanlab.analysis.cells import MetricError, Seen
 from wanlab.analysis.contrast import Contrast, ContrastError
@@ -122,6 +122,9 @@ def test_what_cannot_be_compared_or_measured_raises_before_it_is_used(contrast: 
         patching.grid(Contrast(pipe, request, pipe.request(None, "red left", [0, 1])), ["text.out"], each=["words"])
     with pytest.raises(ContrastError, match="cannot be divided by 'head'; nearest: heads"):
         patching.grid(contrast, ["net.left"], each=["head"])
+    for each, at, nearest in (("words", "net.left", "text.out"), ("keys", "net.left", "text.out"), ("heads", "text.out", "net.left")):
+        with pytest.raises(ContrastError, match=rf"{at} is not divided by {each}.*{nearest}"):
+            patching.grid(contrast, [at], each=[each])
     cell = [cells.Cell("one")]
     number = "one number for each"
     for metric, message in ((lambda seen: light(seen) * float("nan"), "odd is nan for row 0"), (lambda seen: 1.0, number),
@@ -178,6 +181,43 @@ def test_shared_cells_are_those_of_a_plain_loop_and_edits_of_the_corrupted_run_s
         grid.run(metrics, read="denoize")
 
 
+def test_words_stand_at_the_same_tokens_in_every_row_of_both_runs_or_it_raises() -> None:
+    """The article's text stage cuts a word that is not in its vocabulary into pieces."""
+    pipe = wanlab.load("article-random-tiny", init="random")
+
+    def against(*prompts: str) -> Contrast:
+        rows = list(range(len(prompts)))
+        image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+        return Contrast(pipe, *(pipe.request(image, told, rows, steps=1) for told in (["a red circle moves left"] * len(rows), prompts)))
+
+    whole = against("a red circle moves right", "a red circle moves up")
+    [left] = [place for place in patching.places(pipe, whole.clean, ["text.out"], each=["words"]) if place.axes["word"] == "left"]
+    assert patching.laid_out(whole, [left]).cells[1].edits[0].where.keys == left.selects[0].keys
+    parted = against("a red circle moves right", "a red circle extraordinarily left")
+    for made in (lambda: patching.grid(parted, ["text.out"], each=["words"]), lambda: patching.laid_out(parted, [left])):
+        with pytest.raises(ContrastError, match=r"'moves' .*tokens \[3\].*'extraordinarily' .*row 1.*tokens \[4, 5, 6"):
+            made()
+    patching.grid(parted, ["text.out"], each=["keys"])
+
+
+def test_a_word_that_stands_there_twice_is_compared_place_by_place(contrast: Contrast) -> None:
+    pipe = contrast.pipe
+    twice = Contrast(pipe, pipe.request(None, "a red a left", 0), pipe.request(None, "a red circle left", 0))
+    grid = patching.grid(twice, ["text.out"], each=["words"])
+    assert [cell.axes["word"] for cell in grid.cells[1:]] == ["a", "red", "left"] and grid.places[0].selects[0].keys == (0, 2)
+
+
+def test_one_site_can_be_divided_in_two_ways_in_one_table(contrast: Contrast) -> None:
+    found = [place for each in (["frames"], ["heads"], [], ["frames", "heads"])
+             for place in patching.places(contrast.pipe, contrast.clean, ["net.left"], 2, each)]
+    made = patching.laid_out(contrast, found).run({"light": light})
+    assert {"net.left+0-1+frame 0", "net.left+0-1+head 0", "net.left+0-1", "net.left+0-1+frame 2+head 1"} < set(made.table.cell)
+    whole = patching.grid(contrast, ["net.left"], windows=2, each=["heads"]).run({"light": light}).effects
+    heads = made.effects.sel(frame="all").sel(head=["0", "1"])
+    assert np.allclose(heads, whole.transpose(*heads.dims)) and len(made.summary("light")) == len(found)
+    assert made.figure("light").axes[0].images[0].get_array().shape == (1 + FRAMES + HEADS + FRAMES * HEADS, 2)
+
+
 @pytest.mark.slow
 def test_a_study_makes_the_same_cells(tiny: Any, red_circle: torch.Tensor, tmp_path: Path) -> None:
     from PIL import Image
@@ -212,3 +252,5 @@ def test_wan_is_patched_through_the_same_face() -> None:
     effects = grid.run({"like": readouts.likeness(pipe.generate(None, "a red circle moves left", 0, steps=2).video)}).effects
     assert effects.sel(site="text.out", steps="all").item() == pytest.approx(1, abs=1e-4)
     assert abs(effects.sel(site="dit.blocks.0.resid_post", steps="1:2").item()) > 1e-3
+    with pytest.raises(ContrastError, match=r"text.out is not divided by words.* dit.text"):
+        patching.grid(contrast, ["text.out"], each=["words"])

@@ -26,6 +26,7 @@ from wanlab.analysis.cells import BASE, Cell, Metric, MetricError, Seen, beside,
 from wanlab.analysis.contrast import kept
 from wanlab.analysis.layout import NAMES
 from wanlab.core import GIB, Edit, Patch, Record, Scale, Select, Site, Zero, trace
+from wanlab.core.firing import Key
 from wanlab.core.index import positions
 from wanlab.core.nearest import suggestion
 from wanlab.core.select import AXIS_OF
@@ -57,8 +58,11 @@ def attribute(pipe: Any, request: Any, at: str | Sequence[str], metric: Metric, 
 
     One forward pass, and one backward pass from the video to the first step of the window, whatever the number of gates; with
     points as many for each site and point.
-    Raises MetricError for a metric that is not differentiable or not finite, ValueError for another letter in `per`.
+    Raises MetricError for a metric that is not differentiable, or whose value or gradient is not finite; ValueError for another
+    letter in `per` and for fewer points than one.
     """
+    if not isinstance(points, int) or points < 1:
+        raise ValueError(f"points={points}: a whole number of points of the integral, 1 or more")
     for axis in per.split():
         if axis not in GATED:
             raise ValueError(f"per={per!r}: no gates along {axis!r}{suggestion(NAMES.get(axis, axis), LIMITS)}; there are "
@@ -163,6 +167,9 @@ def _gates(asked: Asked, site: Site, record: Record, share: float) -> DataArray:
             held = next(one for one in asked.towards.record.find(site.name) if one[1:3] == key[1:3])
             there = asked.towards.record.entry(held).tensor.double().expand_as(value)
         change = entry.tensor.double() * (there - value) / (1 - share)
+        if not bool(change.isfinite().all()):
+            raise MetricError(f"the metric's gradient{_told(key)} is not finite: it has no slope there (the root or logarithm of 0, a "
+                              "division by 0), or the site's values have none")
         others = [i for i, axis in enumerate(site.axes) if axis not in axes]
         summed = change.sum(others) if others else change
         moments[WHOLE if key.step is None else key.step, key.branch or ""] = summed.cpu().numpy()
@@ -174,6 +181,11 @@ def _gates(asked: Asked, site: Site, record: Record, share: float) -> DataArray:
     array = xarray.DataArray(whole, dims=("step", "branch", *names), coords=coords)
     missing = {name: [WHOLE] for name in asked.divided if name not in names}
     return array.expand_dims(missing).transpose("step", "branch", "row", *asked.divided)
+
+
+def _told(key: Key) -> str:
+    where = f" at {key.site.removesuffix(' -> grad')}"
+    return where + (f", step {key.step}" if key.step is not None else "") + (f", branch {key.branch}," if key.branch else "")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class LensError(ValueError):
-    """A site that no lens can look through."""
+    """Sites, steps or requests that no lens can look through."""
 
 
 def predicted(pipe: Any, request: Any, *, part: str = "video", branch: str | None = None, edits: Sequence[Edit] = (),
@@ -83,11 +83,11 @@ def blocks(pipe: Any, request: Any, at: str, *, steps: Sequence[int] | None = No
     tuned    affine maps from `tune`
 
     Costs half a step for each layer and step that is looked at, and one run. Raises LensError where a loop cannot pause or a block
-    states no identity.
+    states no identity, and for steps that the request has not, or twice.
     """
+    wanted = _steps(request, steps)
     names, by_node = [site.name for site in pipe.sites(at)], edits_by_node(pipe, edits)
     loop = _Loop(pipe, request, _looped(pipe, request, names, tuned), by_node, branch, f"sampler.{part}.x0")
-    wanted = sorted(range(request.steps) if steps is None else steps)
     found = []
     for step in range(max(wanted) + 1):
         if step in wanted:
@@ -127,6 +127,15 @@ class _Loop:
         until = step + 1 if step + 1 < self.request.steps else None
         return self.pipe.run_node(self.node, self.inputs, self.request, [*self.table.within(step, step + 1), *edits],
                                   before=self.state, until=until)
+
+
+def _steps(request: Any, steps: Sequence[int] | None) -> list[int]:
+    """The steps at which to look, in order."""
+    every = list(range(request.steps))
+    wanted = every if steps is None else list(steps)
+    if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(every):
+        raise LensError(f"steps={wanted}: name one or more of 0 to {every[-1]}, each once")
+    return sorted(wanted)
 
 
 def _looped(pipe: Any, request: Any, names: Sequence[str], tuned: Tuned | None) -> str:
@@ -182,7 +191,8 @@ def tune(pipe: Any, requests: Sequence[Any], at: str, *, branch: str = "cond", r
          budget: int | None = 4 * GIB) -> Tuned:
     """Fit the affine maps on all tokens, rows and steps of some requests: ridge regression to the last of the sites `at`.
 
-    Of layers on a coarser grid each token stands for those that it covers. ridge: over the mean variance of the channels.
+    Of layers on a coarser grid each token stands for those that it covers. ridge: over the mean variance of the channels. Raises
+    LensError without requests.
     """
     names = [site.name for site in pipe.sites(at)]
     last = names[-1]
@@ -199,6 +209,8 @@ def tune(pipe: Any, requests: Sequence[Any], at: str, *, branch: str = "cond", r
                 x = torch.cat([x, x.new_ones(len(x), 1)], 1)
                 new = [x.T @ x, x.T @ y, y.square().sum(0), y.sum(0), torch.tensor(float(len(y)))]
                 sums[name] = new if name not in sums else [old + one for old, one in zip(sums[name], new, strict=True)]
+    if not sums:
+        raise LensError("there are no requests to fit maps to: give one or more")
     maps, errors = _fitted(sums, ridge)
     return Tuned(maps, places, last, errors)
 

@@ -13,6 +13,7 @@ changes nothing, 1 where it is enough (denoising) or needed (noising); see Zhang
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
@@ -38,7 +39,13 @@ if TYPE_CHECKING:
 
 WAYS = {"denoising": ("corrupted", "clean"), "noising": ("clean", "corrupted")}        # base, and what is put into it
 EVERY = "all"       # the label of a place that was not divided
-DIVIDED = {**{name: SINGLE[name] for name in ("frames", "heads", "tokens", "keys", "slots")}, "words": "word"}
+NUMBERED = {name: SINGLE[name] for name in ("frames", "heads", "tokens", "keys", "slots")}
+DIVIDED = {**NUMBERED, "words": "word"}
+
+
+def _label(axis: str, value: str) -> str:
+    """Where a place stands along an axis, so that it is told apart from others: "frame 0", which "head 0" is not."""
+    return f"{axis} {value}" if axis in NUMBERED.values() else value
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,8 @@ class Place:
 
     @property
     def name(self) -> str:
-        """As a name of a cell."""
-        return "+".join(value.replace(":", "-") for key, value in self.axes.items() if key == "site" or value != EVERY)
+        """As a name of a cell: "generator.mid.attn.z+0-4+head 2"."""
+        return "+".join(_label(key, value.replace(":", "-")) for key, value in self.axes.items() if key == "site" or value != EVERY)
 
 
 def places(pipe: Any, request: Any, at: Sequence[str] | Mapping[str, str], windows: int | Sequence[str] = 1,
@@ -61,13 +68,21 @@ def places(pipe: Any, request: Any, at: Sequence[str] | Mapping[str, str], windo
     at        globs or selections, each site a place of its own; a mapping of names to globs: all sites of a glob together
     windows   of the denoising steps: so many of equal length, or their selections ("0:4"); sites outside the loop have none
     each      axes of which every position is a place of its own, where a site has them: "frames", "heads", "tokens", "keys",
-              "slots", or "words" of the clean prompt, at sites that carry it
+              "slots", or "words" of the request's first prompt, at sites that carry it
+
+    Raises ContrastError for an axis that there is not, and for one that none of the sites has.
     """
+    groups = list(_groups(pipe, at))
     for one in each:
         if one not in DIVIDED:
             raise ContrastError(f"places cannot be divided by {one!r}{suggestion(one, list(DIVIDED))}")
+        if not any(_has(pipe, one, sites) for _, _, sites in groups):
+            able = [site.name for site in pipe.sites() if not site.derived and _has(pipe, one, [site])]
+            asked = groups[0][2][0].name
+            raise ContrastError(f"{asked} is not divided by {one}, nor is another of the sites that are asked for"
+                                f"{suggestion(asked, able)}")
     found = []
-    for name, select, sites in _groups(pipe, at):
+    for name, select, sites in groups:
         limits = {"branch": branch} if branch and all("branch" in (site.clock or ()) for site in sites) else {}
         timed = all("step" in (site.clock or ()) for site in sites)
         parts = [_positions(pipe, request, one, sites) for one in each]
@@ -105,16 +120,21 @@ def _windows(windows: int | Sequence[str], steps: int) -> list[str | None]:
     return [f"{start}:{stop}" for start, stop in pairwise(ends)]
 
 
+def _has(pipe: Any, what: str, sites: Sequence[Site]) -> bool:
+    """Whether all of some sites can be divided by an axis, or by the words of the prompt."""
+    if what == "words":
+        return all(matches(pipe.text_sites, site.name) for site in sites)
+    return all(AXIS_OF[what] in site.axes for site in sites)
+
+
 def _positions(pipe: Any, request: Any, what: str, sites: Sequence[Site]) -> list[tuple[str, dict[str, Any]]]:
     """The positions by which sites are divided: a label and a limit for each; one for all where the sites have no such axis."""
+    if not _has(pipe, what, sites):
+        return [(EVERY, {})]
     if what == "words":
-        if not all(matches(pipe.text_sites, site.name) for site in sites):
-            return [(EVERY, {})]
         key = "keys" if "j" in sites[0].axes else "tokens"
         return [(word, {key: list(pipe.tokens_of(request, word, 0))}) for word in dict.fromkeys(pipe.words_of(request, 0))]
-    sizes = {site.size(AXIS_OF[what]) for site in sites if AXIS_OF[what] in site.axes}
-    if not sizes or any(AXIS_OF[what] not in site.axes for site in sites):
-        return [(EVERY, {})]
+    sizes = {site.size(AXIS_OF[what]) for site in sites}
     if len(sizes) > 1:
         names = ", ".join(site.name for site in sites[:3])
         raise ContrastError(f"{names} have different numbers of {what}: {', '.join(sorted(map(str, sizes)))}")
@@ -157,25 +177,46 @@ def grid(contrast: Contrast, at: Sequence[str] | Mapping[str, str], *, windows: 
     save: where the record is kept (.safetensors), so that the cells can be written down (`cells.study_cells`).
     Raises ContrastError for a way or division that does not exist, and where words are asked for and the prompts' do not align.
     """
-    if "words" in each:
-        _aligned(contrast)
     return laid_out(contrast, places(contrast.pipe, contrast.clean, at, windows, each, branch), way, save)
 
 
 def laid_out(contrast: Contrast, found: Sequence[Place], way: str = "denoising", save: str | Path | None = None) -> Grid:
-    """The grid of some places, of several calls of `places` for example; recorded in one run."""
+    """The grid of some places, of several calls of `places` for example; recorded in one run. Raises as `grid`."""
     if way not in WAYS:
         raise ContrastError(f"no way {way!r}{suggestion(way, list(WAYS))}")
+    if any("word" in place.axes for place in found):
+        _aligned(contrast)
     names = dict.fromkeys(select.at for place in found for select in place.selects)
-    return Grid(contrast, found, way, kept(contrast.record(WAYS[way][1], names), save))
+    whole = dict.fromkeys((axis for place in found for axis in place.axes), EVERY)     # a place that an axis does not divide
+    return Grid(contrast, [replace(place, axes=whole | dict(place.axes)) for place in found], way, kept(contrast.record(WAYS[way][1], names), save))
 
 
 def _aligned(contrast: Contrast) -> None:
-    """Words are patched by position: both prompts need as many, and all rows the same."""
-    counts = {len(contrast.pipe.words_of(one, row)) for one in (contrast.clean, contrast.corrupted) for row in range(len(one))}
-    if len(counts) > 1 or len(set(contrast.clean.prompts)) > 1:
-        raise ContrastError("words are patched by their position: give one clean prompt, and equally many words in both runs "
-                            f"(they have {', '.join(map(str, sorted(counts)))})")
+    """Words are patched by position: in all rows of both runs each word has to have the tokens that it has in the clean prompt."""
+    if len(set(contrast.clean.prompts)) > 1:
+        raise ContrastError("words are those of the clean prompt: give one, the same in all rows")
+    mine = _standing(contrast, contrast.clean, 0)
+    for row in range(len(contrast.corrupted)):
+        theirs = _standing(contrast, contrast.corrupted, row)
+        if len(theirs) != len(mine):
+            raise ContrastError(f"words are patched by their position: give equally many words in both runs (row {row}: {len(mine)} and "
+                                f"{len(theirs)})")
+        for (word, at), (other, there) in zip(mine, theirs, strict=True):
+            if at != there:
+                raise ContrastError(f"words are patched by their position: {word!r} of the clean prompt has the tokens {at}, {other!r} "
+                                    f"in its place (row {row}) the tokens {there}; take a word of as many pieces, or divide by keys or tokens")
+
+
+def _standing(contrast: Contrast, request: Any, row: int) -> list[tuple[str, list[int]]]:
+    """The words of a prompt and the positions of the tokens of each; where a word stands there again, of each place its own."""
+    words, found = contrast.pipe.words_of(request, row), []
+    before, often = Counter[str](), Counter(word.lower() for word in words)
+    for word in words:
+        at = list(contrast.pipe.tokens_of(request, word, row))
+        size, start = len(at) // often[word.lower()], before[word.lower()]
+        found.append((word, at[start * size:(start + 1) * size]))
+        before[word.lower()] += 1
+    return found
 
 
 @dataclass(frozen=True)
@@ -216,7 +257,8 @@ class Patched:
             summary = self.summary(metric)
             across = list(dict.fromkeys(summary[columns]))
             others = [name for name in summary.columns if name not in ("cell", columns, "effect", "low", "high", "n")]
-            names = [" · ".join(value for value in row if value != EVERY) for row in summary[others].itertuples(index=False)]
+            names = [" · ".join(_label(axis, value) for axis, value in zip(others, row, strict=True) if value != EVERY)
+                     for row in summary[others].itertuples(index=False)]
             down = list(dict.fromkeys(names))
             panels[metric] = np.full((len(down), len(across)), np.nan)
             for name, place, effect in zip(names, summary[columns], summary.effect, strict=True):
