@@ -122,7 +122,8 @@ def test_what_cannot_be_compared_or_measured_raises_before_it_is_used(contrast: 
         patching.grid(Contrast(pipe, request, pipe.request(None, "red left", [0, 1])), ["text.out"], each=["words"])
     with pytest.raises(ContrastError, match="cannot be divided by 'head'; nearest: heads"):
         patching.grid(contrast, ["net.left"], each=["head"])
-    for each, at, nearest in (("words", "net.left", "text.out"), ("keys", "net.left", "text.out"), ("heads", "text.out", "net.left")):
+    for each, at, nearest in (("words", "net.left", "text.out"), ("keys", "net.left", "text.out"),
+                              ("heads", "text.out", "net.left")):
         with pytest.raises(ContrastError, match=rf"{at} is not divided by {each}.*{nearest}"):
             patching.grid(contrast, [at], each=[each])
     cell = [cells.Cell("one")]
@@ -186,9 +187,9 @@ def test_words_stand_at_the_same_tokens_in_every_row_of_both_runs_or_it_raises()
     pipe = wanlab.load("article-random-tiny", init="random")
 
     def against(*prompts: str) -> Contrast:
-        rows = list(range(len(prompts)))
+        rows, clean = list(range(len(prompts))), ["a red circle moves left"] * len(prompts)
         image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-        return Contrast(pipe, *(pipe.request(image, told, rows, steps=1) for told in (["a red circle moves left"] * len(rows), prompts)))
+        return Contrast(pipe, *(pipe.request(image, told, rows, steps=1) for told in (clean, prompts)))
 
     whole = against("a red circle moves right", "a red circle moves up")
     [left] = [place for place in patching.places(pipe, whole.clean, ["text.out"], each=["words"]) if place.axes["word"] == "left"]

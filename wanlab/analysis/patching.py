@@ -188,7 +188,8 @@ def laid_out(contrast: Contrast, found: Sequence[Place], way: str = "denoising",
         _aligned(contrast)
     names = dict.fromkeys(select.at for place in found for select in place.selects)
     whole = dict.fromkeys((axis for place in found for axis in place.axes), EVERY)     # a place that an axis does not divide
-    return Grid(contrast, [replace(place, axes=whole | dict(place.axes)) for place in found], way, kept(contrast.record(WAYS[way][1], names), save))
+    found = [replace(place, axes=whole | dict(place.axes)) for place in found]
+    return Grid(contrast, found, way, kept(contrast.record(WAYS[way][1], names), save))
 
 
 def _aligned(contrast: Contrast) -> None:
@@ -199,12 +200,13 @@ def _aligned(contrast: Contrast) -> None:
     for row in range(len(contrast.corrupted)):
         theirs = _standing(contrast, contrast.corrupted, row)
         if len(theirs) != len(mine):
-            raise ContrastError(f"words are patched by their position: give equally many words in both runs (row {row}: {len(mine)} and "
-                                f"{len(theirs)})")
+            raise ContrastError("words are patched by their position: give equally many words in both runs "
+                                f"(row {row} has {len(mine)} and {len(theirs)})")
         for (word, at), (other, there) in zip(mine, theirs, strict=True):
             if at != there:
-                raise ContrastError(f"words are patched by their position: {word!r} of the clean prompt has the tokens {at}, {other!r} "
-                                    f"in its place (row {row}) the tokens {there}; take a word of as many pieces, or divide by keys or tokens")
+                raise ContrastError(f"words are patched by their position: {word!r} of the clean prompt has the tokens {at}, "
+                                    f"{other!r} in its place (row {row}) the tokens {there}; take a word of as many pieces, or "
+                                    "divide by keys or tokens")
 
 
 def _standing(contrast: Contrast, request: Any, row: int) -> list[tuple[str, list[int]]]:
