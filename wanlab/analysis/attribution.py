@@ -168,8 +168,8 @@ def _gates(asked: Asked, site: Site, record: Record, share: float) -> DataArray:
             there = asked.towards.record.entry(held).tensor.double().expand_as(value)
         change = entry.tensor.double() * (there - value) / (1 - share)
         if not bool(change.isfinite().all()):
-            raise MetricError(f"the metric's gradient{_told(key)} is not finite: it has no slope there (the root or the logarithm of "
-                              "0, a division by 0), or the site's values are not finite")
+            raise MetricError(f"the metric's gradient{_told(key)} is not finite: it has no slope there (the root or the logarithm "
+                              "of 0, a division by 0), or the site's values are not finite")
         others = [i for i, axis in enumerate(site.axes) if axis not in axes]
         summed = change.sum(others) if others else change
         moments[WHOLE if key.step is None else key.step, key.branch or ""] = summed.cpu().numpy()
