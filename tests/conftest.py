@@ -46,8 +46,15 @@ def _fixed_seed() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` say why they did not run where there is no device."""
+    """Tests marked `gpu` say why they did not run where there is no device. The longest come first, so that no core waits at the
+    end for one that another has just begun."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+    items.sort(key=_seconds, reverse=True)
+
+
+def _seconds(item: pytest.Item) -> float:
+    """About how long a slow test takes, where its marker says so: 40 seconds and more."""
+    return max((mark.kwargs.get("seconds", 0) for mark in item.iter_markers("slow")), default=0)

@@ -287,7 +287,7 @@ class PipelineContract:
 
     # ------------------------------------------------------------------------------------- nothing stays behind
 
-    @pytest.mark.parametrize("rounds", [20, pytest.param(1000, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("rounds", [20, pytest.param(1000, marks=pytest.mark.slow(seconds=80))])
     def test_exceptions_at_random_sites_leave_the_model_as_it_was(self, pipe: Any, rounds: int) -> None:
         before, plain, draw = _state(pipe), self.run(pipe, steps=self.few).video, random.Random(1)
         fired = self.fired(pipe)

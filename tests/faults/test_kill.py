@@ -39,7 +39,7 @@ def test_a_run_that_is_killed_once_goes_on(wanlab: Wanlab, tmp_path: Path) -> No
     assert len(set(tried)) == len(tried) and CELLS * 4 - 1 <= len(tried) <= CELLS * 4
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=80)
 def test_twenty_kills_at_random_moments_lose_nothing(wanlab: Wanlab, undisturbed: Path, tmp_path: Path) -> None:
     chance, kills, folders = random.Random(0), 0, 0
     while kills < KILLS:

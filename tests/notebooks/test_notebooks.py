@@ -31,7 +31,7 @@ def test_what_is_kept_is_compared_by_words_and_nearly_by_numbers() -> None:
     assert not alike("470", "596") and not alike("0.51", "0.71") and not alike("fusion", None) and not alike(".", "0.5")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     import nbformat

@@ -26,7 +26,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "wan"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "cells", "less"), [
-    ("blocks", 91, ["sampler.steps=3", "axes.when={edits.0.steps: {all: null, early: ':1', late: '1:'}}"]),
+    pytest.param("blocks", 91, ["sampler.steps=3", "axes.when={edits.0.steps: {all: null, early: ':1', late: '1:'}}"],
+                 marks=pytest.mark.slow(seconds=40)),
     ("conditioning", 7, []),
     ("frames", 33, ["sampler.steps=2"]),
     ("heads", 25, ["sampler.steps=2", 'axes.block={edits.0.at: {"0": dit.blocks.0.self_attn.z, "29": dit.blocks.29.self_attn.z}}']),

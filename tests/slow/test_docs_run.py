@@ -74,6 +74,7 @@ def test_code_runs(page: str, given: dict[str, Any]) -> None:
     execute(page, dict(given))
 
 
+@pytest.mark.slow(seconds=60)
 def test_code_of_causal_questions_runs(tmp_path: Path) -> None:
     pipe, clips = small(tmp_path, frames=8), made_clips()
     batches = [(clips[at : at + BATCH], list(range(at, at + BATCH))) for at in range(0, CLIPS, BATCH)]

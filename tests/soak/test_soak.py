@@ -30,7 +30,7 @@ def test_a_slope_comes_with_its_error() -> None:
     assert rises.mean() == pytest.approx(0.01, abs=5e-4) and errors.mean() == pytest.approx(rises.std(), rel=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=120)
 def test_a_long_run_ends_as_small_and_as_quick_as_it_began(tmp_path: Path) -> None:
     readings = soak(SAMPLES, CELLS, tmp_path / "out")
     (growth, error), (slowing, doubt) = readings.growth(), readings.slowing()
