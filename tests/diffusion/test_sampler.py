@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from wanlab.core import Bypass, Scale, Zero, clock, trace
-from wanlab.diffusion.sampler import COND, UNCOND, Sampler, State, branches, draw_noise, euler
+from wanlab.diffusion.euler import Euler
+from wanlab.diffusion.sampler import COND, UNCOND, Sampler, State, branches, draw_noise
 
 SHAPES = {"video": (4, 3, 6, 6), "motion": (4, 2, 5)}
 AXES = {"video": "b f c h w", "motion": "b f m d"}
@@ -70,8 +71,8 @@ def test_steps_follow_eulers_rule(sampler: Sampler) -> None:
 
 
 def test_noise_levels_fall_evenly_from_one_to_zero() -> None:
-    assert euler(4).sigmas.tolist() == pytest.approx([1, 0.75, 0.5, 0.25, 0])
-    assert euler(1).sigmas.tolist() == [1, 0]
+    assert Euler(4).sigmas.tolist() == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert Euler(1).sigmas.tolist() == [1, 0]
 
 
 def test_the_predictor_is_told_the_level_of_every_row(sampler: Sampler) -> None:

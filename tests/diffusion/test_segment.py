@@ -16,7 +16,7 @@ from wanlab.core import LedgerError, clock, trace
 from wanlab.core.rows import ONCE, cut, join
 from wanlab.core.values import Scale
 from wanlab.diffusion.euler import Euler
-from wanlab.diffusion.sampler import Sampler, State, draw_noise, euler
+from wanlab.diffusion.sampler import Sampler, State, draw_noise
 from wanlab.diffusion.segment import Paused, freeze, segment, thaw
 
 # diffusers 0.42 hands tensors to np.array in DPMSolverMultistepScheduler, of which numpy 2 warns
@@ -42,7 +42,7 @@ def dpm(steps: int) -> Any:
     return made
 
 
-SCHEDULERS = {"euler": euler, "house": Euler, "unipc": unipc, "dpm": dpm}
+SCHEDULERS = {"euler": Euler, "unipc": unipc, "dpm": dpm}
 
 
 def predict(state: State, level: Tensor, branch: str) -> State:

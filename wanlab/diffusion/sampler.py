@@ -1,8 +1,8 @@
 """Sampling by rectified flow: the loop over steps and guidance branches. It alone moves the clock.
 
 The state is a dictionary of tensors that are denoised together, {"video": b f c h w, "motion": b f m d} for the cascade. The
-noise schedule and the step come from a scheduler of diffusers that works on velocities. The loop can be run in segments
-(`wanlab.diffusion.segment`), the memory of a multistep scheduler included.
+noise schedule and the step come from a scheduler that works on velocities: one of diffusers, or Euler's rule. The loop can be
+run in segments (`wanlab.diffusion.segment`), the memory of a multistep scheduler included.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wanlab.core import Hookable, clock, stretch
 from wanlab.core.gradient import rejoin
+from wanlab.diffusion.euler import Euler
 from wanlab.diffusion.segment import Paused, State, freeze, here, thaw
 
 Predict = Callable[[State, Tensor, str], State]      # noisy state, level (b), branch -> prediction
@@ -27,7 +28,7 @@ SITES = ("noise", "x0", "velocity", "difference", "guided", "guided_x0", "latent
 class Sampler(Hookable):
     """Steps along the velocity v = (x - x0) / sigma, guided: v = v_uncond + guidance (v_cond - v_uncond).
 
-    scheduler   steps -> a fresh scheduler of diffusers for velocities; the one here takes Euler steps, evenly spaced in sigma
+    scheduler   steps -> a fresh scheduler of diffusers for velocities; where not given, Euler steps evenly spaced in sigma
     prediction  what the predictor gives: "x0" (it is told sigma), or "velocity" (it is told the scheduler's timestep)
 
     Guidance as in Ho & Salimans (2022).
@@ -43,7 +44,7 @@ class Sampler(Hookable):
         super().__init__()
         self.SITES = {f"{part}.{name}": a for part, a in axes.items() for name in SITES}
         self.ALIKE = {f"{part}.difference": f"{part}.guided" for part in axes}
-        self.scheduler, self.prediction = scheduler or euler, prediction
+        self.scheduler, self.prediction = scheduler or Euler, prediction
 
     def forward(self, noise: State, predict: Predict, steps: int, guidance: float | Sequence[float],
                 on_step: Callable[[int, int], None] | None = None) -> State:
@@ -124,15 +125,6 @@ class Sampler(Hookable):
 def branches(*guidance: float) -> tuple[str, ...]:
     """The forwards of one step: both branches, or `cond` alone where guidance is 1 (in every step)."""
     return (COND,) if all(scale == 1 for scale in guidance) else (COND, UNCOND)
-
-
-def euler(steps: int) -> Any:
-    """A fresh FlowMatchEulerDiscreteScheduler with sigma falling evenly from 1 to 1/steps, then 0."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    made: Any = FlowMatchEulerDiscreteScheduler(shift=1.0)
-    made.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist())
-    return made
 
 
 def draw_noise(seeds: Sequence[int], shapes: Mapping[str, tuple[int, ...]]) -> State:

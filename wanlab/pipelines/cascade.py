@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from wanlab.core import Bypass, Grid, Sites, Zero, clock
 from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import matches
-from wanlab.diffusion.euler import Euler
 from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
 from wanlab.nn.layers import MOTION, Window
 from wanlab.pipelines.base import Outputs, Pipeline, Progress
@@ -48,7 +47,7 @@ class Cascade(Pipeline):
         for name in STAGES:
             self.add_module(name, stages[name])
         self.tiling = Tiling(**config["tiling"]) if config.get("tiling") else None
-        self.sampler = Sampler({"video": "b f c h w", "motion": "b f m d"}, Euler)
+        self.sampler = Sampler({"video": "b f c h w", "motion": "b f m d"})
         self.components = {
             "text": lambda: [Bypass("text.{out,mask}")],
             "image": lambda: [Bypass("image.{tokens,pooled,frame,reference,present}")],
