@@ -7,7 +7,7 @@ Workload (fixed). The UNet of the preset tiny (1.5 M parameters, 0.66 GFLOP a vi
 same levels (48 and 96 channels on 8 frames of 8 x 8 places, the size of its patches; heads of 12, text of 64; 4.3 M, 1.8 GFLOP):
 batch 8, float32, one thread, a forward without gradients and a training step (forward, backward, AdamW); seconds are compared per
 operation (torch.utils.flop_counter). Tiles: the article's last level and detail stage, 16 frames, tiles of 256 pixels, in a fresh
-process for each size. On cuda: every node of `article`, random weights, bfloat16, batch 1.
+process for each size. On cuda: every node of `article`, random weights in float32 under autocast to bfloat16, batch 1.
 
     what                                              --quick         full
     UNet, ours and diffusers'                         7 rounds        25
@@ -32,6 +32,8 @@ FLOP_TARGET = 1.05      # our seconds per operation over diffusers'
 MEMORY_TARGET = 1.25    # peak beyond the videos in and out, over that of a quarter of the pixels
 PEAK = 790e12           # operations per second of an H200 in bfloat16
 BATCH = 8
+ARTICLE_ROWS = (("article, samples per second (30 steps, guided)", "1/s"), ("article, UNet, share of peak operations", "ratio"),
+                ("article, UNet, compiled / not", "ratio"))
 
 TILES = """
 import sys, time, torch
@@ -125,52 +127,50 @@ def tiles(quick: bool) -> Iterator[Row]:
     yield Row.of(f"tiles, last level and detail at {large}", found[large][1], "s")
 
 
-def article(quick: bool, device: str) -> Iterator[Row]:
-    """The article's preset on a CUDA device."""
+def full_size(quick: bool, device: str) -> Iterator[Row]:
+    """The article's preset at its own size, on cuda."""
     import torch
 
-    names = ("article, samples per second (30 steps, guided)", "article, UNet, share of peak operations",
-             "article, UNet, compiled / not")
-    if not (device.startswith("cuda") and torch.cuda.is_available()):
-        for name in ("article, each node", *names):
-            yield Row(name, None, "ratio", skipped="no CUDA device")
+    if device.startswith("cuda") and torch.cuda.is_available():
+        yield from article("article", device, 5 if quick else 15)
         return
+    for name, unit in (("article, each node", "s"), *ARTICLE_ROWS):
+        yield Row(name, None, unit, skipped="no CUDA device")
+
+
+def article(preset: str, device: str, rounds: int) -> Iterator[Row]:
+    """Every node of a preset with random weights in float32 (a cascade takes no others), products and convolutions in bfloat16."""
+    import torch
+
     import wanlab
 
-    rounds = 5 if quick else 15
-    pipe = wanlab.load("article", init="random").to(device, torch.bfloat16)
-    request = pipe.request(torch.rand(3, 1024, 1024), "a red circle moves left", 0, steps=1)
+    pipe = wanlab.load(preset, init="random").to(device)
+    side, steps = pipe.config["size"], pipe.config["sampler"]["steps"]
+    request = pipe.request(torch.rand(3, side, side), "a red circle moves left", 0, steps=1)
     outputs: dict[str, Any] = {}
+    given: list[tuple[Any, ...]] = []
     spent: dict[str, list[float]] = {}
-    for node in pipe.nodes:
-        def once(name: str = node.name) -> Any:
-            with torch.autocast("cuda", torch.bfloat16):
-                return pipe.run_node(name, outputs, request)
-
-        outputs[node.name] = once()
-        spent[node.name] = interleaved({"node": once}, rounds, device)["node"]
-        yield measured(f"article, {node.name}", spent[node.name], "s")
-    steps = pipe.config["sampler"]["steps"]
-    totals = [sum(spent[node.name][i] * (steps if node.steps else 1) for node in pipe.nodes) for i in range(rounds)]
-    yield measured(names[0], [1 / total for total in totals], "1/s")
-    yield from _unet(pipe, names[1:], rounds, device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with pipe.generator.register_forward_pre_hook(lambda _, inputs: given.append(inputs)):
+            for node in pipe.nodes:
+                outputs[node.name] = pipe.run_node(node.name, outputs, request)
+        for node in pipe.nodes:
+            spent[node.name] = interleaved({"node": partial(pipe.run_node, node.name, outputs, request)}, rounds, device)["node"]
+            yield measured(f"article, {node.name}", spent[node.name], "s")
+        totals = [sum(spent[node.name][i] * (steps if node.steps else 1) for node in pipe.nodes) for i in range(rounds)]
+        yield measured(ARTICLE_ROWS[0][0], [1 / total for total in totals], ARTICLE_ROWS[0][1])
+        yield from _unet(pipe.generator, given[0], rounds, device)
 
 
-def _unet(pipe: Any, names: tuple[str, ...], rounds: int, device: str) -> Iterator[Row]:
+def _unet(unet: Any, given: tuple[Any, ...], rounds: int, device: str) -> Iterator[Row]:
+    """The UNet by itself, on what a run gave it."""
     import torch
 
-    from wanlab.stages.fusion import Condition
-
-    config, bf16 = pipe.generator.config, {"device": device, "dtype": torch.bfloat16}
-    n, width = 16, config.context
-    told = Condition(torch.randn(1, 336, width, **bf16), torch.zeros(1, 336, **bf16), torch.randn(1, n * n, width, **bf16),
-                     torch.randn(1, 3, width, **bf16), torch.randn(1, width, **bf16))
-    given = (torch.randn(1, 16, 3, 64, 64, **bf16), torch.randn(1, 16, 3, 5, **bf16), torch.randn(1, 3, 64, 64, **bf16), told)
-    compiled = torch.compile(pipe.generator)
-    operations = counted(lambda: pipe.generator(*given))
-    took = interleaved({"plain": lambda: pipe.generator(*given), "compiled": lambda: compiled(*given)}, rounds, device)
-    yield measured(names[0], [operations / seconds / PEAK for seconds in took["plain"]], "ratio")
-    yield measured(names[1], ratios(took["compiled"], took["plain"]), "ratio", 1.0)
+    ways = {"plain": partial(unet, *given), "compiled": partial(torch.compile(unet), *given)}
+    operations, took = counted(ways["plain"]), interleaved(ways, rounds, device)
+    (share, unit), (quicker, ratio) = ARTICLE_ROWS[1:]
+    yield measured(share, [operations / seconds / PEAK for seconds in took["plain"]], unit)
+    yield measured(quicker, ratios(took["compiled"], took["plain"]), ratio, 1.0)
 
 
 def rows(quick: bool, device: str) -> Iterator[Row]:
@@ -180,7 +180,7 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
     yield from unets(quick)
     yield from tiles(quick)
     with torch.no_grad():
-        yield from article(quick, device)
+        yield from full_size(quick, device)
 
 
 if __name__ == "__main__":

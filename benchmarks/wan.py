@@ -180,6 +180,8 @@ def large(config: Any, shape: tuple[int, ...], device: str, rounds: int) -> Iter
     for value in dit.parameters():
         value.data.normal_(0, 0.02)
     latent, text, time = given(config, shape, device)
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()                # what was measured before has a peak of its own
     took = interleaved({"step": lambda: [dit(latent, time, text) for _ in range(2)]}, rounds, device)["step"]
     (seconds, unit), (peak, gib) = LARGE_ROWS
     yield measured(seconds, took, unit)

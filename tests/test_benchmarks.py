@@ -84,6 +84,21 @@ def test_what_is_timed_on_cuda_runs_on_a_cpu_at_a_small_size() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_what_is_timed_of_the_article_on_cuda_runs_on_a_cpu_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cascade
+
+    monkeypatch.setattr(torch, "compile", lambda module: module)       # takes minutes; tests of the stages compile them
+    with torch.no_grad():
+        rows = list(cascade.article("article-random-tiny", "cpu", 2))
+        *nodes, speed, share, compiled = rows
+    names = ("text", "image", "denoise", "upsample.0", "upsample.1", "detail")
+    assert [row.name for row in nodes] == [f"article, {name}" for name in names]
+    assert [(row.name, row.unit) for row in (speed, share, compiled)] == [*cascade.ARTICLE_ROWS]
+    assert all(row.value > 0 for row in rows)
+    assert {row.skipped for row in cascade.full_size(True, "cpu")} == {"no CUDA device"}
+
+
+@pytest.mark.usefixtures("folder")
 def test_maps_are_compared_clip_by_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     """One method finds the object in all clips but the first, the other in every second: where both do is what counts."""
     import localisation
