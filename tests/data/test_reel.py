@@ -136,6 +136,28 @@ def test_of_a_folder_of_frames_only_the_windows_are_read(tmp_path: Path, monkeyp
     assert torch.equal(reel.batch(range(3)).video, torch.stack(whole)) and len(opened) == 3 * 4 and len(pictures) == 12
 
 
+def test_folders_of_frames_have_no_times_so_their_windows_are_by_number_whatever_fps_is_asked_for(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        frames_in(tmp_path / name, 10)
+    plain, timed = (Reel(Videos(str(tmp_path), missing="empty", fps=fps), 16, 16, 8) for fps in (None, 8.0))
+    video = timed.batch(range(16)).video
+    assert video.shape == (16, 8, 3, 16, 16) and torch.equal(video, plain.batch(range(16)).video)
+    assert {timed.window(row).first for row in range(16)} == {0, 1, 2}
+    assert "fps 8 is left aside for folders of frames, which have no times: 2 of them" in timed.told and "fps" not in plain.told
+
+
+@pytest.mark.parametrize(("count", "held"), [(1, 0.1), (2, 0.0)])
+def test_where_no_video_is_kept_for_validation_that_is_told(count: int, held: float, tmp_path: Path) -> None:
+    for i in range(count):
+        film(tmp_path / f"v{i}.mp4", 6)
+    train, val = (Reel(Videos(str(tmp_path), missing="empty", held=held), 4, 16, 4, split=split) for split in ("train", "val"))
+    assert train.files == val.files and train.held == 0
+    assert "none is kept for validation: its figures are of the videos that are trained on" in train.told
+    film(tmp_path / "another.mp4", 6)
+    more = Reel(Videos(str(tmp_path), missing="empty"), 4, 16, 4)
+    assert more.held == 1 and "validation" not in more.told
+
+
 def test_a_frame_that_cannot_be_read_is_told_before_anything_is_trained(tmp_path: Path) -> None:
     frames_in(tmp_path / "good", 6)
     frames_in(tmp_path / "bad", 6)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ import torch
 import wanlab
 from wanlab import training
 from wanlab.stages.pooled import FilmFusion
+from wanlab.training import adversarial
+from wanlab.training.shipping import ship
 
 SMALL = {
     "kind": "cascade",
@@ -77,6 +81,57 @@ def test_one_part_alone_starts_from_the_shipped_weights_and_loads_among_them(tmp
         training.run({**SMALL, "only": ["detail.nogan"]}, tmp_path)
     with pytest.raises(ValueError, match="no preset 'tinny'; nearest: tiny"):
         training.run({**SMALL, "preset": "tinny"}, tmp_path)
+
+
+def test_half_a_file_in_the_pipeline_is_made_whole_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, pipeline = {**SMALL, "only": "detail.no_gan"}, tmp_path / "pipeline"
+    training.run(given, tmp_path)
+    whole = {path: path.read_bytes() for path in pipeline.glob("*.safetensors")}
+    trained, shipped = (pipeline / f"{name}.safetensors" for name in ("detail.no_gan", "generator.unet"))
+    for path in (trained, shipped):
+        path.write_bytes(whole[path][:1000])
+    training.run(given, tmp_path)
+    assert {path: path.read_bytes() for path in whole} == whole
+
+    def killed(source: Path, goal: Path) -> None:
+        goal.write_bytes(source.read_bytes()[:1000])
+        raise KeyboardInterrupt
+
+    for path in (trained, shipped):
+        path.unlink()
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(shutil, "copyfile", killed)
+            training.run(given, tmp_path)
+        assert not path.exists()
+        training.run(given, tmp_path)
+        assert path.read_bytes() == whole[path]
+    trained.unlink()
+    (tmp_path / "detail" / trained.name).write_bytes(whole[trained][:1000])
+    with pytest.raises(ValueError, match=r"detail/detail\.no_gan\.safetensors is damaged .*remove it and the provenance"):
+        training.run(given, tmp_path)
+
+
+def test_the_discriminator_is_a_part_too_and_is_there_whenever_the_detail_stage_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**SMALL, "only": "discriminator.gan"}
+    shipped: list[str] = []
+
+    def killed(module: Any, stage: str, *args: Any, **facts: Any) -> None:
+        if shipped:
+            raise KeyboardInterrupt
+        shipped.append(stage)
+        ship(module, stage, *args, **facts)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(adversarial, "ship", killed)
+        training.run(given, tmp_path)
+    training.run(given, tmp_path)
+    assert shipped == ["discriminator"]
+    assert all((tmp_path / "pipeline" / f"{name}.gan.safetensors").exists() for name in ("detail", "discriminator"))
+    (tmp_path / "detail" / "provenance-discriminator.gan.json").unlink()            # as older trainings could be left
+    training.run(given, tmp_path)
+    assert (tmp_path / "detail" / "provenance-discriminator.gan.json").exists()
 
 
 def test_variants_of_an_untrained_preset_are_not_trained_from_noise(tmp_path: Path) -> None:

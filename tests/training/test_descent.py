@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from wanlab.training import checkpoint
+from wanlab.training import descent as module
+from wanlab.training.checkpoint import Spent
 from wanlab.training.descent import Descent, Diverged
+from wanlab.training.shipping import processor_minutes
 
 
 def train(path: Path, until: int = 12, steps: int = 12, **recipe) -> Descent:
@@ -39,6 +43,22 @@ def test_a_stopped_training_ends_as_an_unbroken_one(tmp_path: Path) -> None:
         assert torch.equal(value, again.average.module.state_dict()[name])
     assert torch.equal(whole.module.weight, again.module.weight)
     assert list(train(tmp_path / "whole.pt")) == []
+
+
+def test_what_it_took_is_told_of_the_processor_and_of_the_wall_over_all_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two clocks that go on by one second, and by three, whenever they are looked at."""
+    clocks = SimpleNamespace(process_time=iter(range(999)).__next__, monotonic=iter(range(0, 2997, 3)).__next__)
+    monkeypatch.setattr(module, "time", clocks)
+    assert train(tmp_path / "whole.pt").spent == Spent(12, 36)
+    train(tmp_path / "broken.pt", until=9)  # the checkpoint is of step 8
+    assert train(tmp_path / "broken.pt").spent == Spent(12, 36)
+    older = checkpoint.load(tmp_path / "whole.pt")
+    checkpoint.save(tmp_path / "older.pt", **{key: value for key, value in older.items() if key != "wall"})
+    assert train(tmp_path / "older.pt").spent.processor == 12
+    assert (Spent(60, 90) + Spent(0, 90)).minutes == {"processor_minutes": 1.0, "wall_minutes": 3.0}
+    assert processor_minutes({"processor_minutes": 2.5}) == processor_minutes({"minutes": 2.5}) == 2.5
 
 
 def test_the_average_holds_the_statistics_of_a_normalisation(tmp_path: Path) -> None:

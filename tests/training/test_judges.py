@@ -41,7 +41,7 @@ def test_every_network_trains_twice_to_the_same_bytes_and_is_then_kept(tmp_path:
     for name in SMALL:
         a, b = (tmp_path / run / f"{name}.safetensors" for run in "ab")
         assert a.read_bytes() == b.read_bytes()
-    assert second["motionnet"]["figures"].keys() >= {"val_motion", "minutes"}
+    assert second["motionnet"]["figures"].keys() >= {"val_motion", "processor_minutes", "wall_minutes"}
 
 
 @pytest.mark.parametrize(("config", "expected"), [
@@ -89,7 +89,7 @@ def test_an_interrupted_judge_goes_on_where_it_was_and_ends_as_an_unbroken_one(n
     assert watch.begun == [(f"broken/{name}", 2, checkpoint)]
     left, right = (tmp_path / run / f"{name}.safetensors" for run in ("whole", "broken"))
     assert left.read_bytes() == right.read_bytes() and not checkpoint.exists()
-    figures = (found[name]["figures"] | {"minutes": 0} for found in (whole, broken))
+    figures = (found[name]["figures"] | {"processor_minutes": 0, "wall_minutes": 0} for found in (whole, broken))
     assert next(figures) == next(figures)
 
 

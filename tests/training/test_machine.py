@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,23 @@ def test_processes_take_every_nth_row() -> None:
     shares = [Machine(rank=rank, processes=3).share(rows).tolist() for rank in range(3)]
     assert shares == [[0, 3, 6], [1, 4], [2, 5]] and torch.equal(Machine().share(rows), rows)
     assert Machine(rank=1, processes=3).whole().share(rows).tolist() == list(range(7))
+
+
+def test_a_batch_with_fewer_rows_than_processes_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = r"upsample residual: batch is 4, and 5 processes .*at least 5"
+    with monkeypatch.context() as patched, pytest.raises(ValueError, match=said):
+        patched.setattr(machine, "machine_of", lambda *_: Machine(processes=5))
+        training.run(LEVELS, tmp_path)
+    assert not list(tmp_path.rglob("*"))
+    training.run(LEVELS, tmp_path)
+    with monkeypatch.context() as patched:                  # what is finished is kept, whatever it was trained with
+        patched.setattr(machine, "machine_of", lambda *_: replace(Machine(processes=5), rank=1))
+        patched.setattr(Machine, "wait", lambda _: None)
+        assert training.run(LEVELS, tmp_path) == {}
+    asked = Recipe(batch=64).batches, Recipe(batch=64, start="a.pt", distil_steps=1, train=("image",)).batches
+    assert asked == ({"batch": 64, "grounding_batch": 32}, {"batch": 64, "distil_batch": 32})
 
 
 def test_in_bfloat16_it_learns_nearly_the_same_and_weights_stay_float32(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from wanlab import training
 from wanlab.data.procedural import World
 from wanlab.data.video import write_video
 from wanlab.pipelines.load import PRESETS
+from wanlab.training import adversarial, base, upsampling
 from wanlab.training.base import train_base
 from wanlab.training.degradation import carried, clean, degrade, window
+from wanlab.training.descent import Diverged
 from wanlab.training.diffusion import Recipe
 from wanlab.training.sources import videos_digest
 
@@ -55,14 +57,14 @@ def test_the_base_learns_the_picture_and_nothing_else_of_them(folder: Path, tmp_
     assert any("3 videos, 1 left out (bad.mp4" in note for note in notes)
     assert any("1 words of the captions" in note and "slowly" in note for note in notes)
     facts = json.loads((tmp_path / "out" / "provenance-align.flow_warp.json").read_text())
-    assert facts["recipe"]["videos"] == {"path": "videos"}
+    assert facts["recipe"]["videos"] == {"path": "videos"} and facts["metrics_of"] == "held-out clips"
 
     start = replace(recipe, start=str(PRESETS / "tiny"))            # going on from shipped weights
     assert train_base(start, tmp_path / "more")["align"] is not None
 
 
 def test_levels_and_detail_learn_from_them_and_the_same_command_keeps_them(folder: Path, tmp_path: Path) -> None:
-    videos = {"path": str(folder), "crop": "random", "workers": 2}
+    videos = {"path": str(folder), "crop": "random", "workers": 2, "held": 0}
     config = {
         "kind": "cascade",
         "upsample": {"residual": {**FEW, "videos": videos}},
@@ -71,9 +73,33 @@ def test_levels_and_detail_learn_from_them_and_the_same_command_keeps_them(folde
     training.run(config, tmp_path / "out")
     figures = json.loads((tmp_path / "out" / "upsample" / "provenance-upsample.residual.json").read_text())["metrics"]
     assert figures["psnr.0"] == pytest.approx(figures["psnr_bicubic.0"], abs=3) and figures["psnr_bicubic.0"] > 15
+    notes = [json.loads(note.read_text()) for note in (tmp_path / "out").glob("*/provenance-*.json")]
+    assert [note["metrics_of"] for note in notes] == ["the videos that were trained on"] * 3
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*.pt")}
     training.run(config, tmp_path / "out")
     assert before and {path: path.stat().st_mtime_ns for path in before} == before
+
+
+NAN = torch.full((), float("nan"), requires_grad=True)
+
+
+@pytest.mark.parametrize("part", ["base", "upsample", "detail"])
+def test_a_loss_that_is_not_finite_names_the_videos_that_it_is_of(
+    part: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = {"path": str(folder)}
+    few = {"clips": 4, "held": 2, "batch": 2, "videos": videos}
+    monkeypatch.setattr(base, "losses", lambda *_: ({"video": NAN}, None, None))
+    monkeypatch.setattr(upsampling, "objective", lambda _: lambda *_: NAN)
+    monkeypatch.setattr(adversarial, "faithfulness", lambda *_: (NAN, torch.zeros(()), []))
+    trainings = {
+        "base": lambda: train_base(Recipe(steps=1, **few), tmp_path),
+        "upsample": lambda: upsampling.train_upsampling(upsampling.Recipe(**FEW, videos=videos), tmp_path),
+        "detail": lambda: adversarial.train_detail(adversarial.Recipe(crop=16, **few), tmp_path),
+    }
+    clip = r"v\d\.mp4 from frame \d on"
+    with pytest.raises(Diverged, match=rf"is nan at step 0 on clips \[{clip}, {clip}\]; no checkpoint"):
+        trainings[part]()
 
 
 def test_without_known_motion_the_first_frame_guides_itself_alone() -> None:

@@ -30,7 +30,8 @@ class Videos:
     path        a folder of video files and of folders of frames, as for `VideoFolder`
     captions    a CSV with the columns file and prompt (file with or without suffix), or None: NAME.txt beside NAME.mp4
     missing     a video without a caption: refuse, or empty (trained as one whose text was dropped)
-    fps, stride     resample in time to fps frames a second, or take every stride-th of the file's own frames
+    fps, stride     resample in time to fps frames a second (None: the file's own), and take every stride-th of these. Folders of
+                    frames have no times: fps is left aside there, and that is told
     crop        centre or random: the largest part of the picture that has the shape wanted is cut out and resized, antialiased
     held        share of the videos that is kept for validation, at least one of two or more, and never all of them
     workers     threads that decode; the order of what comes out does not depend on them
@@ -110,7 +111,22 @@ class Reel:
         named = "; ".join(f"{name}: {reason}" for name, reason in out.items())
         without = sum(not text for text in self.captions.values())
         more = f", {without} without a caption" if without else ""
-        return f"{self.videos.path}: {len(self.times)} videos{more}, {len(out)} left out" + (f" ({named})" if out else "")
+        said = [f"{self.videos.path}: {len(self.times)} videos{more}, {len(out)} left out" + (f" ({named})" if out else "")]
+        if self.videos.fps is not None and (timeless := sum(file.is_dir() for file in self.times)):
+            said.append(f"fps {self.videos.fps:g} is left aside for folders of frames, which have no times: {timeless} of them")
+        if not self.held:
+            said.append("none is kept for validation: its figures are of the videos that are trained on")
+        return "; ".join(said)
+
+    @property
+    def held(self) -> int:
+        """How many videos are kept for validation; where none is, both splits have all of them."""
+        return min(len(self.times) - 1, max(1, round(self.videos.held * len(self.times)))) if self.videos.held else 0
+
+    def called(self, row: int) -> str:
+        """A row as people are told of it."""
+        window = self.window(row)
+        return f"{window.file.name} from frame {window.first} on"
 
     def window(self, row: int) -> Window:
         """Where a row comes from; it depends on the seed and the row alone. Raises IndexError beyond the end."""
@@ -118,7 +134,7 @@ class Reel:
             raise IndexError(f"row {row} of {self.n}")
         file = self.files[row % len(self.files)]
         generator = torch.Generator().manual_seed(self.seed * 2**32 + row)
-        first = int(torch.randint(self._starts(self.times[file]), (), generator=generator))
+        first = int(torch.randint(self._starts(file, self.times[file]), (), generator=generator))
         top, left = torch.rand(2, generator=generator).tolist()
         return Window(file, first, (top, left) if self.videos.crop == "random" else (0.5, 0.5))
 
@@ -130,24 +146,25 @@ class Reel:
 
     def _read(self, window: Window) -> Tensor:
         videos, file = self.videos, window.file
-        if file.is_dir():                                   # frames without a clock
+        if file.is_dir():                                   # frames without times
             files = frame_files(file)[window.first :: videos.stride][: self.frames]
             return torch.stack([fit(read_image(one)[None], self.size, window.at)[0] for one in files])
         start = max(0.0, self.times[file][window.first])
         return read_video(file, self.frames, self.size, videos.fps, start, videos.stride, window.at)
 
-    def _starts(self, times: Sequence[float]) -> int:
+    def _starts(self, file: Path, times: Sequence[float]) -> int:
         """How many frames of a file can be the first of a window."""
-        if self.videos.fps is None:
-            return max(0, len(times) - (self.frames - 1) * self.videos.stride)
-        last = times[-1] - (self.frames - 1) * self.videos.stride / self.videos.fps
+        reach = (self.frames - 1) * self.videos.stride
+        if self.videos.fps is None or file.is_dir():
+            return max(0, len(times) - reach)
+        last = times[-1] - reach / self.videos.fps
         return sum(time <= last + 1e-4 for time in times)
 
     def _admit(self, file: Path, times: list[float] | MediaError) -> None:
         name = file.name or file.resolve().name
         if isinstance(times, MediaError):
             self.corrupt[name] = str(times).removeprefix(f"{file}: ")
-        elif self._starts(times) < 1:
+        elif self._starts(file, times) < 1:
             self.short[name] = f"too short: {len(times)} frames"
         else:
             self.times[file] = times
@@ -155,8 +172,7 @@ class Reel:
     def _chosen(self, split: str) -> list[Path]:
         files = list(self.times)
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        held = min(len(files) - 1, max(1, round(self.videos.held * len(files)))) if self.videos.held else 0
-        kept = order[:held] if split == "val" and held else order[held:]
+        kept = order[: self.held] if split == "val" and self.held else order[self.held :]
         return [files[i] for i in kept]
 
     @cached_property
@@ -170,7 +186,7 @@ class Reel:
 
 
 def _times(file: Path) -> list[float] | MediaError:
-    """Seconds of every frame, each of which is decoded; a folder's are a second apart. A file that fails gives its error."""
+    """Seconds of every frame, each of which is decoded; of a folder's, their numbers. A file that fails gives its error."""
     try:
         if file.is_dir():
             for one in (frames := frame_files(file)):

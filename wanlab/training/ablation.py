@@ -24,6 +24,7 @@ from wanlab.graph import digest, source_digest
 from wanlab.pipelines.load import read_manifest
 from wanlab.training import adversarial, diffusion, upsampling
 from wanlab.training.settings import origins, recipe_of
+from wanlab.training.shipping import processor_minutes
 
 CODE = ("core", "nn", "diffusion", "data", "stages", "pipelines", "training")
 FAILED = "failed.txt"  # in a training's folder: why it did not end
@@ -35,7 +36,7 @@ class Retraining:
 
     part      STAGE.VARIANT; recipe: all settings; ships: stage -> variant that it writes
     entry     class and configuration of each shipped stage, as pipeline.json has them
-    key       content key of the weights; minutes: what the recipe took when the pipeline's own weights were made
+    key       content key of the weights; minutes: of the processor, that the recipe took when the pipeline's own weights were made
     """
 
     part: str
@@ -58,7 +59,8 @@ class Retraining:
         if not self.finished(root):
             return None
         stage, variant = next(iter(self.ships.items()))
-        return 60 * json.loads((self.home(root) / f"provenance-{stage}.{variant}.json").read_text())["minutes"]
+        minutes = processor_minutes(json.loads((self.home(root) / f"provenance-{stage}.{variant}.json").read_text()))
+        return None if minutes is None else 60 * minutes
 
     def weights(self, root: Path) -> dict[str, tuple[str, dict[str, Any]]]:
         """stage -> name of the trained variant, and what pipeline.json would say of it. FileNotFoundError unless finished."""
@@ -134,7 +136,7 @@ def retraining(
                   "machine": platform.machine()})  # fmt: skip
     entry = {name: _entry(manifest, name, ships[name], recipe) for name in ships}
     same = _as_long(content, {**asdict(kind()), **(provenance.get("recipe") or {})})
-    return Retraining(part, recipe, ships, entry, key, provenance.get("minutes") if same else None)
+    return Retraining(part, recipe, ships, entry, key, processor_minutes(provenance) if same else None)
 
 
 def _as_long(content: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ With lambda = 0 (variant no_gan) the same head learns, in as many steps, from L_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from wanlab.training.descent import Descent
 from wanlab.training.presets import Sized, fresh, preset_of
 from wanlab.training.settings import demand, origins, stated
 from wanlab.training.shipping import read, ship
-from wanlab.training.sources import clips_of
+from wanlab.training.sources import called, clips_of, of_what
 from wanlab.training.upsampling import psnr, sharpness
 
 FRAMES = 4
@@ -88,6 +88,16 @@ class Recipe(Sized):
         """lambda, 0 where there is no opponent."""
         return self.lam if self.variant == "gan" else 0.0
 
+    @property
+    def ships(self) -> dict[str, str]:
+        """stage -> variant of all that is handed over: the opponent too, where there is one."""
+        return {"detail": self.variant, **({"discriminator": "gan"} if self.weight else {})}
+
+    @property
+    def batches(self) -> dict[str, int]:
+        """Rows of a batch, by setting."""
+        return {"batch": self.batch}
+
 
 class Bank(NamedTuple):
     """What the frozen levels made of degraded clips: bytes, b f c h w; `valid` of one channel."""
@@ -107,21 +117,25 @@ def train_detail(recipe: Recipe, out: Path, network: nn.Module | None = None) ->
     here = machine.present()
     network = (network or network_of(recipe.vgg)).to(here.device)
     levels = _levels(recipe)
-    data = bank(clips_of(recipe, "train", recipe.clips), levels, recipe.seed)
-    first = train_content(recipe, data, network, out)
+    source = clips_of(recipe, "train", recipe.clips)
+    data, name = bank(source, levels, recipe.seed), called(source)
+    first = train_content(recipe, data, network, out, name)
     module: detail.Detail = first.average.module  # type: ignore[assignment]
     opponent = fresh(preset_of(recipe.preset), "discriminator", taps=_widths(network)[: recipe.taps])
-    second = train_texture(recipe, data, network, module, opponent, out)
+    second = train_texture(recipe, data, network, module, opponent, out, name)
     trained: detail.Detail = second.average.module.cpu()  # type: ignore[assignment]
-    held = bank(clips_of(recipe, "val", recipe.held), levels, recipe.seed + 1)
-    figures = judge(trained, held, network.cpu())
+    held = clips_of(recipe, "val", recipe.held)
+    figures = judge(trained, bank(held, levels, recipe.seed + 1), network.cpu())
     known = {
         "seed": recipe.seed,
-        "seconds": first.seconds + second.seconds,
+        "spent": first.spent + second.spent,
         "metrics": figures,
+        "judged": of_what(held),
         "recipe": asdict(recipe),
         "origins": origins(recipe),
     }
+    if recipe.weight:                   # first: whoever finds the detail stage finds its opponent
+        ship(opponent, "discriminator", "gan", out, steps=recipe.gan_steps, config=opponent.to_config(), **known)
     ship(
         trained,
         "detail",
@@ -131,8 +145,6 @@ def train_detail(recipe: Recipe, out: Path, network: nn.Module | None = None) ->
         config=trained.to_config(),
         **known,
     )
-    if recipe.weight:
-        ship(opponent, "discriminator", "gan", out, steps=recipe.gan_steps, config=opponent.to_config(), **known)
     return figures
 
 
@@ -190,13 +202,13 @@ def unpack(data: Bank) -> Bank:
     return ranged._replace(valid=(ranged.valid + 1) / 2)
 
 
-def train_content(recipe: Recipe, data: Bank, network: nn.Module, out: Path) -> Descent:
-    """The content branch, from L_content and the pixel loss; the texture head stays zero."""
+def train_content(recipe: Recipe, data: Bank, network: nn.Module, out: Path, name: Callable[[int], str] = str) -> Descent:
+    """The content branch, from L_content and the pixel loss; the texture head stays zero. name: of a row, for people."""
     torch.manual_seed(recipe.seed)
     module = fresh(preset_of(recipe.preset), "detail")
     module.texture.requires_grad_(False)
     descent = Descent(
-        module, steps=recipe.content_steps, rate=recipe.rate, path=out / "content.pt", recipe=_shared(recipe)
+        module, steps=recipe.content_steps, rate=recipe.rate, path=out / "content.pt", recipe=_shared(recipe), name=name
     )
     here = machine.present()
     for step in descent:
@@ -231,6 +243,7 @@ def train_texture(
     module: detail.Detail,
     opponent: discriminator.Discriminator,
     out: Path,
+    name: Callable[[int], str] = str,
 ) -> Descent:
     """The texture head on top of the frozen content branch of `module`, against `opponent` where lambda > 0."""
     here = machine.present()
@@ -246,6 +259,7 @@ def train_texture(
         recipe=stated(recipe),
         beside={"opponent": opponent, "optim": optim},
         save_every=50,
+        name=name,
     )
     generator_loss, _ = losses.gan(recipe.gan)
     figures: dict[str, float] = {}

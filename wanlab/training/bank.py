@@ -23,6 +23,7 @@ class Bank(NamedTuple):
     video   uint8 n f 3 h w at the generator's size;  first: uint8 n 3 H W, frame 0 at the size that the image stage looks at
     masks   uint8 n m h w of frame 0;  motion: n f m 5;  labels: n m 3 (colour, shape, motion; -1: none)
     ids     n j: the captions as a text stage reads them (`read`); 0 throughout where nothing is said
+    source  what they are the rows of
     """
 
     video: Tensor
@@ -32,6 +33,7 @@ class Bank(NamedTuple):
     labels: Tensor
     captions: tuple[str, ...]
     ids: Tensor = torch.zeros(0, 0, dtype=torch.long)
+    source: World | Reel | None = None
 
     def read(self, tokenise: Callable[[list[str]], Tensor]) -> Bank:
         """The same clips with the numbers that `tokenise` makes of their captions; an empty one is no text, whatever ends it."""
@@ -51,7 +53,7 @@ def bank(world: World, n: int, size: int, picture: int | None = None) -> Bank:
         first = small[:, 0] if near.size == size else near.batch(rows).video[:, 0]
         masks = F.avg_pool2d(clips.first_masks, world.size // size)
         parts.append(Bank(_bytes(small), _bytes(first), _bytes(masks), clips.motion, labels(clips), tuple(clips.captions)))
-    return _joined(parts)
+    return _joined(parts, world)
 
 
 def filmed(reel: Reel, size: int, slots: int = SLOTS) -> Bank:
@@ -65,7 +67,7 @@ def filmed(reel: Reel, size: int, slots: int = SLOTS) -> Bank:
         small = F.avg_pool2d(clips.video.flatten(0, 1), reel.size // size).unflatten(0, (b, f))
         parts.append(Bank(_bytes(small), _bytes(clips.first), torch.zeros(b, slots, size, size, dtype=torch.uint8),
                           torch.zeros(b, f, slots, len(MOTION)), torch.full((b, slots, 3), -1), tuple(clips.captions)))
-    return _joined(parts)
+    return _joined(parts, reel)
 
 
 @lru_cache(2)
@@ -88,7 +90,7 @@ def _bytes(value: Tensor) -> Tensor:
     return (value * 255).round().byte()
 
 
-def _joined(parts: Sequence[Bank]) -> Bank:
-    *tensors, captions, _ = zip(*parts, strict=True)
+def _joined(parts: Sequence[Bank], source: World | Reel) -> Bank:
+    *tensors, captions, _, _ = zip(*parts, strict=True)
     video, first, masks, motion, known = map(torch.cat, tensors)
-    return Bank(video, first, masks, motion, known, tuple(text for some in captions for text in some))
+    return Bank(video, first, masks, motion, known, tuple(text for some in captions for text in some), source=source)

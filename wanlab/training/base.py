@@ -18,6 +18,7 @@ from wanlab.stages.text import UNKNOWN
 from wanlab.stages.umt5 import CutWarning
 from wanlab.training import checkpoint, machine, watch
 from wanlab.training.bank import Bank, drawn, filmed
+from wanlab.training.checkpoint import Spent
 from wanlab.training.descent import Descent
 from wanlab.training.diffusion import (
     Base,
@@ -31,7 +32,7 @@ from wanlab.training.diffusion import (
 from wanlab.training.distil import distil_losses
 from wanlab.training.settings import origins, stated
 from wanlab.training.shipping import read, ship
-from wanlab.training.sources import reel
+from wanlab.training.sources import called, of_what, reel
 
 QUIET = Recipe(drop_text=0.0, drop_image=0.0)
 
@@ -42,12 +43,15 @@ def train_base(recipe: Recipe, out: Path) -> Base:
     base = Base(recipe)
     if recipe.start:
         take_over(base, Path(recipe.start))
+    spent = Spent()
     data, held = (_clips(base, recipe, split, n) for split, n in (("train", recipe.clips), ("val", recipe.held)))
     if not recipe.start and not recipe.videos:
-        base.load_state_dict(_ground(base, data, recipe, out).average.module.state_dict())
+        first = _ground(base, data, recipe, out)
+        base.load_state_dict(first.average.module.state_dict())
+        spent = first.spent
     base.learn(recipe.train)
-    first = _distil(base, data, recipe, out)
-    descent = _descent(base, recipe, out / "diffusion.pt", recipe.steps)
+    spent += _distil(base, data, recipe, out)
+    descent = _descent(base, data, recipe, out / "diffusion.pt", recipe.steps)
     for step in descent:
         generator = _generator(recipe, 1, step)
         with trace(base, edits=dropped(base, recipe, generator)), machine.present().autocast():
@@ -58,7 +62,8 @@ def train_base(recipe: Recipe, out: Path) -> Base:
         if descent.step % recipe.validate_every == 0:
             descent.log(**validate(descent.average.module, held, recipe))  # type: ignore[arg-type]
     average: Base = descent.average.module  # type: ignore[assignment]
-    _ship(average, recipe, out, first + descent.seconds, validate(average, held, recipe))
+    facts = {"spent": spent + descent.spent, "metrics": validate(average, held, recipe), "judged": of_what(held.source)}
+    _ship(average, recipe, out, facts)
     return average
 
 
@@ -90,7 +95,7 @@ def _tell(stage: Any, data: Bank, cut: Sequence[str]) -> None:
 
 
 def _ground(base: Base, data: Bank, recipe: Recipe, out: Path) -> Descent:
-    descent = _descent(base, recipe, out / "grounding.pt", recipe.grounding_steps)
+    descent = _descent(base, data, recipe, out / "grounding.pt", recipe.grounding_steps)
     for step in descent:
         generator = _generator(recipe, 0, step)
         batch = draw(data, recipe.grounding_batch, QUIET, generator)
@@ -100,14 +105,14 @@ def _ground(base: Base, data: Bank, recipe: Recipe, out: Path) -> Descent:
     return descent
 
 
-def _distil(base: Base, data: Bank, recipe: Recipe, out: Path) -> float:
-    """The phase before, for stages of another kind: they learn to stand in for those that they replace. Its seconds."""
+def _distil(base: Base, data: Bank, recipe: Recipe, out: Path) -> Spent:
+    """The phase before, for stages of another kind: they learn to stand in for those that they replace. What it took."""
     if not recipe.distil_steps or recipe.start is None:
-        return 0.0
+        return Spent()
     teacher = Base(Recipe(preset=recipe.preset, published=recipe.published, init=recipe.init))
     take_over(teacher, Path(recipe.start))
     teacher.to(machine.present().device)
-    descent = _descent(base, recipe, out / "distil.pt", recipe.distil_steps)
+    descent = _descent(base, data, recipe, out / "distil.pt", recipe.distil_steps)
     for step in descent:
         generator = _generator(recipe, 0, step)
         batch = draw(data, recipe.distil_batch, recipe, generator)
@@ -115,12 +120,13 @@ def _distil(base: Base, data: Bank, recipe: Recipe, out: Path) -> float:
             terms = distil_losses(base, teacher, batch, recipe, generator)
         descent.down(sum(terms.values(), torch.zeros(())), batch.rows.tolist(), **{k: v.item() for k, v in terms.items()})
     base.load_state_dict(descent.average.module.state_dict())
-    return descent.seconds
+    return descent.spent
 
 
-def _descent(base: Base, recipe: Recipe, path: Path, steps: int) -> Descent:
+def _descent(base: Base, data: Bank, recipe: Recipe, path: Path, steps: int) -> Descent:
     return Descent(base, steps=steps, rate=recipe.rate, path=path, recipe=stated(recipe), warmup=recipe.warmup,
-                   save_every=250, optim=optimiser(base, recipe.rate), decay=recipe.decay, clip=recipe.clip)
+                   save_every=250, optim=optimiser(base, recipe.rate), decay=recipe.decay, clip=recipe.clip,
+                   name=called(data.source))
 
 
 def _generator(recipe: Recipe, phase: int, step: int) -> torch.Generator:
@@ -171,9 +177,9 @@ def _shipped(base: Base, folder: Path) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, file in files.items() if file for key, value in read(folder / file).items()}
 
 
-def _ship(base: Base, recipe: Recipe, out: Path, seconds: float, figures: dict[str, float]) -> None:
+def _ship(base: Base, recipe: Recipe, out: Path, known: dict[str, Any]) -> None:
     """Write the trained stages, each under the variant's name that the recipe gives it."""
     for stage, variant in recipe.ships.items():
-        facts: dict[str, Any] = {"steps": recipe.steps, "seconds": seconds, "metrics": figures, "origins": origins(recipe)}
+        facts = {"steps": recipe.steps, "origins": origins(recipe), **known}
         facts |= {"published": recipe.published.get(stage), "apart": base.apart.get(stage, ())}
         ship(base[stage], stage, variant, out, seed=recipe.seed, recipe=asdict(recipe), config={}, **facts)

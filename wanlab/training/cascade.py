@@ -14,6 +14,7 @@ from typing import Any
 from wanlab.core.nearest import suggestion
 from wanlab.core.quote import quoted
 from wanlab.data.media import existing
+from wanlab.pipelines.digests import sha256
 from wanlab.pipelines.load import PRESETS, read_manifest
 from wanlab.pipelines.published import found_at
 from wanlab.pipelines.weights import WeightsError
@@ -42,10 +43,12 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     base        a `diffusion.Recipe`; variants: name -> a recipe that starts from the base (of the file, else of the preset) and
                 lets few stages learn
     upsample    variant -> an `upsampling.Recipe`; detail: variant -> an `adversarial.Recipe`
-    Returns stage.variant -> provenance. Raises ValueError as `planned`.
+    Returns stage.variant -> provenance. Raises ValueError as `planned`, and where a batch is too small for the processes.
     """
     parts = planned(config, out)
     with machine.on(machine.machine_of(config.get("machine") or {}, out)) as here:
+        for part in parts:
+            part.demand_rows(here.processes)
         with nullcontext() if here.main else watch.watched_by(watch.Watch()):
             _train(parts)
         here.wait()
@@ -124,6 +127,13 @@ class Part:
                 raise ValueError(f"{self.name}: {note} was trained with other settings: {', '.join(other)}; choose another --out")
         return True
 
+    def demand_rows(self, processes: int) -> None:
+        """Raise ValueError where it is still to be trained and a batch has fewer rows than there are processes."""
+        for key, rows in self.recipe.batches.items():
+            if rows < processes and not self.finished():
+                raise ValueError(f"{self.name}: {key} is {rows}, and {processes} processes take every {processes}th row of a batch "
+                                 f"each: make it at least {processes}, or start fewer processes")
+
 
 def _parts(config: Mapping[str, Any], out: Path) -> Iterator[Part]:
     """Each part in turn; what is wrong with its settings raises ValueError here, before anything is trained."""
@@ -144,10 +154,9 @@ def _parts(config: Mapping[str, Any], out: Path) -> Iterator[Part]:
                 _demand_found(source)
             for file in filter(None, (recipe.videos.get("path"), recipe.videos.get("captions"))):
                 existing(file)
-            ships = recipe.ships if kind is Recipe else {stage: more["variant"]}
-            for one, variant in ships.items():
+            for one, variant in recipe.ships.items():
                 among(f"variants of {one} in {preset}", [variant], stages[one]["variants"])
-        notes = [folder / f"provenance-{one}.{variant}.json" for one, variant in ships.items()]  # each is written after its weights
+        notes = [folder / f"provenance-{one}.{variant}.json" for one, variant in recipe.ships.items()]   # written after the weights
         name = folder.name if kind is Recipe else f"{stage} {more['variant']}"
         return Part(name, recipe, notes, lambda: train(recipe, folder))
 
@@ -202,8 +211,7 @@ def assemble(preset: str, notes: list[Path], folder: Path) -> dict[str, Any]:
         if variant not in variants:
             raise ValueError(f"{note}: {preset} has no variant {variant!r} of {stage}{suggestion(variant, variants)}")
         file = f"{stage}.{variant}.safetensors"
-        if note.parent != folder:
-            shutil.copyfile(note.parent / file, folder / file)
+        _bring(note.parent / file, folder, facts["sha256"])
         facts.pop("config", None)
         around = {"published": facts.pop("published")} if "published" in facts else {}
         variants[variant] |= {"file": file, "sha256": facts.pop("sha256"), **around, "provenance": facts}
@@ -219,6 +227,19 @@ def assemble(preset: str, notes: list[Path], folder: Path) -> dict[str, Any]:
 def complete(folder: Path, preset: Path) -> None:
     """Copy into `folder` what its pipeline.json names and it lacks: the preset's own weights, from which the variants started."""
     for stage in read_manifest(folder)["stages"].values():
-        for file in (variant.get("file") for variant in stage["variants"].values()):
-            if file and not (folder / file).exists():
-                shutil.copyfile(preset / file, folder / file)
+        for variant in stage["variants"].values():
+            if file := variant.get("file"):
+                _bring(preset / file, folder, variant["sha256"])
+
+
+def _bring(source: Path, folder: Path, digest: str) -> None:
+    """Copy weights into `folder`, whole or not at all, unless they are there. Raises ValueError for some that are damaged."""
+    goal = folder / source.name
+    if goal.exists() and sha256(goal) == digest:
+        return
+    part = goal.with_suffix(".part")
+    shutil.copyfile(source, part)
+    if sha256(part) != digest:
+        raise ValueError(f"{source} is damaged or was replaced: its sha256 is not what was noted when it was made; where it was "
+                         "trained here, remove it and the provenance beside it: the same command makes it from the checkpoints")
+    part.replace(goal)

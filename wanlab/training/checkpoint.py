@@ -6,6 +6,7 @@ import copy
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,23 @@ import torch
 from torch import Tensor, nn
 
 KEYS = ("model", "average", "average_step", "optim", "step", "seconds", "recipe", "beside")  # of what a training saves
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds that steps took, over all resumes: of the processor, and of the clock on the wall."""
+
+    processor: float = 0.0
+    wall: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        """Both, one after the other."""
+        return Spent(self.processor + other.processor, self.wall + other.wall)
+
+    @property
+    def minutes(self) -> dict[str, float]:
+        """As provenance has it."""
+        return {"processor_minutes": round(self.processor / 60, 1), "wall_minutes": round(self.wall / 60, 1)}
 
 
 class Average:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.training import checkpoint, machine, watch
+from wanlab.training.checkpoint import Spent
 from wanlab.training.diffusion import schedule, set_rate
 from wanlab.training.settings import differences
 
@@ -38,6 +39,7 @@ class Descent:
                 load_state_dict
     optim       an optimiser over those parameters, where the usual one will not do
     decay       of the averaged weights; clip: the greatest norm of the gradient
+    name        of a row (`ids`), where people are told of it
 
     It runs on the present machine (`wanlab.training.machine`): the module is moved there, gradients of several processes are
     averaged, and one of them writes.
@@ -58,10 +60,11 @@ class Descent:
         save_every: int = 100,
         optim: torch.optim.Optimizer | None = None,
         pace: Callable[[int, int], float] | None = None,
+        name: Callable[[int], str] = str,
     ) -> None:
         self.module, self.steps, self.rate, self.path, self.save_every = module, steps, rate, path, save_every
         self.pace = pace or partial(schedule, warmup=warmup)
-        self.here, self.clip = machine.present(), clip
+        self.here, self.clip, self.name = machine.present(), clip, name
         module.to(self.here.device)
         self.beside = dict(beside or {})
         self.recipe = json.loads(json.dumps(recipe or {}))
@@ -69,7 +72,7 @@ class Descent:
         self.wanted = wanted
         self.optim = optim or torch.optim.AdamW(wanted, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
         self.average = checkpoint.Average(module, decay)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.spent = 0, Spent()
         self.saved: int | None = None
         self.loss = float("nan")
         if path.exists():
@@ -83,12 +86,12 @@ class Descent:
         watcher = watch.present()
         watcher.begin(f"{self.path.parent.name}/{self.path.stem}", self.step, self.steps, None if self.saved is None else self.path)
         while self.step < self.steps:
-            began = time.process_time()
+            began, shown = time.process_time(), time.monotonic()
             step = self.step
             yield step
             if self.step == step:
                 raise RuntimeError(f"step {step} of {self.path.name} ended without `down`")
-            self.seconds += time.process_time() - began
+            self.spent += Spent(time.process_time() - began, time.monotonic() - shown)
             stopping = self.here.any(watcher.stopping)
             if self.step % self.save_every == 0 or self.step == self.steps or stopping:
                 self.save()
@@ -114,14 +117,14 @@ class Descent:
             self.log(loss=self.loss, grad=norm.item(), **terms)
         self.step += 1
 
-    def demand_finite(self, value: Tensor, ids: Sequence[int] = (), name: str = "loss") -> None:
+    def demand_finite(self, value: Tensor, ids: Sequence[int] = (), what: str = "loss") -> None:
         """Raise Diverged, with the step, the clips and the last good checkpoint, where what is named is not finite."""
         if not torch.isfinite(value):
             good = "no checkpoint was saved before it"
             if self.saved is not None:
                 good = f"the last good checkpoint is {self.path} at step {self.saved}"
-            where = f"at step {self.step}" + (f" on clips {list(ids)}" if ids else "")
-            raise Diverged(f"the {name} of {self.path.stem} is {value.item()} {where}; {good}")
+            where = f"at step {self.step}" + (f" on clips [{', '.join(map(self.name, ids))}]" if ids else "")
+            raise Diverged(f"the {what} of {self.path.stem} is {value.item()} {where}; {good}")
 
     def log(self, **row: float) -> None:
         """One line in the log beside the checkpoint, and on the board."""
@@ -131,7 +134,7 @@ class Descent:
             for name, value in row.items():
                 self.here.board.add_scalar(f"{self.path.parent.name}/{self.path.stem}/{name}", value, self.step)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = {"step": self.step, "seconds": round(self.seconds, 1), **{k: round(v, 5) for k, v in row.items()}}
+        line = {"step": self.step, "seconds": round(self.spent.processor, 1), **{k: round(v, 5) for k, v in row.items()}}
         with self.path.with_suffix(".jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -145,7 +148,8 @@ class Descent:
                 average_step=self.average.step,
                 optim=self.optim.state_dict(),
                 step=self.step,
-                seconds=self.seconds,
+                seconds=self.spent.processor,
+                wall=self.spent.wall,
                 recipe=self.recipe,
                 beside={name: thing.state_dict() for name, thing in self.beside.items()},
             )
@@ -164,4 +168,5 @@ class Descent:
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"{self.path} is the checkpoint of another module: {' '.join(str(error).split())}") from error
         self.average.step = state["average_step"]
-        self.step, self.seconds, self.saved = state["step"], state["seconds"], state["step"]
+        self.step = self.saved = state["step"]
+        self.spent = Spent(state["seconds"], state.get("wall", state["seconds"]))       # the first checkpoints had no clock

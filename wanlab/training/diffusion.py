@@ -102,6 +102,12 @@ class Recipe:
             raise ValueError(f"{' and '.join(unsaid)} of {self.preset} stand on what others published: say where it is, published: "
                              f"{{{usual}}} (folders, or ids of the hub), or init: random, and they learn from noise with the rest")
 
+    @property
+    def batches(self) -> dict[str, int]:
+        """Rows of a batch in each phase that there is, by setting."""
+        phases = {"grounding_batch": self.grounding_steps and not self.start and not self.videos, "distil_batch": self.distil_steps}
+        return {"batch": self.batch, **{key: getattr(self, key) for key, there in phases.items() if there}}
+
     def _demand_teacher(self) -> None:
         """Raise ValueError where a stage is to be distilled and there is nothing to learn from."""
         if self.start is None:

@@ -36,7 +36,7 @@ def pace(step: int, steps: int) -> float:
 def fit(
     network: nn.Module, batches: judge_data.Batches, loss: Callable[[nn.Module, Any], Tensor], path: Path, recipe: Mapping[str, Any]
 ) -> dict[str, float]:
-    """AdamW with warm-up and cosine decay, gradients clipped to 1. Leaves the averaged weights; returns the processor's minutes.
+    """AdamW with warm-up and cosine decay, gradients clipped to 1. Leaves the averaged weights; returns its minutes.
 
     It goes on from the checkpoint `path`, if there is one. `recipe` has steps and rate.
 
@@ -55,7 +55,7 @@ def fit(
         descent.down(loss(network, next(batches)))
     network.load_state_dict(descent.average.module.state_dict())
     network.eval()
-    return {"minutes": round(descent.seconds / 60, 1)}
+    return descent.spent.minutes
 
 
 class FrameHeads(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from wanlab.pipelines.load import save_stage
 from wanlab.pipelines.published import content_key, found_at
 from wanlab.training import machine
-from wanlab.training.checkpoint import unwritten
+from wanlab.training.checkpoint import Spent, unwritten
 
 
 def ship(
@@ -25,8 +26,9 @@ def ship(
     *,
     seed: int,
     steps: int,
-    seconds: float,
+    spent: Spent,
     metrics: dict[str, float],
+    judged: str,
     recipe: dict[str, Any],
     config: Any,
     origins: dict[str, str],
@@ -34,8 +36,9 @@ def ship(
     apart: tuple[str, ...] = (),
 ) -> Path:
     """Write <stage>.<variant>.safetensors (float16) and provenance-<stage>.<variant>.json into `out`, each whole or
-    not at all; of several processes one does. `origins`: what the recipe's files held. The modules `apart` are what others
-    published, found at `published`: of them there is but a note where and what it was. Raises OSError where they cannot be written.
+    not at all; of several processes one does. `judged`: what the metrics are of; `origins`: what the recipe's files held. The
+    modules `apart` are what others published, found at `published`: of them there is but a note where and what it was. Raises
+    OSError where they cannot be written.
     """
     path = out / f"{stage}.{variant}.safetensors"
     if not machine.present().main:
@@ -49,9 +52,10 @@ def ship(
         "variant": variant,
         "seed": seed,
         "steps": steps,
-        "minutes": round(seconds / 60, 1),
+        **spent.minutes,
         "device": _where(),
         "metrics": metrics,
+        "metrics_of": judged,
         "recipe": {key: told(value) for key, value in recipe.items() if key != "pool"},
         "from": origins,
         "config": config,
@@ -63,6 +67,11 @@ def ship(
     part.write_text(json.dumps(provenance, indent=1) + "\n")
     part.replace(note)
     return path
+
+
+def processor_minutes(provenance: Mapping[str, Any]) -> float | None:
+    """What a training took of the processor; None where that is not known. The first weights that shipped say `minutes`."""
+    return provenance.get("processor_minutes", provenance.get("minutes"))
 
 
 def _where() -> str:

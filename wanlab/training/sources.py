@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from wanlab.data.procedural import World
@@ -17,6 +17,16 @@ def clips_of(recipe: Any, split: str, n: int) -> Source:
     if recipe.videos:
         return reel(recipe.videos, n, recipe.size, recipe.frames, recipe.seed, split)
     return World(size=recipe.size, frames=recipe.frames, split=split).pool(n, recipe.pool)
+
+
+def called(source: Source) -> Callable[[int], str]:
+    """How people are told of a row: of real videos by file and first frame, else by its number."""
+    return source.called if isinstance(source, Reel) else str
+
+
+def of_what(source: Source) -> str:
+    """What the figures of clips for validation are of, as provenance says it."""
+    return "the videos that were trained on" if isinstance(source, Reel) and not source.held else "held-out clips"
 
 
 def reel(videos: Mapping[str, Any], n: int, size: int, frames: int, seed: int, split: str) -> Reel:

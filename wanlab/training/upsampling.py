@@ -19,11 +19,11 @@ from wanlab.stages.upsample import Config, Upsample
 from wanlab.training import losses, machine
 from wanlab.training.content import LEAST, network_of, vgg_file
 from wanlab.training.degradation import Example, Source, clean, crop, degrade, window
-from wanlab.training.descent import Descent
+from wanlab.training.descent import Descent, Spent
 from wanlab.training.presets import Sized, preset_of, settings_of
 from wanlab.training.settings import demand, origins, stated
 from wanlab.training.shipping import ship
-from wanlab.training.sources import clips_of
+from wanlab.training.sources import called, clips_of, of_what
 
 FRAMES = 4  # consecutive frames of a training clip
 PER_LEVEL = ("steps", "batch", "crop")
@@ -77,6 +77,16 @@ class Recipe(Sized):
         return tuple(Config(**level) for level in settings_of(preset_of(self.preset), "upsample")["levels"])
 
     @property
+    def ships(self) -> dict[str, str]:
+        """stage -> variant of what is handed over."""
+        return {"upsample": self.variant}
+
+    @property
+    def batches(self) -> dict[str, int]:
+        """Rows of the smallest batch, by setting."""
+        return {"batch": min(self.batch)}
+
+    @property
     def base(self) -> int:
         """The side of the video that the first level enlarges."""
         return self.size >> len(self.levels)
@@ -104,11 +114,11 @@ def train_upsampling(recipe: Recipe, out: Path) -> dict[str, float]:
     criterion = objective(recipe)
     data, held = clips_of(recipe, "train", recipe.clips), clips_of(recipe, "val", recipe.held)
     levels = nn.ModuleList()
-    seconds = 0.0
+    spent = Spent()
     for level in range(len(recipe.levels)):
         descent = train_level(level, recipe, data, out, levels, criterion)
         levels.append(descent.average.module)
-        seconds += descent.seconds
+        spent += descent.spent
     figures = judge(levels.cpu(), held)
     ship(
         levels,
@@ -117,8 +127,9 @@ def train_upsampling(recipe: Recipe, out: Path) -> dict[str, float]:
         out,
         seed=recipe.seed,
         steps=sum(recipe.steps),
-        seconds=seconds,
+        spent=spent,
         metrics=figures,
+        judged=of_what(held),
         recipe=asdict(recipe),
         origins=origins(recipe),
         config=[level.to_config() for level in levels],
@@ -131,8 +142,9 @@ def train_level(level: int, recipe: Recipe, data: Source, out: Path, below: nn.M
     torch.manual_seed(recipe.seed * len(recipe.levels) + level)
     build, link = VARIANTS[recipe.variant]
     module = build(replace(recipe.levels[level], link=link))
+    path = out / f"{recipe.variant}.level{level}.pt"
     descent = Descent(
-        module, steps=recipe.steps[level], rate=recipe.rate, path=out / f"{recipe.variant}.level{level}.pt", recipe=recipe.of(level)
+        module, steps=recipe.steps[level], rate=recipe.rate, path=path, recipe=recipe.of(level), name=called(data)
     )
     here = machine.present()
     for step in descent:
