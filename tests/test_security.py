@@ -25,6 +25,7 @@ from wanlab.pipelines import published
 from wanlab.pipelines.weights import WeightsError
 from wanlab.runs import generating
 from wanlab.runs.document import StudyError, parse
+from wanlab.runs.files import RunFolderError, within
 from wanlab.runs.reading import parse_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +85,36 @@ def test_no_name_of_a_study_leads_out_of_its_folder(name: str) -> None:
     if not name.startswith("."):                                        # cells lie under their keys, whatever they are called
         with pytest.raises(StudyError, match=r"(?s)7:\d+: cells.*(a cell's name|is no text)"):
             parse_study(STUDY.format(name="good", cell=json.dumps(name)))
+
+
+AXES = ("x/../../../../pwned", "/etc/pwned", "a/b", "x" * 300, "A", "a")
+
+
+@pytest.mark.parametrize("where", ["name", "value"])
+def test_no_axis_of_a_study_leads_out_of_its_folder(where: str, tmp_path: Path) -> None:
+    """Axes are free text. Each of their values has heat maps of its own, in files that are called by numbers."""
+    from wanlab.runs.report.figures import draw
+    from wanlab.runs.stats import Result
+    from wanlab.runs.store import CellFolder
+
+    axes = [{"p": f"p{number}{one}", "q": f"q{number}{one}"} | ({text: 0} if where == "name" else {"n": text})
+            for number, text in enumerate(AXES) for one in "ab"]  # fmt: skip
+    cells = "".join(f"  c{number}: {{ablate: text, axes: {json.dumps(one)}}}\n" for number, one in enumerate(axes))
+    study, _ = parse_study(STUDY.format(name="s", cell="other") + cells + "report: {figures: [heatmap]}\n")
+    results = [Result(name, "flicker", "flicker", 1.0, 0.9, 1.1, 0.1, 0.0, 0.2, 0.5, 0.5, n=5, pairs=5) for name in study.cells]
+    home = tmp_path / "1" / "2" / "3" / "figures"
+    drawn = draw(study, {name: CellFolder(home) for name in study.cells}, results, home)
+    assert [one.stem for one in drawn] == ["heatmap", *(f"heatmap-{number}" for number in range(2, len(AXES) + 1))]
+    assert len({one.title for one in drawn}) == len(AXES)
+    files = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {home / f"{one.stem}.{kind}" for one in drawn for kind in ("pdf", "png", "svg")}
+
+
+@pytest.mark.parametrize("name", ["../up.pdf", "/etc/up.pdf", "a/b.pdf", "..", "", "a/../b.pdf"])
+def test_no_file_of_a_report_leaves_its_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="it leads elsewhere"):
+        within(tmp_path, name)
+    assert within(tmp_path, "a.pdf") == tmp_path / "a.pdf"
 
 
 def test_an_edit_on_the_command_line_is_plain_data_too() -> None:

@@ -27,6 +27,7 @@ def heatmap(
     columns: str,
     width: float = 5.5,
     baseline: str = "baseline",
+    label: str = "",
 ) -> Figure:
     """Tiles of differences. Blue is better, orange worse (for a metric without a direction: green more, purple less); a
     tile's number (its sign alone, where there is no room) says the same without colour; a significant one is marked.
@@ -37,6 +38,7 @@ def heatmap(
         rows, columns: names of the two axes.
         width: of the figure in inches, exact.
         baseline: the name of what zero means.
+        label: what all cells have in common, said at the foot.
 
     Raises:
         ValueError: no effects.
@@ -79,7 +81,7 @@ def heatmap(
                     va="center",
                     parse_math=False,
                 )
-        _legend(figure, [effect for effects in grid.values() for effect in effects], baseline)
+        _legend(figure, [effect for effects in grid.values() for effect in effects], baseline, label)
     return figure
 
 
@@ -151,8 +153,9 @@ def _tile(panel: Axes, effect: Effect, row: int, column: int, room: float, limit
     panel.text(column, row, text, ha="center", va="center_baseline", fontsize=size, color=ink, fontweight=weight)
 
 
-def _legend(figure: Figure, effects: Sequence[Effect], baseline: str) -> None:
+def _legend(figure: Figure, effects: Sequence[Effect], baseline: str, label: str) -> None:
     present = [f"{mark} {kind}" for kind, mark in SIGN.items() if any(e.kind == kind for e in effects)]
-    text = f"difference to {shortened(baseline, 1.2, 6.5)}" + (f"; significantly {'  '.join(present)}" if present else "")
+    common = f"{shortened(label, 1.5, 6.5)}: " if label else ""
+    text = f"{common}difference to {shortened(baseline, 1.2, 6.5)}" + (f"; significantly {'  '.join(present)}" if present else "")
     text = "\n".join(wrapped(text, figure.get_figwidth() - 0.1, 6.5))
     figure.text(0.5, 0.04 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=6.5, parse_math=False)

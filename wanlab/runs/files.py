@@ -90,6 +90,13 @@ def telling(path: Path) -> Iterator[None]:
         raise explained(error, path) from error
 
 
+def within(folder: Path, name: str) -> Path:
+    """The file of this name in `folder`. Raises RunFolderError for a name that leads elsewhere, into a folder below it too."""
+    if (folder / name).name != name or name == "..":
+        raise RunFolderError(f"no file of {folder} can be called {name!r}: it leads elsewhere")
+    return folder / name
+
+
 def write(path: Path, fill: Callable[[Path], Any]) -> None:
     """Let `fill` write a temporary file beside `path`, then rename it. Raises RunFolderError for a full disk."""
     temporary = path.with_name(f".{path.stem}.{platform.node()}-{os.getpid()}.part{path.suffix}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wanlab.measure import key_of
 
-from ..files import write
+from ..files import within, write
 from ..spec import Study
 from ..stats import Result
 from ..store import CellFolder
@@ -81,16 +81,17 @@ def effect(result: Result) -> Effect:
     )
 
 
-def _save(figure: Figure, folder: Path, stem: str) -> None:
+def _save(figure: Figure, folder: Path, stem: str, kinds: Sequence[str] = ("pdf", "png", "svg")) -> None:
     from wanlab.plots import save
 
-    for kind in ("pdf", "png", "svg"):
-        write(folder / f"{stem}.{kind}", lambda temporary, kind=kind: save(figure, temporary, kind))
+    for kind in kinds:
+        write(within(folder, f"{stem}.{kind}"), lambda temporary, kind=kind: save(figure, temporary, kind))
 
 
-def _numbered(stem: str, figures: Sequence[Figure]) -> Iterator[tuple[str, Figure]]:
-    for number, figure in enumerate(figures):
-        yield stem if not number else f"{stem}-{number + 1}", figure
+def _numbered(stem: str, figures: Sequence[Figure], before: int = 0) -> Iterator[tuple[str, Figure]]:
+    """Figures with the stems of their files, after so many `before` them; what a study calls its axes is in none."""
+    for number, figure in enumerate(figures, before + 1):
+        yield stem if number == 1 else f"{stem}-{number}", figure
 
 
 def _paged(metrics: Sequence[str], make: Callable[[Sequence[str]], Figure]) -> list[Figure]:
@@ -143,8 +144,8 @@ def _heatmaps(study: Study, cells: Mapping[str, CellFolder], table: Table) -> It
     """One heat map for each pair of axes; further axes give one for each of their values."""
     from wanlab.plots.heatmap import heatmap
 
-    metrics = _metrics(table)
-    for number, (axes, group) in enumerate(_grids(study, table).items()):
+    metrics, drawn = _metrics(table), 0
+    for axes, group in _grids(study, table).items():
         values = {axis: list(dict.fromkeys(str(study.cells[name].axes[axis]) for name in group)) for axis in axes}
         if sum(len(found) > 1 for found in values.values()) < 2:
             continue
@@ -158,17 +159,19 @@ def _heatmaps(study: Study, cells: Mapping[str, CellFolder], table: Table) -> It
             where = {(str(study.cells[name].axes[rows]), str(study.cells[name].axes[columns])): name for name in names}
             grid = {place: [effect(r) for r in table[where[place]]] if place in where else [] for place in places}
 
-            def make(some: Sequence[str], grid: Any = grid, rows: str = rows, columns: str = columns) -> Figure:
+            label = ", ".join(facet)
+
+            def make(some: Sequence[str], grid: Any = grid, rows: str = rows, columns: str = columns, label: str = label) -> Figure:
                 shown = {place: [one for one in effects if one.metric in some] for place, effects in grid.items()}
-                return heatmap(shown, rows, columns, study.report.width, study.baseline)
+                return heatmap(shown, rows, columns, study.report.width, study.baseline, label)
 
             held = {one.metric for effects in grid.values() for one in effects}
             known = [metric for metric in metrics if metric in held]
-            stem = "-".join(["heatmap", *([str(number + 1)] if number else []), *(text.replace(" ", "-") for text in facet)])
-            title = f"{rows} × {columns}" + (f" ({', '.join(facet)})" if facet else "")
-            for name, figure in _numbered(stem, _paged(known, make) if known else []):
-                first = name == stem
-                yield name, figure, title if first else "", f"Differences to {study.baseline}, a tile per cell." if first else ""
+            heading = f"{rows} × {columns}" + (f" ({label})" if label else ""), f"Differences to {study.baseline}, a tile per cell."
+            pages = _paged(known, make) if known else []
+            for stem, figure in _numbered("heatmap", pages, drawn):
+                yield stem, figure, *(heading if figure is pages[0] else ("", ""))
+            drawn += len(pages)
 
 
 def _two_axes(values: Mapping[str, Sequence[str]], study: Study, group: Sequence[str]) -> tuple[str, str]:
@@ -265,7 +268,7 @@ def strips(
 ) -> None:
     """figures/strip-NNNN.pdf and .png for each shown sample: of the clips named in `order` as many as a page holds."""
     from wanlab.data.folder import read_video
-    from wanlab.plots import save, strip
+    from wanlab.plots import strip
     from wanlab.plots.strip import fitting
 
     if study.report.figures is not None and "strips" not in study.report.figures:
@@ -275,5 +278,4 @@ def strips(
         names = names[: fitting(names, study.report.width)]
         videos = {name: read_video(files[name]).movedim(1, -1).numpy() for name in names}
         figure = strip(videos, study.report.width, f"“{prompts[sample]}”" if prompts.get(sample) else "")
-        for kind in ("pdf", "png"):
-            write(folder / f"strip-{sample}.{kind}", lambda temporary, kind=kind, figure=figure: save(figure, temporary, kind))
+        _save(figure, folder, f"strip-{sample}", ("pdf", "png"))
