@@ -58,3 +58,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _seconds(item: pytest.Item) -> float:
     """About how long a slow test takes, where its marker says so: 40 seconds and more."""
     return max((mark.kwargs.get("seconds", 0) for mark in item.iter_markers("slow")), default=0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long the notebooks took: tests that record `seconds` have them in the log too."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    told = [f"{value:5d} s  {report.nodeid}" for report in reports for name, value in report.user_properties if name == "seconds"]
+    if told:
+        terminalreporter.section("seconds")
+        terminalreporter.write_line("\n".join(told))
