@@ -219,28 +219,48 @@ def test_one_site_can_be_divided_in_two_ways_in_one_table(contrast: Contrast) ->
     assert made.figure("light").axes[0].images[0].get_array().shape == (1 + FRAMES + HEADS + FRAMES * HEADS, 2)
 
 
+def test_one_table_goes_from_the_token_to_the_link_of_super_resolution_and_to_the_discriminators_logit(
+        tiny: Any, red_circle: torch.Tensor) -> None:
+    contrast, link = between(tiny, red_circle), "upsample.1.residual.skip"
+    grid = patching.grid(contrast, {"left": "text.out[keys=4]", "link": link})
+    found = grid.run({"moved left": readouts.displacement("red", "left"), "logit": readouts.realness(tiny)}).table
+    assert set(found.site.dropna()) == {"left", "link"} and set(found[found.site == "link"].metric) == {"moved left", "logit"}
+    [patched] = [cell for cell in grid.cells if cell.name == "link"]
+    logit = tiny.judge(cells.generate(tiny, contrast.corrupted, edits=patched.edits).video).mean((1, 2, 3))
+    row = found.set_index(["cell", "metric"])
+    assert row.value["link", "logit"] == float(logit) != row.base["link", "logit"] and row.effect["left", "moved left"] > 0.9
+
+
 @pytest.mark.slow
-def test_a_study_makes_the_same_cells(tiny: Any, red_circle: torch.Tensor, tmp_path: Path) -> None:
+def test_a_study_makes_the_same_cells_and_its_folder_is_read_as_the_same_effects(
+        tiny: Any, red_circle: torch.Tensor, tmp_path: Path) -> None:
     from PIL import Image
 
-    from wanlab.runs.cell import open_workbench
-    from wanlab.runs.files import to_yaml
-    from wanlab.runs.reading import parse_study
+    from wanlab.measure import Batch, resolve
+    from wanlab.runs import patches
+    from wanlab.runs.files import RunFolderError, to_yaml
+    from wanlab.runs.study import run_study
 
     Image.fromarray((red_circle * 255).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "first.png")
     contrast = between(tiny, tmp_path / "first.png")
     grid = patching.grid(contrast, ["text.out"], each=["words"], way="noising", save=tmp_path / "other.safetensors")
-    data = {"kind": "image", "path": str(tmp_path / "first.png"), "prompts": ["a red circle moves left"]}
-    study = {"name": "patches", "data": data, "sampler": {"steps": 2}, "baseline": "base",
-             "metrics": ["flicker"], "cells": cells.study_cells(grid.cells)}
-    bench = open_workbench(*parse_study(to_yaml(study)))
-    made = {task.cell: part.values["flicker"][0] for group in bench.plan.groups() for task, part in bench.evaluate(group)}
-    flicker = next(one for one in bench.measures if one.key == "flicker")
-    from wanlab.measure import Batch
 
-    table = grid.run({"flicker": lambda seen: flicker.score(Batch(seen.video))}).table
-    assert made == dict(zip(table.cell, table.value, strict=True))
-    assert bench.study.cells["text.out+left"].axes == {"site": "text.out", "steps": "all", "word": "left"}
+    def studied(name: str, way: str, metrics: list[str], **cells: Any) -> Path:
+        data = {"kind": "image", "path": str(tmp_path / "first.png"), "prompts": [f"a red circle moves {way}"]}
+        study = {"name": name, "data": data, "sampler": {"steps": 2}, "baseline": "base", "metrics": metrics, "cells": cells}
+        (tmp_path / f"{name}.yaml").write_text(to_yaml(study))
+        return run_study(tmp_path / f"{name}.yaml", tmp_path / name, device="cpu", report=False)[0]
+
+    root = studied("patches", "left", ["flicker"], **cells.study_cells(grid.cells))
+    other = studied("other", "right", ["flicker"], base=None, zero={"edits": [{"kind": "zero", "at": "detail.gan"}]})
+    [flicker] = resolve(["flicker"])
+    table = grid.run({"flicker": lambda seen: flicker.score(Batch(seen.video))})
+    found = patches.patched(root, other)
+    pandas.testing.assert_frame_equal(found.table[table.table.columns], table.table)
+    assert found.effects.equals(table.effects) and found.summary("flicker").effect.equals(table.summary("flicker").effect)
+    assert abs(found.effects.sel(site="text.out", word="left").item() - 1) < 0.05
+    with pytest.raises(RunFolderError, match="the other run has no flicker of row 0"):
+        patches.patched(root, table.table[table.table.metric == "none"])
 
 
 def test_wan_is_patched_through_the_same_face() -> None:
