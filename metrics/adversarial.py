@@ -51,3 +51,15 @@ def gan_loss(realness: Tensor) -> Tensor:
         `b`; log 2 = 0.693 where the discriminator cannot tell, 0 where it is certain that all is real.
     """
     return functional.softplus(-realness).flatten(1).mean(1)
+
+
+def realness(logits: Tensor) -> Tensor:
+    """The discriminator's logit of each sample, the mean over patches and frames.
+
+    Args:
+        logits: `b f h w`, one for each patch of each frame; positive where it is taken for real.
+
+    Returns:
+        `b`.
+    """
+    return logits.flatten(1).mean(1)

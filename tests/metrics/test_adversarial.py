@@ -11,6 +11,8 @@ from torch import Tensor
 import wanlab
 from metrics import content_loss, gan_loss
 from metrics.streaming import MeanOverSamples
+from wanlab.analysis import readouts
+from wanlab.analysis.cells import Seen
 from wanlab.measure import Batch, resolve
 from wanlab.nn.vgg import content_network
 from wanlab.training import losses
@@ -48,11 +50,14 @@ def test_by_hand() -> None:
 
 def test_the_names_say_what_judged_and_the_mean_is_that_of_the_samples(clips: tuple[Tensor, Tensor]) -> None:
     video, reference = clips
-    content, gan = resolve(["l_content", "l_gan"])
+    content, gan, real = resolve(["l_content", "l_gan", "realness"])
     assert content.name.startswith("l_content[vgg|net:") and gan.name.startswith("l_gan[tiny|net:")
     batch = Batch(video=video, reference=reference)
     torch.testing.assert_close(content.score(batch), content_loss(video, reference, content_network()))
     torch.testing.assert_close(gan.score(batch), gan_loss(wanlab.load("tiny").judge(video)))
+    assert real.name == gan.name.replace("l_gan", "realness")
+    readout = readouts.realness(wanlab.load("tiny"))(Seen({"video": video}, None))     # as an analysis asks
+    torch.testing.assert_close(real.score(batch), readout)
     mean = MeanOverSamples(gan_loss)
     for row in video:
         mean.update(wanlab.load("tiny").judge(row[None]))

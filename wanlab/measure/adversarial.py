@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+
+from torch import Tensor
 
 from wanlab.measure.door import part
 from wanlab.measure.samples import Built
@@ -20,9 +23,20 @@ def l_content(workshop: Workshop, choice: str) -> Built:
 
 def l_gan(workshop: Workshop, choice: str) -> Built:
     """L_GAN under the discriminator of a preset."""
+    brackets, judge = _discriminator(workshop, choice)
+    return Built(brackets, lambda b: part("adversarial").gan_loss(judge(b.video)))
+
+
+def realness(workshop: Workshop, choice: str) -> Built:
+    """The mean logit of the discriminator of a preset."""
+    brackets, judge = _discriminator(workshop, choice)
+    return Built(brackets, lambda b: part("adversarial").realness(judge(b.video)))
+
+
+def _discriminator(workshop: Workshop, choice: str) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """What the name says of it, and videos to logits."""
     from wanlab.pipelines.load import PRESETS, load, read_manifest
 
     variants = read_manifest(PRESETS / choice)["stages"]["discriminator"]
     short = variants["variants"][variants["default"]]["sha256"][:8]
-    pipe = workshop.once(("preset", choice), lambda: load(choice, device=workshop.device))
-    return Built(f"{choice}|net:{short}", lambda b: part("adversarial").gan_loss(pipe.judge(b.video)))
+    return f"{choice}|net:{short}", workshop.once(("preset", choice), lambda: load(choice, device=workshop.device)).judge

@@ -61,6 +61,8 @@ ROWS: dict[str, Row] = {row.key: row for row in (
     Row("l_content", False, "reference", adversarial.l_content, "distance to the reference in the content network: training's loss",
         ("vgg",)),
     Row("l_gan", False, "", adversarial.l_gan, "-E[log D] of the discriminator's patches: a training's loss", ("tiny",)),
+    Row("realness", True, "", adversarial.realness, "the discriminator's logit, mean over its patches: what L_GAN learns from",
+        ("tiny",)),
     # time
     Row("warp_error", False, "reference", samples.warp_reference,
         "change along the reference's flow that its motion does not explain", FLOWS, tag="reference"),
