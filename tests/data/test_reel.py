@@ -106,8 +106,11 @@ def test_missing_captions_are_named_or_left_empty(folder: Path, tmp_path: Path) 
     found = Reel(Videos(str(folder), captions=str(table), missing="empty"), 4, 16, 4).captions
     assert {file.stem: text for file, text in found.items()} == {"v0": "zero", "v1": "one", "v2": "two", "v3": ""}
     table.write_text("name,text\nv0.mp4,zero\n")
-    with pytest.raises(MediaError, match="columns file and prompt; this one has name, text"):
+    with pytest.raises(MediaError, match="columns file, prompt; this one has 'name, text'"):
         Reel(Videos(str(folder), captions=str(table)), 4, 16, 4)
+    (folder / "v1.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(MediaError, match=r"v1.txt:1: not a text file \(UTF-8\)"):
+        Reel(Videos(str(folder)), 4, 16, 4)
 
 
 def test_one_video_is_always_left_to_train_on(tmp_path: Path) -> None:

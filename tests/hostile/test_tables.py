@@ -12,24 +12,25 @@ from PIL import Image
 
 from tests.hostile.cases import answer, every, full, within
 from tests.hostile.tables import lists
-from wanlab.data.folder import VideoFolder, write_video
-from wanlab.runs.pairs import PairsError, read_pairs
-from wanlab.runs.source import FolderSource, SourceError, _read_captions
+from wanlab.data.folder import write_video
+from wanlab.data.media import MediaError
+from wanlab.data.table import read_captions
+from wanlab.runs.pairs import read_pairs
+from wanlab.runs.source import FolderSource
 from wanlab.runs.spec import Folder
 
 
 @full
 def test_lists_of_images_and_captions(whole: bool, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
-    folder = VideoFolder(tmp_path, frames=1)
 
     def case(given: tuple[str, bytes]) -> None:
         path = tmp_path / f"list{given[0]}"
         path.write_bytes(given[1])
-        found = answer(lambda: read_pairs(path), PairsError)
+        found = answer(lambda: read_pairs(path), MediaError)
         if not isinstance(found, str):
             json.dumps([pair.prompt for pair in found], ensure_ascii=False).encode()
-        answer(lambda: _read_captions(path, folder), SourceError)
+        answer(lambda: read_captions(path, ["a.png"]), MediaError)
 
     every("tables", whole, lists(), case)
 
@@ -44,25 +45,22 @@ def test_lists_of_images_and_captions(whole: bool, tmp_path: Path) -> None:
 def test_a_line_that_is_wrong_is_told(suffix: str, text: str, expected: str, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     (tmp_path / f"list{suffix}").write_text(text)
-    with within(), pytest.raises(PairsError, match=expected):
+    with within(), pytest.raises(MediaError, match=expected):
         read_pairs(tmp_path / f"list{suffix}")
 
 
 def test_an_empty_file_of_captions_says_nothing(tmp_path: Path) -> None:
-    write_video(tmp_path / "one.mp4", torch.zeros(2, 3, 16, 16))
     (tmp_path / "captions.csv").touch()
-    assert _read_captions(tmp_path / "captions.csv", VideoFolder(tmp_path, frames=2)) == {}
+    assert read_captions(tmp_path / "captions.csv", ["one.mp4"]) == {}
 
 
 def test_captions_with_more_fields_than_columns_are_told(tmp_path: Path) -> None:
-    write_video(tmp_path / "one.mp4", torch.zeros(2, 3, 16, 16))
-    folder = VideoFolder(tmp_path, frames=2)
     for text, expected in (("file,prompt\none.mp4,a,b\n", ":2: more fields"), ("file\none.mp4\n", "columns file, prompt"),
                            ("file,caption\n" + "x" * 200_000, "field larger"),
                            ("file,prompt\none.mp4\n", ":2: no prompt")):  # fmt: skip
         (tmp_path / "captions.csv").write_text(text)
-        with pytest.raises(SourceError, match=expected):
-            _read_captions(tmp_path / "captions.csv", folder)
+        with pytest.raises(MediaError, match=expected):
+            read_captions(tmp_path / "captions.csv", ["one.mp4"])
 
 
 def test_files_whose_names_are_no_text_have_names_that_are(tmp_path: Path) -> None:

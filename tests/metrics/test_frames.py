@@ -250,9 +250,9 @@ def test_prompts_reach_clip_from_folders(clip_folder: Path, tmp_path: Path, judg
     assert [row.n for row in found.rows[:2]] == [2, 3] and "1 left out: no prompt is given: 1.mp4" in said
     assert found.rows[0].value == pytest.approx(sum(expected) / 2, abs=2e-3)  # files hold 8 bits
     for text, message in (
-        ("file,prompt\n7.mp4,a\n", ":2: no video '7.mp4'"),
-        ("file,caption\n0.mp4,a\n", "columns file, prompt and a row for each video; this one has 'file, caption'"),
-        ("file,prompt\n0.mp4,\n", ":2: 0.mp4 has no prompt"),
+        ("file,prompt\n7.mp4,a\n", ":2: no clip '7.mp4'"),
+        ("file,caption\n0.mp4,a\n", "columns file, prompt; this one has 'file, caption'"),
+        ("file,prompt\n0.mp4,\n", ":2: no prompt of '0.mp4'"),
     ):  # fmt: skip
         texts.write_text(text)
         with pytest.raises(ValueError, match=message):

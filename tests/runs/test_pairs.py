@@ -12,9 +12,10 @@ import torch
 from PIL import Image as Picture
 
 from tests.runs.toy import STUDY, bench, load_toy, resolve_toy
+from wanlab.data.media import MediaError
 from wanlab.runs.cell import open_workbench
 from wanlab.runs.document import StudyError
-from wanlab.runs.pairs import PairsError, read_pairs
+from wanlab.runs.pairs import read_pairs
 from wanlab.runs.reading import load_study
 from wanlab.runs.source import SourceError, open_source
 from wanlab.runs.spec import Images
@@ -63,7 +64,7 @@ def test_a_list_may_hold_last_frames(folder: Path) -> None:
     plain = open_source(Images(kind="images", path=folder / "plain.csv"), 16, 8)
     assert plain.clips([0]).last is None and plain.digest([0]) != source.digest([0])
     (folder / "some.csv").write_text("image,prompt,last\na.png,one,deep/b.png\ndeep/b.png,two,\n")
-    with pytest.raises(PairsError, match="in some lines and not in others, as 'b-3'"):
+    with pytest.raises(MediaError, match="in some lines and not in others, as 'b-3'"):
         read_pairs(folder / "some.csv")
 
 
@@ -117,9 +118,12 @@ def test_files_that_a_study_names_are_found_beside_it_from_anywhere(folder: Path
         ("x.csv", "image,prompt\nb.png,two\nc/d.png,three\n", ["x.csv:2: no file 'b.png'", "mean 'a.png'?)", "x.csv:3: "]),
         ("x.csv", "image,promt\na.png,one\n", ["x.csv:1: no column 'promt' (did you mean 'prompt'?)"]),
         ("x.csv", "image\na.png\n", ["x.csv:1: the column prompt is missing"]),
-        ("x.csv", "image,prompt\na.png,left, right\n", ["x.csv:2: more fields than the header has"]),
+        ("x.csv", "image,prompt\na.png,left, right\n", ["x.csv:2: more fields than columns"]),
         ("x.csv", "image,prompt\n,one\n", ["x.csv:2: no image"]),
         ("x.csv", "image,prompt,name\na.png,one,n\na.png,two,n\n", ["x.csv:3: the name 'n' stands in line 2 too"]),
+        ("x.csv", 'image,prompt\na.png,"left\nand up"\nb.png,two\n', ["x.csv:4: no file 'b.png'"]),
+        ("x.csv", 'image,prompt\na.png,"left\nb.png,two\n', ["x.csv:2: no CSV from here on"]),
+        ("x.csv", "image,prompt,image\na.png,one,b.png\n", ["x.csv:1: the column 'image' stands twice"]),
         ("x.csv", "image,prompt\n", ["x.csv:1: no pair"]),
         ("x.jsonl", '{"image": "a.png", "prompt": "x"}\n{"image": }\n[1]\n', ["x.jsonl:2: not JSON", "x.jsonl:3: expected"]),
         ("x.txt", "a.png\n", ["ends in .csv or .jsonl"]),
@@ -127,7 +131,7 @@ def test_files_that_a_study_names_are_found_beside_it_from_anywhere(folder: Path
 )  # fmt: skip
 def test_every_wrong_line_is_told(folder: Path, name: str, text: str, expected: list[str]) -> None:
     (folder / name).write_text(text)
-    with pytest.raises(PairsError) as caught:
+    with pytest.raises(MediaError) as caught:
         read_pairs(folder / name)
     for part in expected:
         assert part in str(caught.value)
@@ -136,5 +140,18 @@ def test_every_wrong_line_is_told(folder: Path, name: str, text: str, expected: 
 def test_too_few_pairs_and_a_missing_list(folder: Path) -> None:
     with pytest.raises(SourceError, match="holds 3 pairs, the study asks for 4"):
         open_source(Images(kind="images", path=folder / "list.csv", n=4), 16, 8)
-    with pytest.raises(SourceError, match="cannot be read: No such file"):
+    with pytest.raises(MediaError, match="cannot be read: No such file"):
         open_source(Images(kind="images", path=folder / "none.csv"), 16, 8)
+
+
+BROKEN = ("a red\ncircle", "left\u2028then up", "a\u0085b", "a\x0cb\x0bc", "one\r\ntwo", "x\x1cy\x1dz")
+
+
+@pytest.mark.parametrize("name", ["breaks.csv", "breaks.jsonl"])
+def test_breaks_of_lines_stay_in_their_prompts(folder: Path, name: str) -> None:
+    """Whatever Python counts as a break of lines; only a line feed outside of quotes ends a row."""
+    rows = "".join(f'a.png,"{prompt}"\r\n' for prompt in BROKEN)
+    objects = [json.dumps({"image": "a.png", "prompt": prompt}, ensure_ascii=False) for prompt in BROKEN]
+    text = "image,prompt\r\n" + rows if name.endswith("csv") else "\n".join(objects)
+    (folder / name).write_bytes(text.encode())
+    assert [pair.prompt for pair in read_pairs(folder / name)] == list(BROKEN)

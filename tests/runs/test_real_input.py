@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from tests.runs.toy import STUDY, Toy, bench
+from wanlab.data.folder import write_video
+from wanlab.data.media import MediaError
 from wanlab.runs.source import SourceError
 from wanlab.runs.store import RunFolder
 
@@ -18,8 +20,6 @@ Run = Callable[..., Any]
 
 
 def test_a_folder_of_clips_as_data_and_as_reference(run: Run, tmp_path: Path) -> None:
-    from wanlab.data.folder import write_video
-
     clips = tmp_path / "clips"
     clips.mkdir()
     for i in range(3):
@@ -37,14 +37,42 @@ def test_a_folder_of_clips_as_data_and_as_reference(run: Run, tmp_path: Path) ->
     assert "a &lt;b&gt;bold&lt;/b&gt; cat" in page and "<b>bold</b>" not in page
     with pytest.raises(SourceError, match=r"holds 3 clips of 8 frames, the study asks for 4.*broken.mp4"):
         bench(text=text.replace("kind: folder,", "kind: folder, n: 4,"))
+    with pytest.raises(SourceError, match=r"none can be left out \(broken.mp4: "):
+        bench(f"reference={clips}")
+    (clips / "broken.mp4").unlink()
     with pytest.raises(SourceError, match=r"has 5 samples"):
         bench(f"reference={clips}")
     (tmp_path / "captions.csv").write_text("file,prompt\n3.mp4,x\n")
-    with pytest.raises(SourceError, match=r"captions.csv:2: no clip '3.mp4'"):
+    with pytest.raises(MediaError, match=r"captions.csv:2: no clip '3.mp4'; nearest: "):
         bench(text=text)
     (tmp_path / "captions.csv").write_text("file,caption\n1.mp4,x\n")
-    with pytest.raises(SourceError, match=r"captions.csv: .* has the columns file, prompt; this one has 'file, caption'"):
+    with pytest.raises(MediaError, match=r"captions.csv:1: captions have the columns file, prompt; this one has 'file, caption'"):
         bench(text=text)
+
+
+def stills(folder: Path, names: str, seed: int) -> Path:
+    """Clips by name, each of one colour that the name decides; "!" is none."""
+    folder.mkdir()
+    for name in names:
+        level = (ord(name) * 7 + seed) % 200 / 255
+        write_video(folder / f"{name}.mp4", torch.full((9, 3, 16, 16), level), fps=8, lossless=True)
+    return folder
+
+
+def test_a_sample_is_judged_against_the_clip_of_its_name(tmp_path: Path) -> None:
+    """What is left out of either folder moves no other sample to its neighbour's clip."""
+    data, reference = stills(tmp_path / "data", "abcd", 0), stills(tmp_path / "reference", "abcde", 100)
+    (data / "b.mp4").write_bytes(b"broken")
+    (reference / "e.mp4").write_bytes(b"broken")
+    text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", f"{{kind: folder, path: {data}}}")
+    work = bench(f"reference={reference}", "metrics=[psnr]", text=text)
+    assert work.source.units(range(3)) == ["a.mp4", "c.mp4", "d.mp4"] and work.judges is not None
+    seen = work.judges.clips(range(3)).video.mean((1, 2, 3, 4)) * 255
+    assert seen.round().int().tolist() == [(ord(name) * 7 + 100) % 200 for name in "acd"]
+    assert [note for note in work.notes if "e.mp4 is left out" in note and str(reference) in note]
+    (reference / "c.mp4").write_bytes(b"broken")
+    with pytest.raises(SourceError, match=r"no clip, or no single one, for c.mp4; c.mp4 is left out: "):
+        bench(f"reference={reference}", "metrics=[psnr]", text=text)
 
 
 def test_a_photograph_is_judged_against_the_baseline(run: Run, tmp_path: Path) -> None:

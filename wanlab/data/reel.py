@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -18,6 +17,7 @@ from wanlab.data.clip import Clips
 from wanlab.data.folder import clip_files
 from wanlab.data.image import read_image
 from wanlab.data.media import MediaError, existing, fit
+from wanlab.data.table import read_captions, read_text
 from wanlab.data.video import frame_files, frame_times, read_video
 
 CROPS, MISSING = ("centre", "random"), ("refuse", "empty")
@@ -93,12 +93,13 @@ class Reel:
         self.short: dict[str, str] = {}
         self.times: dict[Path, list[float]] = {}
         folder = existing(videos.path)
-        for file, times in self._map(_times, clip_files(folder)):
+        clips = clip_files(folder)
+        for file, times in self._map(_times, clips):
             self._admit(file, times)
         if not self.times:
             said = "; ".join(f"{name}: {reason}" for name, reason in {**self.corrupt, **self.short}.items()) or "no media files"
             raise MediaError(f"{folder}: no video has a window of {frames} frames ({said})")
-        self.captions = _captions(videos, list(self.times))
+        self.captions = _captions(videos, list(self.times), clips)
         self.files = self._chosen(split)
 
     def __len__(self) -> int:
@@ -197,14 +198,14 @@ def _times(file: Path) -> list[float] | MediaError:
         return error
 
 
-def _captions(videos: Videos, files: Sequence[Path]) -> dict[Path, str]:
-    """The caption of each file. Raises MediaError where some are missing and must not be, for captions of files that are not there,
-    and for a CSV without the columns."""
+def _captions(videos: Videos, files: Sequence[Path], clips: Sequence[Path]) -> dict[Path, str]:
+    """The caption of each file. Raises MediaError where some are missing and must not be, and for a CSV as `read_captions`, which
+    may speak of all `clips` of the folder."""
     if videos.captions is None:
-        found = {file: text.read_text(encoding="utf-8").strip() for file in files if (text := file.with_suffix(".txt")).is_file()}
+        found = {file: read_text(text).strip() for file in files if (text := file.with_suffix(".txt")).is_file()}
     else:
-        rows = _rows(existing(videos.captions))
-        found = {file: rows[key] for file in files for key in (file.stem, file.name) if key in rows}
+        said = read_captions(existing(videos.captions), [clip.name for clip in clips])
+        found = {file: said[file.name] for file in files if file.name in said}
     missing = [file.name for file in files if not found.get(file)]
     if missing and videos.missing == "refuse":
         named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -212,12 +213,3 @@ def _captions(videos: Videos, files: Sequence[Path]) -> dict[Path, str]:
         raise MediaError(f"{videos.path}: {len(missing)} of {len(files)} videos have no caption in {where}: {named}; "
                          "write them, or say missing: empty")  # fmt: skip
     return {file: found.get(file, "") for file in files}
-
-
-def _rows(path: Path) -> dict[str, str]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if not {"file", "prompt"} <= set(reader.fieldnames or ()):
-            has = ", ".join(reader.fieldnames or ()) or "nothing"
-            raise MediaError(f"{path}: captions are a CSV with the columns file and prompt; this one has {has}")
-        return {row["file"]: (row["prompt"] or "").strip() for row in reader}

@@ -26,7 +26,7 @@ from .document import Document, Problem, StudyError
 from .environment import context_of
 from .opening import opened
 from .plan import Chunk, Group, Plan, Task, make_plan
-from .source import Source, SourceError, open_source
+from .source import Source, SourceError, open_reference, open_source
 from .spec import Folder, Image, Images, Procedural, Study
 from .store import Part
 from .videos import Notify, Videos
@@ -274,23 +274,18 @@ def open_workbench(
     source = open_source(_located(study, document, problems), pipe.config["size"], pipe.config["frames"])
     measures, left_out = _measurable(measures, source)
     context = dict(context or context_of(device))
-    judges = None
+    judges: Source | None = None
     if study.reference not in ("auto", "data", "baseline"):
         try:
-            clips = Folder(kind="folder", path=study.find(Path(study.reference)))
-            judges = open_source(clips, pipe.config["size"], pipe.config["frames"])
+            clips = study.find(Path(study.reference))
+            judges = open_reference(clips, source, pipe.config["size"], pipe.config["frames"])
         except (MediaError, StudyError) as error:
             raise document.error([*problems, document.problem(("reference",), str(error))]) from None
-        if judges.n < source.n:
-            raise SourceError(
-                f"{study.reference} holds {judges.n} clips, but clip i is the reference of sample i and the "
-                f"study has {source.n} samples"
-            )
         context["measure"] = digest([context["measure"], judges.digest(range(source.n))])
     plan = make_plan(study, document, pipe, source, measures, context, problems)
     size = study.cache
     shared = StageCache(int(size.memory_gib * GIB), size.disk, int(size.disk_gib * GIB)) if study.share.cache else StageCache(0)
-    notes = [*source.notes, *left_out, *_notes_on_prompts(study, pipe, source)]
+    notes = [*source.notes, *(judges.notes if judges else ()), *left_out, *_notes_on_prompts(study, pipe, source)]
     spec = WorkbenchSpec(study.resolved(), device, load, resolve, study.home)
     return Workbench(study, plan, source, measures, shared, spec, judges=judges, notes=notes)
 
@@ -303,7 +298,7 @@ def _measures(
     for index, name in enumerate(study.metrics):
         try:
             (measure,) = resolve([name], device)
-        except LookupError as error:
+        except (LookupError, ValueError) as error:
             problems.append(document.problem(("metrics", index), str(error)))
             continue
         first, _ = found.setdefault(measure.key, (name, measure))

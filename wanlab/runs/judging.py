@@ -15,12 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from wanlab.data.media import MediaError, Size
+from wanlab.data.table import read_captions
 from wanlab.measure import Clips, available, info, resolve
 
 from .court import Court, some
 from .environment import pick_device
 from .found import Cache
-from .pairing import Item, Pairing, Reader, pair, read_prompts
+from .pairing import Item, Pairing, Reader, pair
 from .verdict import CurveFile, Verdict, save_values
 
 ARROWS = {True: "higher", False: "lower", None: ""}
@@ -109,7 +110,8 @@ def judge(request: Request, console: Console, errors: Console) -> Verdict:
     measures, said = _measures(request)
     pairing = pair(request.real, request.fake)
     _demand_pairs(pairing, measures)
-    prompts = read_prompts(request.prompts, pairing.items) if request.prompts is not None else {}
+    judged = [item.name for item in pairing.items if item.fake]
+    prompts = read_captions(request.prompts, judged, empty=False) if request.prompts is not None else {}
     errors.print(f"{len(pairing.items)} videos, {len(pairing.pairs)} pairs, paired {escape(pairing.how)}", highlight=False)
     reader = Reader(request.size, request.batch)
     files = _beside(request.out)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from wanlab.core.quote import quoted
 from wanlab.data.folder import Footage, MediaError, clip_files, load_video
 from wanlab.data.media import Size
-
-from .document import did_you_mean
 
 BATCH_BYTES = 256 * 2**20  # of both sides' frames together: a batch holds this much or a single pair
 
@@ -63,31 +59,6 @@ def pair(real: Path | None, fake: Path) -> Pairing:
     items.sort(key=lambda item: item.real is None)
     alone = {"fake": [item.name for item in items if item.real is None], "real": [item.name for item in rest]}
     return Pairing((*items, *rest), how, alone)
-
-
-def read_prompts(path: Path, items: Sequence[Item]) -> dict[str, str]:
-    """Name of a video that is judged -> its prompt, from a CSV file with the columns file and prompt; file: with suffix or without.
-
-    Raises:
-        ValueError: the file cannot be read, lacks a column, or names a video that is not there; the message says the line.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: prompts cannot be read: {error}") from None
-    if not rows or not {"file", "prompt"} <= set(rows[0]):
-        has = f"; this one has {quoted(', '.join(map(str, rows[0])))}" if rows else ""
-        raise ValueError(f"{path}: a file of prompts has the columns file, prompt and a row for each video{has}")
-    names = {known: item.name for item in items if item.fake for known in (item.fake.stem, item.name)}
-    prompts = {}
-    for line, row in enumerate(rows, 2):
-        if row["file"] not in names:
-            raise ValueError(f"{path}:{line}: no video {row['file']!r}{did_you_mean(str(row['file']), list(names))}")
-        if not row["prompt"]:
-            raise ValueError(f"{path}:{line}: {row['file']} has no prompt")
-        prompts[names[row["file"]]] = row["prompt"]
-    return prompts
 
 
 def _files(folder: Path) -> list[Path]:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wanlab.core.quote import quoted
+from wanlab.data.media import MediaError
+from wanlab.data.table import read_text, refuse, rows
 
 from .document import UNTOLD, did_you_mean
 
 COLUMNS = ("image", "prompt", "name", "last")
 LONGEST = 255  # letters of a name that are compared with others
-SHOWN = 12  # mistakes that one message lists
-
-
-class PairsError(ValueError):
-    """A list that cannot be used; the message names each line."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +32,18 @@ def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a .csv (with a header) or .jsonl file.
 
     Columns: image and last (relative to the list's folder unless absolute), prompt, name; last and name may be left out. Raises
-    PairsError with every line that is wrong: a missing file (and the nearest name), an unknown column, no image, a name that stands
+    MediaError with every line that is wrong: a missing file (and the nearest name), an unknown column, no image, a name that stands
     twice, a last frame in some lines alone.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file (UTF-8)"
-        raise PairsError(f"{path}: the list cannot be read: {reason}") from None
+    text = read_text(path)
     if path.suffix not in (".csv", ".jsonl"):
-        raise PairsError(f"{path}: a list of images ends in .csv or .jsonl")
+        raise MediaError(f"{path}: a list of images ends in .csv or .jsonl")
     wrong: list[str] = []
-    rows = list(_csv(text, wrong) if path.suffix == ".csv" else _jsonl(text, wrong))
+    found = list(_csv(text, wrong) if path.suffix == ".csv" else _jsonl(text, wrong))
     pairs: list[Pair] = []
     seen: dict[str, int] = {}
-    for number, row in rows:
+    for number, row in found:
         pair = _pair(row, number, path, wrong)
         if pair is None:
             continue
@@ -62,37 +54,22 @@ def read_pairs(path: Path) -> list[Pair]:
     lacking = [pair.name for pair in pairs if pair.last is None]
     if pairs and 0 < len(lacking) < len(pairs):
         wrong.append(f"1: a last frame stands in some lines and not in others, as {lacking[0]!r}")
-    if not rows and not wrong:
+    if not found and not wrong:
         wrong.append("1: no pair of image and prompt")
-    if wrong:
-        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        raise PairsError("\n".join([*(f"{path}:{line}" for line in wrong[:SHOWN]), *more]))
+    refuse(path, wrong)
     return pairs
 
 
-def _csv(text: str, wrong: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(text.splitlines(), restkey="", skipinitialspace=True)
-    try:
-        heads = [head.strip() for head in reader.fieldnames or []]
-    except csv.Error as error:
-        wrong.append(f"1: no CSV: {error}")
-        return
+def _csv(text: str, wrong: list[str]) -> Sequence[tuple[int, Mapping[str, Any]]]:
+    heads, found = rows(text, wrong)
     if wrong_head := _heads(heads):
         wrong.append(f"1: {wrong_head}")
-        return
-    reader.fieldnames = heads
-    try:
-        for row in reader:
-            if "" in row:
-                wrong.append(f"{reader.line_num}: more fields than the header has; a prompt with a comma stands in quotes")
-                continue
-            yield reader.line_num, row
-    except csv.Error as error:
-        wrong.append(f"{reader.line_num}: no CSV from here on: {error}")
+        return []
+    return found
 
 
 def _jsonl(text: str, wrong: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a prompt may hold other breaks of lines
         if not line.strip():
             continue
         try:

@@ -6,28 +6,23 @@ are; that is all a plan needs.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
-from wanlab.core.quote import quoted
 from wanlab.data.clip import Clips
+from wanlab.data.table import known_as, read_captions
 from wanlab.graph import digest, file_digest
 from wanlab.pipelines.inputs import sides
 
-from .document import did_you_mean
 from .environment import reading
-from .pairs import Pair, PairsError, read_pairs
+from .pairs import Pair, read_pairs
 from .spec import Folder, Image, Images, Procedural
 
-if TYPE_CHECKING:
-    from wanlab.data.folder import VideoFolder
-
-
+LISTED = 5  # names of files that a message shows
 LOOKED = 64  # pictures of a list that are read before a run, to tell what is done with them
 
 
@@ -67,6 +62,24 @@ def open_source(data: Procedural | Folder | Image | Images, size: int | tuple[in
     if isinstance(data, Images):
         return ImagesSource(data, size)
     return ImageSource(data, size)
+
+
+def open_reference(path: Path, source: Source, size: int | tuple[int, int], frames: int) -> FolderSource:
+    """The clips of a folder that the samples of `source` are judged against, in their order: of the same names, where the data is a
+    folder too and any agree; else clip i for sample i. Raises MediaError, and SourceError where that leaves a sample without its
+    clip, or could give it another's because one was left out."""
+    judges = FolderSource(Folder(kind="folder", path=path), size, frames)
+    if isinstance(source, FolderSource) and judges.follow(source.names):
+        return judges
+    for one in (judges, source):
+        if isinstance(one, FolderSource) and one.left_out:
+            named = "; ".join(f"{name}: {reason}" for name, reason in one.left_out.items())
+            why = "clip i is the reference of sample i, so none can be left out"
+            raise SourceError(f"{one.path}: {why} ({named}): mend it or remove it")
+    if judges.n < source.n:
+        raise SourceError(f"{path} holds {judges.n} clips, but clip i is the reference of sample i and the "
+                          f"study has {source.n} samples")  # fmt: skip
+    return judges
 
 
 class ProceduralSource:
@@ -116,7 +129,7 @@ class FolderSource:
 
         self._folder = VideoFolder(data.path, frames=frames, size=size, fps=data.fps)
         found = len(self._folder)
-        left_out = {**self._folder.corrupt, **self._folder.short}
+        self.left_out = left_out = {**self._folder.corrupt, **self._folder.short}
         self.notes = [f"{data.path}: {name} is left out: {reason}" for name, reason in left_out.items()]
         if data.n is not None and data.n > found:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
@@ -124,9 +137,32 @@ class FolderSource:
                 f"{data.path} holds {found} clips of {frames} frames, the study asks for {data.n}"
                 + (f" (left out: {reasons})" if reasons else "")
             )
-        self.n, self._key = data.n or found, [size, frames, data.fps, reading()]
-        self._captions = _read_captions(data.captions, self._folder) if data.captions is not None else {}
+        self.path, self.n, self._key = data.path, data.n or found, [size, frames, data.fps, reading()]
+        names = (*self._folder.names, *left_out)
+        self._captions = read_captions(data.captions, names) if data.captions is not None else {}
         self._digests: dict[int, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The files of the rows."""
+        return self._folder.names[: self.n]
+
+    def follow(self, names: Sequence[str]) -> bool:
+        """Take the clips that these files are called by (a suffix may differ) as the rows; False, and nothing, where none is.
+        Raises SourceError, naming those that have no clip here, or more than one."""
+        known = known_as(self._folder.names)
+        found = [known.get(name) or known.get(Path(name).stem, []) for name in names]
+        stems = {Path(name).stem for name in names}
+        if not any(found) and not any(Path(name).stem in stems for name in self.left_out):
+            return False
+        if lacking := [name for name, clips in zip(names, found) if len(clips) != 1]:
+            more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
+            told = "".join(f"; {name} is left out: {reason}" for name, reason in self.left_out.items() if Path(name).stem in stems)
+            raise SourceError(f"{self.path} has no clip, or no single one, for {', '.join(lacking[:LISTED])}{more}{told}")
+        files = dict(zip(self._folder.names, self._folder.files))
+        self._folder.files[:] = [files[clip] for (clip,) in found]
+        self.n = len(names)
+        return True
 
     def prompts(self, indices: Sequence[int]) -> list[str]:
         """See Source."""
@@ -186,10 +222,7 @@ class ImagesSource:
     fields = frozenset({"image"})
 
     def __init__(self, data: Images, size: int | tuple[int, int]):
-        try:
-            pairs = read_pairs(data.path)
-        except PairsError as error:
-            raise SourceError(str(error)) from None
+        pairs = read_pairs(data.path)
         if data.n is not None and data.n > len(pairs):
             raise SourceError(f"{data.path} holds {len(pairs)} pairs, the study asks for {data.n}")
         self._pairs, self._size, self._reading = pairs[: data.n], size, reading()
@@ -239,29 +272,6 @@ def clip_digest(path: Path) -> str:
     if path.is_file():
         return file_digest(path)
     return digest([(frame.name, file_digest(frame)) for frame in sorted(path.iterdir()) if frame.is_file()])
-
-
-def _read_captions(path: Path, folder: VideoFolder) -> dict[str, str]:
-    """Name of a clip -> prompt, from a CSV with the columns file (with suffix or without) and prompt. Raises SourceError, naming
-    the line."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            heads = [str(head) for head in reader.fieldnames or []]
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path}: captions cannot be read: {error}") from None
-    if rows and not {"file", "prompt"} <= set(heads):
-        raise SourceError(f"{path}: a captions file has the columns file, prompt; this one has {quoted(', '.join(heads))}")
-    known = {said: name for name in (*folder.names, *folder.corrupt, *folder.short) for said in (Path(name).stem, name)}
-    for number, row in rows:
-        if None in row:
-            raise SourceError(f"{path}:{number}: more fields than columns; a prompt with a comma stands in quotes")
-        if row["prompt"] is None:
-            raise SourceError(f"{path}:{number}: no prompt: the line ends before it")
-        if row["file"] not in known:
-            raise SourceError(f"{path}:{number}: no clip {quoted(row['file'])}{did_you_mean(row['file'], known)}")
-    return {known[row["file"]]: row["prompt"] for _, row in rows}
 
 
 def _printable(name: str) -> str:
