@@ -125,3 +125,10 @@ def test_one_pixel_grows_to_any_size(tmp_path: Path) -> None:
     assert read_image(tmp_path / "dot.png", 32).min() > 0.99
     with pytest.raises(ValueError, match="not positive"):
         read_image(tmp_path / "dot.png", 0)
+
+
+def test_integers_of_32_bits_are_refused(tmp_path: Path) -> None:
+    """Nothing says which of their values is white; they were read as white throughout."""
+    Image.fromarray(np.full((4, 4), 3_000_000, np.int32)).save(tmp_path / "deep.tif")
+    with pytest.raises(MediaError, match=r"deep.tif: .*32-bit integers.*8 or 16 bits"):
+        load_image(tmp_path / "deep.tif")

@@ -208,3 +208,10 @@ def test_what_a_pixel_format_loses_is_noted(tmp_path: Path, form: str, codec: st
     assert found.notes == ((note,) if note else ()) and found.fps == 12
     assert found.video.shape == (3, 3, 32, 32)
     assert found.video.mean((1, 2, 3)).mul(255).tolist() == pytest.approx([40, 120, 200], abs=4)
+
+
+@pytest.mark.parametrize("fps", [float("inf"), float("nan"), 1e300, 1e-300, 0, -8])
+def test_a_rate_that_no_file_has_is_refused(tmp_path: Path, fps: float) -> None:
+    with pytest.raises(ValueError, match=r"a video has from 0.1 to 1,000 frames per second"):
+        write_video(tmp_path / "x.mp4", counting(2), fps=fps)
+    assert not list(tmp_path.iterdir())

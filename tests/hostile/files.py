@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from tests.hostile.media import damaged
 from tests.hostile.studies import ODD
+from wanlab.graph import file_digest
 
 WHOLE = save({"weight": torch.ones(3, 2), "bias": torch.zeros(2)})
 HEAD = json.loads(WHOLE[8 : 8 + struct.unpack("<Q", WHOLE[:8])[0]])
@@ -96,16 +97,28 @@ def harms(root: Path) -> st.SearchStrategy[list[Harm]]:
     """What may have happened to a run folder."""
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
     names += ["cells", "report", "reference", "study.yaml", "environment.json", "attempts.jsonl", ".lock"]
-    what = st.sampled_from(["cut", "change", "remove", "text", "folder", "file", "link", "lines"])
+    written = ["cut", "change", "cut, restated", "change, restated", "text", "lines"]
+    what = st.sampled_from([*written, "remove", "folder", "file", "link"])
     text = st.sampled_from(
         ["", "5", "null", "[]", "{}", "a: [", '{"chunk": 1}', "&a [*a]", "\0", "[" * 3000, '{"state": "ok", "chunk": "x"}', "!!x y"]
     )
     return st.lists(st.tuples(st.sampled_from(names), what, st.tuples(st.integers(0, 2000), text)), min_size=1, max_size=2)
 
 
+def restate(mark: Path, path: Path) -> None:
+    """Let DONE, where it can still be read, state the checksum that the file beside it has now."""
+    try:
+        sums = json.loads(mark.read_text())
+    except ValueError:
+        return
+    if isinstance(sums, dict):
+        mark.write_text(json.dumps(sums | {path.name: file_digest(path)}))
+
+
 def harm(root: Path, outside: Path, done: Harm) -> None:
-    """Do to a folder what a harm says. `outside` is where links lead."""
-    name, what, (at, text) = done
+    """Do to a folder what a harm says. `outside` is where links lead; restated: DONE has the new checksum."""
+    name, said, (at, text) = done
+    what, _, restated = said.partition(", ")
     path = root / name
     if not path.parent.is_dir() or not path.parent.resolve().is_relative_to(root.resolve()):
         return  # an earlier harm took its folder away, or made it a link
@@ -127,3 +140,5 @@ def harm(root: Path, outside: Path, done: Harm) -> None:
             path.write_bytes(
                 {"cut": data[:place], "change": data[:place] + b"\xff" + data[place + 1 :], "text": text.encode()}[what]
             )
+        if restated and (done_file := path.parent / "DONE").is_file() and not done_file.is_symlink() and path != done_file:
+            restate(done_file, path)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from tests.hostile.cases import answer, every, full
-from tests.hostile.files import Harm, harm, harms
+from tests.hostile.files import Harm, harm, harms, restate
 from tests.runs.toy import Toy, load_toy, resolve_toy
 from wanlab.graph import file_digest
 from wanlab.runs import cell, environment, source
@@ -163,3 +163,44 @@ def test_lines_of_a_log_that_say_nothing_do_not_stop_a_run(tmp_path: Path, go: C
     for done in root.glob("cells/baseline-*/DONE"):
         done.unlink()
     assert go(root)[1].done == ["baseline"] and report_study(root, resolve=resolve_toy).exists()
+
+
+def rewritten(root: Path, name: str, change: Callable[[Path], None]) -> None:
+    """Change a file of the baseline, and DONE so that it states the new checksum: what whoever makes run folders can do."""
+    [home] = root.glob("cells/baseline-*")
+    change(home / name)
+    restate(home / "DONE", home / name)
+
+
+def column(name: str, value: object) -> Callable[[Path], None]:
+    """Give every row of a table this value in a column."""
+
+    def change(path: Path) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(path)
+        pyarrow.parquet.write_table(table.set_column(table.column_names.index(name), name, [[value] * len(table)]), path)
+
+    return change
+
+
+@pytest.mark.parametrize(("name", "value"), [("index", 77), ("index", "x"), ("metric", "flicker"), ("prompt", None), ("value", "x"),
+                                             ("seed", -1)])  # fmt: skip
+def test_rows_that_do_not_fit_are_told_though_the_checksum_does(name: str, value: object, tmp_path: Path, go: Callable) -> None:
+    root = go(tmp_path / "out")[0]
+    rewritten(root, "samples.parquet", column(name, value))
+    if name == "prompt":
+        assert report_study(root, resolve=resolve_toy).exists()
+        return
+    with pytest.raises(RunFolderError, match=r"samples.parquet is damaged, or of another version \(.*makes this cell again"):
+        report_study(root, resolve=resolve_toy)
+
+
+def test_a_damaged_cell_of_other_code_stops_no_later_run(tmp_path: Path, go: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = go(tmp_path / "out")[0]
+    for module in (cell, environment):
+        monkeypatch.setattr(module, "context_of", lambda device: {"generate": "new", "measure": "new"})
+    for path in root.glob("cells/baseline-*/cell.yaml"):
+        path.write_text("[")
+    assert set(go(root)[1].done) == {"baseline", ".x.party"}

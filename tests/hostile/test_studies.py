@@ -11,12 +11,22 @@ from tests.hostile.cases import answer, every, full, within
 from tests.hostile.studies import PLAIN, settings_given, studies
 from tests.runs.test_spec import GOOD
 from wanlab.runs.document import LARGEST, StudyError, parse, read
+from wanlab.runs.outline import load_outline, workload
 from wanlab.runs.reading import parse_study
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @full
 def test_study_files(whole: bool) -> None:
-    every("study files", whole, studies(), lambda text: answer(lambda: parse_study(text), StudyError))
+    outline = load_outline(ROOT / "experiments" / "scale" / "wan14b.outline.yaml")
+
+    def plan(text: str) -> object:
+        """The study, and what it would take on an outline that knows few of its names."""
+        study, document = parse_study(text)
+        return workload(study, document, outline, outline.device("h200"), 4)
+
+    every("study files", whole, studies(), lambda text: answer(lambda: plan(text), StudyError))
 
 
 @full
@@ -37,6 +47,20 @@ def refused(text: str, *sets: str) -> str:
 )
 def test_tags_are_refused_where_they_stand(tagged: str) -> None:
     assert "(text):8:8: (file): a tag (!...) is not read here" in refused(GOOD + f"title: {tagged}\n")
+
+
+def test_many_seeds_are_looked_through_at_once() -> None:
+    seeds = ", ".join(map(str, range(100_000)))
+    assert len(parse_study(GOOD + f"seeds: [{seeds}]\n")[0].seeds) == 100_000
+    assert "seeds.100000: 7 stands twice" in refused(GOOD + f"seeds: [{seeds}, 7]\n")
+
+
+@pytest.mark.parametrize(("more", "expected"), [
+    ("report: {fps: 1.0e+300}\n", "report.fps"), ("report: {fps: 1.0e-300}\n", "report.fps"),
+    ("report: {fps: .nan}\n", "report.fps"), ("pipeline: {name: wan2.1-t2v-1.3b, frames: 1000000001}\n", "pipeline.frames"),
+])  # fmt: skip
+def test_sizes_that_nobody_means_are_refused(more: str, expected: str) -> None:
+    assert expected in refused(GOOD + more)
 
 
 def test_a_word_with_an_exclamation_mark_and_a_date_are_words() -> None:

@@ -10,8 +10,10 @@ import torch
 from tests.hostile.cases import answer, every, full
 from tests.hostile.studies import TRAININGS, trainings
 from wanlab.nn.vgg import FILES
+from wanlab.pipelines.load import PRESETS
 from wanlab.runs.document import parse
 from wanlab.training import cascade, judges
+from wanlab.training.ablation import retraining
 
 
 @full
@@ -25,7 +27,19 @@ def test_training_files(whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyP
             return data
         return judges.demand(data) if data.get("kind") == "judges" else cascade.planned(data, tmp_path / "out")
 
-    every("training files", whole, trainings(), lambda text: answer(lambda: plan(text), ValueError))
+    def ask(text: str) -> object:
+        """The same file as the recipe of a cell in a study."""
+        data = parse(text).data
+        if not isinstance(data, dict) or data.get("kind") != "cascade":
+            return data
+        cascade.planned(data, tmp_path / "out")
+        return retraining(PRESETS / "tiny", "detail.no_gan", data)
+
+    def case(text: str) -> None:
+        answer(lambda: plan(text), ValueError)
+        answer(lambda: ask(text), ValueError, LookupError)
+
+    every("training files", whole, trainings(), case)
     assert not any(tmp_path.iterdir())
 
 

@@ -24,7 +24,7 @@ from wanlab.runs.reading import parse_study
 from wanlab.runs.report.cost import seconds_per_sample
 from wanlab.runs.report.figures import draw, selected, span_of
 from wanlab.runs.report.numbers import decimals, in_order, ranked, shown
-from wanlab.runs.report.page import render
+from wanlab.runs.report.page import _how, render
 from wanlab.runs.report.tables import escape, tex, wide_csv
 from wanlab.runs.stats import Result
 from wanlab.runs.store import CellFolder, RunFolder
@@ -389,3 +389,12 @@ def test_metrics_that_share_a_name_before_the_bracket_stay_apart(study_and_cells
 def test_a_report_of_what_is_not_measured_is_refused() -> None:
     with pytest.raises(StudyError, match=r"15:50: report.metrics.1: this study does not measure 'fliker' \(did you mean 'flicker'"):
         parse_study(GRID.replace("metrics: psnr}", "metrics: [psnr, fliker]}"))
+
+
+def test_a_trained_variant_is_removed_from_the_start_only_if_it_lacks_something() -> None:
+    train = {"less": "{part: detail.no_gan}", "alike": "{part: align.temporal_attention}",
+             "light": "{part: detail.gan, set: {lam: 0.0}}"}  # fmt: skip
+    cells = "".join(f"  {name}: {{train: {what}, pairs_with: text}}\n" for name, what in train.items())
+    study, _ = parse_study(STUDY.replace("  detail:", cells + "  detail:", 1))
+    assert [_how(study, name) for name in (*train, "text")] == ["removed from the start", "", "removed from the start",
+                                                                "removed at inference"]  # fmt: skip

@@ -14,6 +14,7 @@ from wanlab.runs.document import StudyError
 from wanlab.runs.outline import load_outline, workload
 from wanlab.runs.reading import load_study, parse_study
 from wanlab.runs.scale import _jobs_of, scale_of_outline, scale_of_plan
+from wanlab.runs.schedule import Job, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTLINE = """
@@ -100,6 +101,28 @@ def test_mistakes_in_an_outline(outline: Path) -> None:
 
 
 FORKED = TOY.replace("  both:", "  late: {ablate: generator, window: '2:'}\n  both:")
+
+
+@pytest.mark.parametrize(("old", "new"), [("text: 1,", "text: .inf,"), ("text: 1,", "text: .nan,"), ("text: 1,", "text: -1,"),
+                                          ("steps: 8", "steps: 1000000000"), ("state_gib: 2", "state_gib: .inf"),
+                                          ("start: 3", "start: 1.0e+300")])  # fmt: skip
+def test_figures_of_an_outline_that_nothing_can_have(old: str, new: str, outline: Path) -> None:
+    outline.write_text(OUTLINE.replace(old, new))
+    with pytest.raises(StudyError, match=r"outline.yaml:\d+:\d+: "):
+        load_outline(outline)
+
+
+def test_more_workers_than_jobs_take_no_longer_to_plan() -> None:
+    jobs = [Job("a", 1.0), Job("b", 2.0), Job("c", 1.0, needs=(0, 1))]
+    assert simulate(jobs, 10**9).wall == simulate(jobs, 3).wall == 3.0
+
+
+@pytest.mark.parametrize("edit", ["{kind: zero}", "{kind: zero, at: dit.x, steps: x}", "{kind: zero, at: dit.x, steps: {}}"])
+def test_an_edit_that_says_no_place_is_told_where_it_stands(edit: str, outline: Path) -> None:
+    study, document = parse_study(STUDY.replace("{kind: bypass, at: dit.x, steps: \"6:\"}", edit), name="s.yaml")
+    stated = load_outline(outline)
+    with pytest.raises(StudyError, match=r"s.yaml:12:\d+: cells.same.edits"):
+        workload(study, document, stated, stated.device(None), 2)
 
 
 @pytest.mark.parametrize("text", [TOY, FORKED, FORKED + "share: {pack: 3}\n", TOY + "share: {cache: false}\n"])

@@ -118,6 +118,14 @@ def test_mistakes_in_trainings(train: dict, expected: str, tiny: Cascade) -> Non
         training_of(Train(**train), tiny, parse_study(STUDY)[0])
 
 
+@pytest.mark.parametrize("text", ["base: 5", "variants: [1]", "detail: [1]", "detail: {no_gan: 5}", "base: {ships: [1]}",
+                                  "variants: {a: {ships: [1]}}", "detale: {}"])  # fmt: skip
+def test_a_recipe_file_is_held_to_what_training_holds_it_to(text: str, tiny: Cascade, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f"kind: cascade\n{text}\n")
+    with pytest.raises(ValueError, match=text.partition(":")[0]):
+        training_of(Train(part="detail.no_gan", recipe=tmp_path / "r.yaml"), tiny, parse_study(STUDY)[0])
+
+
 def test_the_recipe_of_the_weights_and_of_the_file_are_one() -> None:
     from wanlab.runs.document import read
 

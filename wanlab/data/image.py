@@ -72,7 +72,7 @@ def _formats() -> tuple[str, ...]:
 def pixels(image: Image.Image, notes: list[str]) -> np.ndarray:
     """An open image as `h w 3` float32 in [0, 1], RGB and upright; `notes` takes what had to be decided.
 
-    Raises ValueError for floating-point values outside [0, 1].
+    Raises ValueError for floating-point values outside [0, 1], and for integers of 32 bits, of which nothing says which is white.
     """
     if (count := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"{count} frames: the first was taken")
@@ -83,6 +83,8 @@ def pixels(image: Image.Image, notes: list[str]) -> np.ndarray:
     upright = ImageOps.exif_transpose(image)
     if upright.size != image.size or image.getexif().get(0x0112, 1) != 1:
         notes.append("turned upright as its EXIF orientation says")
+    if upright.mode == "I" and image.format != "PNG":  # older Pillow opens a PNG of 16 bits so
+        raise ValueError("32-bit integers, of which nothing says which value is white; save it with 8 or 16 bits")
     if upright.mode.startswith("I"):
         notes.append("16-bit grey")
         return _grey(np.asarray(upright, np.float32) / 65535)

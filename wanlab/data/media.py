@@ -14,6 +14,7 @@ IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .gif".split())
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .gif".split())
 
 LARGEST = 100_000_000  # pixels of a picture or of a frame: 1.2 GB as numbers
+RATES = (0.1, 1000.0)  # frames per second of a file that is written
 
 Size = int | tuple[int, int] | None
 
@@ -36,6 +37,12 @@ def existing(path: str | Path) -> Path:
     near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else f"; nothing in {folder} has a similar name"
     raise MediaError(f"{path}: no such file{hint}")
+
+
+def demand_rate(fps: float) -> None:
+    """Raise ValueError for frames per second that no file is written with."""
+    if not RATES[0] <= fps <= RATES[1]:
+        raise ValueError(f"fps {fps:g}: a video has from {RATES[0]:g} to {RATES[1]:,.0f} frames per second")
 
 
 def fit(images: Tensor, size: Size, at: tuple[float, float] = (0.5, 0.5)) -> Tensor:

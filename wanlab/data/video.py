@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from wanlab.data.image import load_image
-from wanlab.data.media import IMAGE_SUFFIXES, LARGEST, MediaError, Size, existing, fit
+from wanlab.data.media import IMAGE_SUFFIXES, LARGEST, MediaError, Size, demand_rate, existing, fit
 
 _CRF = 16  # visually without loss; metrics are computed from tensors, not from files
 
@@ -231,9 +231,10 @@ def write_video(path: str | Path, video: Tensor, fps: float = 8, lossless: bool 
 
     The file appears complete or not at all. yuv420p plays everywhere and needs even sides: an odd one is padded by
     repeating its last row or column. lossless: RGB at crf 0, any size, exact in 8 bits, for players that know it.
-    Raises ValueError for another shape, no frames, or values that are not finite; OSError, with the path,
-    where the file cannot be written.
+    Raises ValueError for another shape, no frames, values that are not finite, or fps outside of `RATES`; OSError, with the
+    path, where the file cannot be written.
     """
+    demand_rate(fps)
     if video.ndim != 4 or video.shape[1] != 3 or not video.shape[0]:
         raise ValueError(f"write_video: a video is f c h w with c = 3 and f >= 1, not {tuple(video.shape)}")
     if not torch.isfinite(video).all():

@@ -58,9 +58,15 @@ def device_class(device: str) -> str:
     return torch.cuda.get_device_name(device) if kind == "cuda" else kind
 
 
+THREADS = 1024  # of a task; torch ends the process where the system gives no more
+
+
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Within the block torch computes with so many threads on the CPU; None: as it does by itself."""
+    """Within the block torch computes with so many threads on the CPU; None: as it does by itself. Raises ValueError for a number
+    that no machine has."""
+    if count is not None and not 1 <= count <= THREADS:
+        raise ValueError(f"{count:,} threads of a task: from 1 to {THREADS:,}")
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from wanlab.core import LedgerError, edit_from_dict
 from wanlab.core.quote import quoted
 from wanlab.data.folder import write_video
+from wanlab.data.media import demand_rate
 from wanlab.diffusion.sampler import UNCOND
 from wanlab.pipelines.cascade import Cascade
 from wanlab.pipelines.inputs import sides
@@ -94,6 +95,7 @@ def generate(
 
     Raises LedgerError, after the files are written, where the edits did not fire as expected.
     """
+    demand_rate(file["fps"])
     fault: LedgerError | None = None
     try:
         result = pipe.generate(None if picture is None else picture.image, prompt, edits=list(edits), **settings)

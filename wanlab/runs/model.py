@@ -33,7 +33,7 @@ class Model(Part):
     size: int | Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
         None, description="height and width of the video, multiples of 16"
     )
-    frames: int | None = Field(None, ge=1, description="4n + 1")
+    frames: int | None = Field(None, ge=1, le=10_001, description="4n + 1")
     scheduler: Literal["unipc", "euler"] | None = None
     shift: float | None = Field(None, gt=0, description="of the noise levels")
 

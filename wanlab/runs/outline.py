@@ -20,52 +20,49 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from wanlab.core import Select
 from wanlab.core.index import holds
 from wanlab.graph import digest
+from wanlab.pipelines.request import STEPS
 
 from .document import Document, Problem, StudyError, did_you_mean, read
+from .part import Part
 from .schedule import Job
 from .spec import Study
 
 METRICS = "metrics"
+Amount = Annotated[float, Field(ge=0, le=1e9)]  # seconds or GiB: 30 years, a million disks
 
 
-class Stated(BaseModel):
-    """A mapping of an outline."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StatedNode(Stated):
+class StatedNode(Part):
     """One node: what it reads of other nodes and of a request, whether it runs in steps, and how large its output is."""
 
     inputs: list[str] = Field(default_factory=list)
     reads: list[str] = Field(default_factory=list)
     stages: list[str] = Field(default_factory=list)
     steps: bool = False
-    gib: float = Field(0.0, ge=0)
-    state_gib: float = Field(0.0, ge=0)
+    gib: Amount = 0.0
+    state_gib: Amount = 0.0
 
 
-class StatedDevice(Stated):
+class StatedDevice(Part):
     """Seconds of every node for one sample on one device, of `metrics` too, and what moving data costs."""
 
-    seconds: dict[str, float]
-    start: float = Field(0.0, ge=0)
-    cache_gib_per_second: float = Field(0.0, ge=0)
+    seconds: dict[str, Amount]
+    start: Amount = 0.0
+    cache_gib_per_second: Amount = 0.0
 
 
-class Outline(Stated):
+class Outline(Part):
     """A pipeline as stated figures. `nodes` stand after their inputs; the last one makes the video."""
 
     name: str
     says: str
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=STEPS)
     guidance: float = Field(ge=0)
     components: dict[str, str] = Field(default_factory=dict)
     devices: dict[str, StatedDevice] = Field(min_length=1)
@@ -176,7 +173,11 @@ def _acts(study: Study, document: Document, outline: Outline) -> dict[str, Acts]
             if node := owner(owners, stage, ("cells", name, "swap", stage), "stage"):
                 acts[node].append((digest(["swap", stage, variant]), None))
         for index, edit in enumerate(cell.edits):
-            select = Select(str(edit.get("at", "")), steps=edit.get("steps"))
+            try:
+                select = Select(str(edit.get("at", "")), steps=edit.get("steps"))
+            except (TypeError, ValueError) as error:
+                problems.append(document.problem(("cells", name, "edits", index), str(error)))
+                continue
             node = owner(owners, select.at.split(".")[0], ("cells", name, "edits", index), "stage for the site")
             if node:
                 content = {**edit, "at": select.at, "steps": None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,13 @@ def validate(document: Document, sets: Sequence[str] = ()) -> tuple[Study, Docum
 def _doubles(document: Document) -> Iterable[Problem]:
     """Seeds and metrics that stand twice."""
     for field in ("seeds", "metrics"):
-        values = document.data.get(field)
+        values, seen = document.data.get(field), set[Hashable]()
         for index, value in enumerate(values if isinstance(values, list) else []):
-            if value in values[:index]:
+            if not isinstance(value, Hashable):     # of a wrong form, which is told elsewhere
+                continue
+            if value in seen:
                 yield document.problem((field, index), f"{value!r} stands twice")
+            seen.add(value)
 
 
 CELLS: TypeAdapter[dict[str, Cell]] = TypeAdapter(dict[str, Cell])

@@ -87,7 +87,7 @@ def simulate(jobs: Sequence[Job], workers: int, gib_per_second: float = 0.0, sta
         for needed in set(job.needs):
             users[needed].append(number)
     ready = [number for number in range(len(jobs)) if not waiting[number]]  # sorted, and so a heap
-    idle = dict.fromkeys(range(workers))  # in the order in which they became free
+    idle = dict.fromkeys(range(min(workers, len(jobs))))  # in the order in which they became free; more than jobs would stay so
     running: list[tuple[float, int, int]] = []
     maker, last, readers = [-1] * len(jobs), [-1] * len(jobs), [len(row) for row in users]
     clock, moving, read, written, held, peak, end = start, 0.0, 0.0, 0.0, 0.0, 0.0, -1

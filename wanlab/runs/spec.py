@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
+from wanlab.data.media import RATES
 from wanlab.graph import GIB, digest
 from wanlab.pipelines.request import STEPS
 
@@ -83,7 +84,7 @@ class Folder(Part):
     path: Path
     captions: Path | None = Field(None, description="CSV with the columns file, prompt; without: empty prompts")
     n: int | None = Field(None, ge=1, description="the first n clips; without: all")
-    fps: float | None = Field(None, gt=0, description="resample to this rate; without: the clip's own")
+    fps: float | None = Field(None, ge=RATES[0], le=RATES[1], description="resample to this rate; without: the clip's own")
 
 
 class Image(Part):
@@ -218,7 +219,7 @@ class Report(Part):
 
     videos: int = Field(6, ge=0, description="samples shown as videos and film strips")
     budget_mb: float = Field(12.0, gt=0, description="bytes of video inside report.html; links beyond")
-    fps: float = Field(8.0, gt=0)
+    fps: float = Field(8.0, ge=RATES[0], le=RATES[1])
     metrics: Names | None = Field(None, description="metrics in table.tex and in the figures; without: all")
     figures: list[Figure] | None = Field(None, description="without: all that the study has something to show in")
     width: Inches = Field(5.5, gt=1, le=30, description="of figures and tables: inches, or the name of a venue")

@@ -179,7 +179,7 @@ class CellFolder:
 
     def description(self) -> dict[str, Any]:
         """What cell.yaml says. Raises RunFolderError where it is damaged, as `samples` and `features` do."""
-        with self._whole("cell.yaml"):
+        with self.whole("cell.yaml"):
             said: dict[str, Any] = from_yaml(self.root / "cell.yaml")
             _demand(said, {"name": str, "metrics": dict, "weights": dict, "sampler": dict})
         return said
@@ -188,22 +188,22 @@ class CellFolder:
         """The columns of samples.parquet: index, unit, prompt, seed, metric, value; one row per sample and metric."""
         import pyarrow.parquet
 
-        with self._whole("samples.parquet"):
+        with self.whole("samples.parquet"):
             columns: dict[str, list[Any]] = pyarrow.parquet.read_table(self.root / "samples.parquet").to_pydict()
             _demand(columns, dict.fromkeys(COLUMNS, list))
         return columns
 
     def features(self) -> dict[str, torch.Tensor]:
         """Per-sample features of the set metrics, with `index` and `seed` of their rows."""
-        with self._whole("features.safetensors"):
+        with self.whole("features.safetensors"):
             with safe_open(self.root / "features.safetensors", framework="pt") as file:
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             _demand(found, {"index": torch.Tensor, "seed": torch.Tensor})
         return found
 
     @contextlib.contextmanager
-    def _whole(self, name: str) -> Iterator[None]:
-        """Say of a file that cannot be read within the block what helps."""
+    def whole(self, name: str) -> Iterator[None]:
+        """Say of a file that cannot be read within the block, or whose rows do not fit, what helps. Raises RunFolderError."""
         try:
             yield
         except (StudyError, SafetensorError, ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
@@ -261,8 +261,10 @@ class RunFolder:
 
     def outdated(self) -> list[str]:
         """The cells that earlier runs have finished and the last one has not."""
-        mine = self.cells()
-        before = {cell.description()["name"] for cell in self.finished()}
+        mine, before = self.cells(), set()
+        for cell in self.finished():
+            with contextlib.suppress(RunFolderError):  # a damaged one, which nobody reads: who needs it makes it again
+                before.add(cell.description()["name"])
         return [name for name in self.study().cells if name in before and name not in mine]
 
     def environment(self) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def results_of(study: Study, cells: dict[str, CellFolder], measures: Sequence[An
     names = next(iter(cells.values())).description()["metrics"]
     measures = [_renamed(measure, names[measure.key]) for measure in measures if measure.key in names]
     resampler = Resampler(study.stats.resamples, study.stats.confidence, study.stats.seed)
-    scores = {name: scores_of(cell) for name, cell in cells.items()}
+    scores = {name: scores_of(cell, measures) for name, cell in cells.items()}
     kinds = {name: study.cells[name] for name in cells}
     placebos = {name: cell.pairs_with or f"({', '.join(cell.placebo.of)})" for name, cell in kinds.items() if cell.placebo}
     said = study.stats.family
@@ -166,16 +166,22 @@ def _renamed(measure: Any, name: str) -> Any:
     return other
 
 
-def scores_of(cell: CellFolder) -> Scores:
-    """What a finished cell measured."""
+def scores_of(cell: CellFolder, measures: Sequence[Any] = ()) -> Scores:
+    """What a finished cell measured. Raises RunFolderError where its rows do not fit each other, or lack one of `measures`."""
     import numpy as np
 
     features = cell.features()
-    index, seed = features.pop("index").numpy(), features.pop("seed").numpy()
-    place = {(int(i), int(s)): row for row, (i, s) in enumerate(zip(index, seed))}
+    with cell.whole("features.safetensors"):
+        index, seed = features.pop("index").numpy(), features.pop("seed").numpy()
+        if index.ndim != 1 or {len(seed), *map(len, features.values())} - {len(index)}:
+            raise ValueError("it does not have a row for each sample")
+        place = {(int(i), int(s)): row for row, (i, s) in enumerate(zip(index, seed))}
     table = cell.samples()
     values: dict[str, np.ndarray] = {}
-    for i, s, metric, value in zip(table["index"], table["seed"], table["metric"], table["value"]):
-        column = values.setdefault(metric, np.full(len(index), np.nan))
-        column[place[i, s]] = np.nan if value is None else value
+    with cell.whole("samples.parquet"):
+        for i, s, metric, value in zip(table["index"], table["seed"], table["metric"], table["value"]):
+            column = values.setdefault(metric, np.full(len(index), np.nan))
+            column[place[i, s]] = np.nan if value is None else value
+        if lacking := [one.name for one in measures if one.kind != "set" and one.name not in values]:
+            raise ValueError(f"it has no {', '.join(lacking)}")
     return Scores(index, seed, values, features)

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from wanlab.pipelines.load import WeightsError, adopt
 from wanlab.training.ablation import FAILED, Retraining, retraining
+from wanlab.training.cascade import planned
 
 from .document import read
 from .progress import TrainingMonitor
@@ -60,7 +61,8 @@ class Untrained:
 def training_of(train: Train, pipe: Any, study: Study) -> Retraining:
     """The training that a cell of the study asks for.
 
-    Raises LookupError and ValueError as `retraining`; StudyError for a recipe file that is broken or nowhere.
+    Raises LookupError and ValueError as `retraining`, and ValueError for what `wanlab train` would refuse of the file; StudyError
+    for a recipe file that is broken or nowhere.
     """
     folder = getattr(pipe, "folder", None)
     if folder is None:
@@ -68,6 +70,8 @@ def training_of(train: Train, pipe: Any, study: Study) -> Retraining:
     given = None if train.recipe is None else read(study.find(train.recipe)).data
     if given is not None and (not isinstance(given, dict) or given.get("kind") != "cascade"):
         raise ValueError(f"{train.recipe}: a training file of kind: cascade is wanted")
+    if given is not None:
+        planned({key: value for key, value in given.items() if key != "machine"}, study.cache.trainings)
     return retraining(Path(folder), train.part, given, train.set, train.seed)
 
 

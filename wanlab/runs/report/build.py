@@ -46,6 +46,8 @@ def clips_of(folder: RunFolder, study: Study, cells: Mapping[str, CellFolder], o
 
 
 def prompts_of(study: Study, cells: Mapping[str, CellFolder]) -> dict[str, str]:
-    """Sample (the stem of its video file) -> prompt."""
-    table = next(iter(cells.values())).samples()
-    return {f"{index:04d}": prompt for index, prompt in zip(table["index"], table["prompt"]) if index < study.report.videos}
+    """Sample (the stem of its video file) -> prompt. Raises RunFolderError where the rows make no sense."""
+    cell = next(iter(cells.values()))
+    table = cell.samples()
+    with cell.whole("samples.parquet"):
+        return {f"{index:04d}": prompt for index, prompt in zip(table["index"], table["prompt"]) if index < study.report.videos}

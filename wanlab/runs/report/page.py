@@ -171,7 +171,8 @@ def _pairs(study: Study, table: Mapping[str, Mapping[str, Result]], metrics: Seq
 def _how(study: Study, name: str) -> str:
     """Since when a cell lacks what it lacks; nothing for a variant that is another, not a lesser one."""
     cell = study.cells[name]
-    if cell.train or any(variant == "none" or variant.startswith("no_") for variant in cell.swap.values()):
+    trained = cell.train is not None and (cell.train.part.partition(".")[2].startswith("no_") or cell.train.set.get("lam") == 0)
+    if trained or any(variant == "none" or variant.startswith("no_") for variant in cell.swap.values()):
         return "removed from the start"
     return "removed at inference" if cell.ablate or cell.edits else ""
 
