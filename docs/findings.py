@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas
 import torch
+from einops import repeat
 
 import wanlab
 from docs import readings
@@ -133,8 +134,9 @@ def draw_paths(table: pandas.DataFrame) -> Any:
 # ------------------------------------------------------------------------------------------------ what keeps frames together
 
 def temporal(n: int) -> pandas.DataFrame:
-    """Warping error (along the true clips' flow) where 5, 10, 15 or all 20 heads of temporal attention are zeroed, drawn at random,
-    and the same for as many heads of spatial attention, whose outputs are as large. Differences to the whole system; n clips."""
+    """Warping error (along the true clips' flow), identity (`same_things`) and motion where 5, 10, 15 or all 20 heads of temporal
+    attention are zeroed, drawn at random, and the same for as many heads of spatial attention, whose outputs are as large.
+    Differences to the whole system; n clips."""
     pipe = wanlab.load("tiny")
     runs = [Cell("base")]
     for kind in ("temporal", "spatial"):
@@ -144,20 +146,34 @@ def temporal(n: int) -> pandas.DataFrame:
             edits = tuple(wanlab.Zero(site, heads=[head for name, head in heads if name == site])
                           for site in dict.fromkeys(name for name, _ in heads))
             runs.append(Cell(f"{kind} {count}", edits, {"kind": kind, "count": str(count)}))
-    return _differences(pipe, n, runs, {"warp_error": "warp_error", "motion_accuracy": "motion_accuracy"})
+    return _differences(pipe, n, runs, {"warp_error": "warp_error", "identity": same_things, "motion_accuracy": "motion_accuracy"})
+
+
+def same_things(batch: Batch) -> torch.Tensor:
+    """Of the objects that have their colour and shape in the first frame, the share that has them in each later frame too: the
+    colour, by which an object is found, and the shape that the judge of `shape_accuracy` names. One number for each clip; what is
+    covered or outside counts as lost, with and without edits alike."""
+    judge, found = resolve(["shape_accuracy"])[0], []
+    for video, clip in zip(batch.video, batch.factors, strict=True):
+        things = [{**thing, "occluded_last": False} for thing in clip["objects"]]
+        frames = repeat(video, "f c h w -> (o f) 1 c h w", o=len(things))
+        named = judge.score(Batch(frames, factors=[{"objects": [thing]} for thing in things for _ in video]))
+        first, *later = torch.as_tensor(named).reshape(len(things), len(video)).bool().T
+        found.append(torch.stack([first & one for one in later]).float().mean(0).sum() / first.sum().clamp(min=1))
+    return torch.stack(found)
 
 
 def _differences(pipe: Any, n: int, runs: Sequence[Cell], measures: Mapping[str, Any]) -> pandas.DataFrame:
-    """Each cell and measure against the cell `base`, paired by clip; n clips of the test split in batches of 8."""
+    """Each cell and measure (one of the catalogue, or a function of a `Batch`) against the cell `base`, paired by clip; n clips of
+    the test split in batches of 8."""
     world, tables = wanlab.World(size=128, split="test"), []
-    judges = {name: one if callable(one) else resolve([one])[0] for name, one in measures.items()}
+    judges = {name: one if callable(one) else resolve([one])[0].score for name, one in measures.items()}
     for start in range(0, n, 8):
         index = list(range(start, min(start + 8, n)))
         clips = world.batch(index)
 
         def metric(judge: Any, clips: Any = clips) -> Callable[[Seen], Any]:
-            return judge if not hasattr(judge, "score") else lambda seen: judge.score(
-                Batch(seen.video, reference=clips.video, factors=clips.factors))
+            return lambda seen: judge(Batch(seen.video, reference=clips.video, factors=clips.factors))
 
         metrics = {name: metric(judge) for name, judge in judges.items()}
         made = cells.run(pipe, pipe.request(clips.video[:, 0], clips.captions, [0] * len(index)), runs, metrics)
@@ -175,9 +191,10 @@ def _differences(pipe: Any, n: int, runs: Sequence[Cell], measures: Mapping[str,
 def draw_temporal(table: pandas.DataFrame) -> Any:
     """Difference by how many heads are zeroed, temporal ones and as many spatial ones."""
     with styled():
-        figure = sheet(5.5, 1.95)
-        for place, (metric, label) in enumerate((("warp_error", "warping error"), ("motion_accuracy", "motion accuracy"))):
-            axes = figure.add_axes((0.11 + 0.5 * place, 0.27, 0.37, 0.6))
+        figure = sheet(5.5, 1.8)
+        panels = {"warp_error": "warping error", "identity": "colour and shape kept", "motion_accuracy": "motion accuracy"}
+        for place, (metric, label) in enumerate(panels.items()):
+            axes = figure.add_axes((0.085 + 0.325 * place, 0.3, 0.255, 0.57))
             for number, kind in enumerate(("temporal", "spatial")):
                 part = table[(table.metric == metric) & table.cell.str.startswith(kind)]
                 counts = part.cell.str.split().str[1].astype(int).to_numpy() + 0.3 * (number - 0.5)
@@ -185,13 +202,13 @@ def draw_temporal(table: pandas.DataFrame) -> Any:
                 axes.errorbar(counts, part.delta, ends, color=SERIES[1 - number], marker=SYMBOLS[number], markersize=3.5,
                               linewidth=0.9, elinewidth=0.8, label=f"{kind}{' (placebo)' if number else ''}")
             axes.axhline(0, color=COLOURS["ink"], linewidth=0.6)
-            axes.set_title(f"{label}, difference to the whole", fontsize=6.5)
+            axes.set_title(label, fontsize=6.5)
             axes.set_xlabel("heads zeroed, of 20", fontsize=6)
             axes.set_xticks([5, 10, 15, 20])
             axes.tick_params(labelsize=5.5)
             if not place:
-                axes.legend(fontsize=6, frameon=False, loc="upper left")
-        _bars(figure, f"n = {table.n.iloc[0]} clips")
+                axes.legend(fontsize=5.5, frameon=False, loc="upper left")
+        _bars(figure, f"differences to the whole system; n = {table.n.iloc[0]} clips")
     return figure
 
 
@@ -300,8 +317,8 @@ def texture(n: int, draws: int = 5) -> pandas.DataFrame:
     runs = [Cell("base"), Cell("gan_head", tuple(pipe.ablate("gan_head")))]
     runs += [Cell(f"placebo {number}", tuple(draw(pipe, ["gan_head"], number, 0))) for number in range(draws)]
 
-    def energy(band: int) -> Callable[[Seen], torch.Tensor]:
-        def measured(seen: Seen) -> torch.Tensor:
+    def energy(band: int) -> Callable[[Batch], torch.Tensor]:
+        def measured(seen: Batch) -> torch.Tensor:
             centred = seen.video - seen.video.mean((-2, -1), keepdim=True)          # the rest without the mean of the picture
             return links.bands(centred)[band].square().mean((1, 2, 3, 4)).log2()
 

@@ -7,6 +7,7 @@ them. Guidance is 1 throughout: one branch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from wanlab.analysis import steering as steers
 from wanlab.analysis.cells import Metric, Seen
 from wanlab.analysis.intervals import interval, mean_of
 from wanlab.analysis.labels import of_truth, types_of
+from wanlab.core.seeding import generator
 from wanlab.plots.style import COLOURS, SERIES, SYMBOLS, sheet, styled
 
 WAYS = ("left", "right", "up", "down")
 PLACES = "{image.tokens,text.out,fusion.{resid_pre,resid_attn,out,said},generator.{down.*,mid,up.*}.resid_post}"
 BLOCKS = "generator.{down.*,mid,up.*}.resid_post"
 STEPS = (0, 2)
+CHANNELS = 64                   # of the fusion's tokens
 WORD = "text.out[keys=4]"       # the token of the way, in "a red circle moves left"
 
 
@@ -50,23 +53,44 @@ def asked(pipe: Any, clips: Any, prompts: Sequence[str], steps: int, size: int =
 
 # ------------------------------------------------------------------------------------------------ where things can be read
 
-def probes(n: int) -> pandas.DataFrame:
+def probes(n: int, draws: int = 5) -> pandas.DataFrame:
     """Linear probes of means over tokens, at the first and the third of four steps: the motion (one of four ways that is told,
-    whatever the picture), shape and colour; chance, permuted labels, and a control task by type of clip. n clips: 0.3 n judge."""
+    whatever the picture), shape and colour; chance, permuted labels, and a control task by type of clip. Placebos (`drawn`):
+    other sites of the image's stage and of the denoiser, drawn at random, as many channels of each as the fusion has. n clips:
+    0.3 n judge."""
     pipe, clips = wanlab.load("tiny"), world(n)
+    drawn = [name for stage in ("image", "generator") for name in _drawn(pipe, stage, draws)]
     requests = asked(pipe, clips, told(clips, lambda i: WAYS[i % 4]), steps=4)
-    means = features.gather(features.pooled(pipe, requests, PLACES, steps=list(STEPS)))
+    at = f"{{{PLACES[1:-1]},{','.join(drawn)}}}"
+    means = [_narrowed(block) if block.site in drawn else block
+             for block in features.gather(features.pooled(pipe, requests, at, steps=list(STEPS)))]
     truth = of_truth(clips)
     labels = {"motion": np.array([WAYS[i % 4] for i in range(n)]), "shape": truth["shape"], "colour": truth["colour"]}
     table: pandas.DataFrame = readers.linear(means, labels, types=types_of(labels)).table
-    return table
+    return table.assign(drawn=table.site.isin(drawn))
+
+
+def _drawn(pipe: Any, stage: str, draws: int) -> list[str]:
+    """Sites of a stage that have as many channels as the fusion, or more, and are none of PLACES."""
+    sites = [site.name for site in pipe.sites(f"{stage}.**") if "c" in site.axes and (site.size("c") or 0) >= CHANNELS
+             and "b" in site.axes and not site.derived and site.name not in pipe.sites(PLACES)]
+    order = torch.randperm(len(sites), generator=generator("placebo of probes", stage)).tolist()
+    return [sites[at] for at in order[:draws]]
+
+
+def _narrowed(block: features.Features) -> features.Features:
+    """CHANNELS of a site's channels, drawn at random."""
+    order = torch.randperm(block.values.shape[1], generator=generator("placebo of probes", block.site))
+    return replace(block, values=block.values[:, order[:CHANNELS]])
 
 
 def draw_probes(table: pandas.DataFrame) -> Any:
-    """Accuracy by layer, a panel for each label."""
+    """Accuracy by layer, a panel for each label: the text and the image's way; without placebos, and without `fusion.said`, which
+    is of the text's tokens alone."""
     from wanlab.plots.probe import by_layer
 
-    return by_layer({name: table[table.label == name] for name in table.label.unique()}, "tiny, means over tokens")
+    mine = table[~table.drawn & (table.site != "fusion.said")]
+    return by_layer({name: mine[mine.label == name] for name in table.label.unique()}, "tiny, means over tokens")
 
 
 def tokens(n: int) -> pandas.DataFrame:

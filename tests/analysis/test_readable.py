@@ -14,7 +14,7 @@ from wanlab.analysis.labels import of_truth, types_of
 
 N, STEERED = 128, 6
 BEFORE = ("image.tokens", "fusion.resid_pre")
-AFTER = ("fusion.resid_attn", "fusion.out", "fusion.said", "generator.mid.resid_post", "generator.up.0.resid_post")
+AFTER = ("fusion.resid_attn", "fusion.out", "generator.mid.resid_post", "generator.up.0.resid_post")
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +29,13 @@ def clips() -> Any:
     return readings.world(N)
 
 
-def test_motion_is_read_downstream_of_the_fusion_alone_and_colour_from_the_image_on(pipe: Any, clips: Any) -> None:
-    """One of four ways, at the first of two denoising steps. (The image's tokens do not tell the shape: pixels carry that.)"""
+def test_on_the_images_way_motion_is_read_behind_the_fusion_alone_and_colour_from_the_image_on(pipe: Any, clips: Any) -> None:
+    """One of four ways, at the first of two denoising steps: in the text, where the prompt says it, and not in what the image hands
+    on until the two have met. (The image's tokens do not tell the shape: pixels carry that.)"""
     prompts = readings.told(clips, lambda i: readings.WAYS[i % 4])
     requests = (pipe.request(clips.first[i:i + 16], prompts[i:i + 16], list(range(i, i + 16)), steps=2, guidance=1.0)
                 for i in range(0, N, 16))
-    at = "{text.out,image.tokens,fusion.{resid_pre,resid_attn,out,said},generator.{mid,up.0}.resid_post}"
+    at = "{text.out,image.tokens,fusion.{resid_pre,resid_attn,out},generator.{mid,up.0}.resid_post}"
     means = features.gather(features.pooled(pipe, requests, at, steps=[0]))
     moves = np.array([readings.WAYS[i % 4] for i in range(N)])
     things = [clip["objects"][0] for clip in clips.factors]
