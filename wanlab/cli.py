@@ -106,7 +106,7 @@ def _report_error(error: BaseException, debug: bool) -> int:
 def _is_mistake(error: BaseException) -> bool:
     """Whether an error speaks about what the user gave (and not about wanlab): its message is then all that is needed."""
     from wanlab.core import LedgerError
-    from wanlab.pipelines.load import WeightsError
+    from wanlab.pipelines.weights import WeightsError
 
     if isinstance(error, FloatingPointError) and "step" in str(error):  # a training that diverged: it says where, and what is left
         return True

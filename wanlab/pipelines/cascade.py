@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from wanlab.core import Bypass, Grid, Sites, Zero, clock
 from wanlab.core.nearest import suggestion
 from wanlab.core.pattern import matches
-from wanlab.diffusion.sampler import COND, Sampler, State, draw_noise
+from wanlab.diffusion.sampler import COND, Sampler, draw_noise
+from wanlab.diffusion.segment import State
 from wanlab.nn.layers import MOTION, Window
 from wanlab.pipelines.base import Outputs, Pipeline, Progress
 from wanlab.pipelines.denoise import motion_std, predict

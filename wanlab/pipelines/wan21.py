@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from wanlab.core import Bypass, CutFrames, Edit, Grid, ShuffleFrames, clock
 from wanlab.core.pattern import matches
 from wanlab.diffusion.flow import flow_scheduler
-from wanlab.diffusion.sampler import COND, Sampler, State, branches, draw_noise
+from wanlab.diffusion.sampler import COND, Sampler, branches, draw_noise
+from wanlab.diffusion.segment import State
 from wanlab.pipelines.base import Outputs, Pipeline, Progress
 from wanlab.pipelines.enlarging import ENLARGING, enlarged, enlarging_components, enlarging_nodes
 from wanlab.pipelines.inputs import sides

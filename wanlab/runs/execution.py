@@ -21,9 +21,10 @@ from .store import CellFolder, Part, RunFolder
 
 if TYPE_CHECKING:
     from .cell import Workbench
-    from .plan import Group, StageRuns, Task
+    from .plan import Group, Task
     from .progress import Monitor
     from .shard import Shard
+    from .shared import StageRuns
 
 ATTEMPTS = 3  # of one task in one run, before its cell is given up
 

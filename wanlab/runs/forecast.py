@@ -19,8 +19,8 @@ from wanlab.pipelines.inputs import sides
 
 from .cell import Workbench
 from .logs import finished, spent
-from .plan import StageRuns
 from .progress import clock
+from .shared import StageRuns
 from .spec import Study
 from .store import CellFolder, RunFolder
 from .trainings import seconds_of, trainings_of

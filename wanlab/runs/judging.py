@@ -16,7 +16,8 @@ from rich.table import Table
 
 from wanlab.data.media import MediaError, Size
 from wanlab.data.table import read_captions
-from wanlab.measure import Clips, available, info, resolve
+from wanlab.measure import Clips as Clips
+from wanlab.measure import available, info, resolve
 
 from .court import Court, some
 from .environment import pick_device

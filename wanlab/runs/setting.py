@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from wanlab.graph import edits_by_node
-from wanlab.pipelines.load import WeightsError
+from wanlab.pipelines.weights import WeightsError
 
 from .document import Document, Loc, Problem
 from .placebo import draw

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wanlab.core import Identity, Replace, Site
-from wanlab.core.record import Key
+from wanlab.core.firing import Key
 from wanlab.pipelines.inputs import sides
 
 from .finite import find_nonfinite

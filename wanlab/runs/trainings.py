@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from wanlab.pipelines.load import WeightsError, adopt
+from wanlab.pipelines.load import adopt
+from wanlab.pipelines.weights import WeightsError
 from wanlab.training.ablation import FAILED, Retraining, retraining
 from wanlab.training.cascade import planned
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.core import Hookable, clock
+from wanlab.core.firing import Key
 from wanlab.core.lazy import Lazy
-from wanlab.core.record import Key
 from wanlab.core.tap import Onlooker
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -17,9 +17,10 @@ from wanlab.nn.residual import enlarge
 from wanlab.stages.resize import ResizeConv, Trilinear
 from wanlab.stages.upsample import Config, Upsample
 from wanlab.training import losses, machine
+from wanlab.training.checkpoint import Spent
 from wanlab.training.content import LEAST, network_of, vgg_file
 from wanlab.training.degradation import Example, Source, clean, crop, degrade, window
-from wanlab.training.descent import Descent, Spent
+from wanlab.training.descent import Descent
 from wanlab.training.presets import Sized, preset_of, settings_of
 from wanlab.training.settings import demand, origins, stated
 from wanlab.training.shipping import ship

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from wanlab.plots.effect import headline
+from wanlab.plots.text import MINUS
 
 from ..spec import Study
 from ..stats import Result
 from .figures import selected
-from .numbers import MINUS, Column, columns, in_order, shown, without_placebos
+from .numbers import Column, columns, in_order, shown, without_placebos
 
 HEIGHT = 530.0  # points of a page that a table may fill: \textheight of LaTeX's article, with some air
 ROW, HEAD, LINE = 20.5, 27.0, 12.0  # points: a cell's two rows, a panel's head and rules, a line of the caption
