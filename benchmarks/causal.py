@@ -10,7 +10,10 @@ outputs of the image stage, 4 residual streams of the denoiser in 8 windows of 4
 detail stage in each of 8 frames. Shared: `patching.laid_out(...).run`, with the runs that are recorded and compared with.
 Plain: one call of `pipe.generate` for each cell, with the same edits; as its cost does not depend on the cell, 8 (--quick: 4)
 evenly spaced cells are timed and multiplied; they must give the same numbers as the shared ones, or the benchmark ends. The
-denoiser alone: its 32 cells, for which less can be shared; no target.
+denoiser alone: its 32 cells, for which less can be shared; no target. 160 of the 200 cells stand behind the denoising loop.
+Through the study engine: the same 200 cells as a study file (`cells.study_cells`), its record saved, run by `run_study` into a
+folder with a catalogue metric (flicker), without a report; its picture is the clip's as a PNG file. Two of its cells must give the
+number of a plain run, or the benchmark ends.
 
 Attribution: the gates of all heads, frames and branches of the 15 attentions of the UNet at step 4 of 8, towards zero, beside one
 forward and backward pass over the same steps with one gradient captured; 7 rounds (--quick: 3), interleaved. Its Spearman
@@ -22,7 +25,9 @@ Times are seconds of this process's CPU; on cuda of the wall.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from harness import Row, interleaved, main, measured, ratios, timed
@@ -54,13 +59,14 @@ def clip(pipe: Any, index: int) -> Any:
     return wanlab.World(size=pipe.config["size"], frames=pipe.config["frames"], split="test", max_objects=1)[index]
 
 
-def grid(asked: Any, parts: tuple[str, ...] = tuple(PLACES)) -> Any:
+def grid(asked: Any, parts: tuple[str, ...] = tuple(PLACES), save: Path | None = None) -> Any:
     """The places of the workload, or of some parts of it."""
     from wanlab.analysis import patching
 
     return patching.laid_out(asked, [
         place for part in parts
-        for place in patching.places(asked.pipe, asked.clean, PLACES[part], 8, [part] if part in ("words", "frames") else [])])
+        for place in patching.places(asked.pipe, asked.clean, PLACES[part], 8, [part] if part in ("words", "frames") else [])],
+        save=save)
 
 
 def sharing(pipe: Any, plain_cells: int) -> Iterator[Row]:
@@ -82,8 +88,47 @@ def sharing(pipe: Any, plain_cells: int) -> Iterator[Row]:
     yield measured("a plain call of generate", plain, "s")
     yield Row.of("200 patched cells, shared", shared, "s")
     yield measured("200 patched cells, shared over plain", [shared / (200 * one) for one in plain], "ratio", GRID_TARGET)
+    yield from studied(device, plain)
     alone = timed(lambda: grid(asked, ("loop",)).run(metrics), device)
     yield measured("32 cells of the denoiser alone, shared over plain", [alone / (32 * one) for one in plain], "ratio")
+
+
+def studied(device: str, plain: list[float]) -> Iterator[Row]:
+    """The same cells as a study, which loads its own weights: as they come, since others that need no gradients round otherwise."""
+    from PIL import Image
+
+    import wanlab
+    from wanlab.analysis.cells import generate, study_cells
+    from wanlab.analysis.contrast import Contrast
+    from wanlab.measure import Batch, resolve
+    from wanlab.runs.files import to_yaml
+    from wanlab.runs.patches import table
+    from wanlab.runs.study import run_study
+
+    pipe, made = wanlab.load("tiny").to(device), {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first = (255 * clip(pipe, 10).video[0]).round().byte().movedim(0, -1).numpy()
+        Image.fromarray(first).save(folder / "first.png")
+        asked = Contrast(pipe, *(pipe.request(folder / "first.png", f"a red circle moves {way}", 0, steps=32, guidance=1.5)
+                                 for way in ("left", "right")))
+
+        def study() -> None:
+            whole = made["grid"] = grid(asked, save=folder / "clean.safetensors")
+            data = {"kind": "image", "path": str(folder / "first.png"), "prompts": asked.corrupted.prompts}
+            told = {"name": "patches", "pipeline": "tiny", "data": data, "sampler": {"steps": 32, "guidance": 1.5},
+                    "baseline": "base", "metrics": ["flicker"], "report": {"videos": 0}, "cells": study_cells(whole.cells)}
+            (folder / "study.yaml").write_text(to_yaml(told), encoding="utf-8")
+            made["root"], _ = run_study(folder / "study.yaml", folder / "run", device=device, report=False, threads_each=1)
+
+        seconds, values = timed(study, device), table(made["root"]).set_index("cell").value
+        [flicker] = resolve(["flicker"], device)
+        for cell in made["grid"].cells[1::150]:
+            if float(flicker.score(Batch(generate(pipe, asked.corrupted, edits=cell.edits).video))[0]) != values[cell.name]:
+                sys.exit(f"{cell.name}: a plain run gives another number than the study")
+    yield Row.of("200 patched cells, as a study", seconds, "s")
+    yield measured("200 patched cells through the study engine over plain", [seconds / (200 * one) for one in plain], "ratio",
+                   GRID_TARGET)
 
 
 def attributing(pipe: Any, rounds: int) -> Iterator[Row]:
