@@ -164,6 +164,10 @@ def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
     (["metrics", "--real", "empty", "--fake", "empty", "--metric", "clip_text"], "needs a prompt for each video: give --prompts"),
     (["metrics", "--real", "empty", "--fake", "empty", "--weights", "i3d"], "--weights i3d: expected NAME=PATH"),
     (["metrics", "--real", "empty", "--fake", "empty", "--metric", "motion_accuracy"], "need the truth of rendered videos"),
+    (["generate", "-p", "toy", "--prompt", "a", "--fps", "inf"], "Invalid value for '--fps'"),
+    (["generate", "-p", "toy", "--prompt", "a", "--fps", "nan"], "Invalid value for '--fps'"),
+    (["plan", "study.yaml", "--workers", "1000000000"], "Invalid value for '--workers'"),
+    (["run", "study.yaml", "--threads", "100000"], "Invalid value for '--threads'"),
     (["train", "no.yaml"], "no.yaml: no such file"),
     (["frobnicate"], "No such command 'frobnicate'"),
 ])  # fmt: skip

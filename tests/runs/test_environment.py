@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image as Picture
 
 from wanlab.runs import environment, source
-from wanlab.runs.environment import context_of, reading
+from wanlab.runs.environment import context_of, reading, threads
 from wanlab.runs.spec import Folder, Image, Images, Procedural
 
 FOLDERS = ("core", "nn", "graph", "diffusion", "stages", "pipelines", "measure", "data", "runs", "plots", "analysis")
@@ -81,3 +82,11 @@ def test_the_code_that_reads_or_renders_is_in_the_key_of_the_rows_of_every_sourc
     assert [source.open_source(one, 16, 2).digest([0]) for one in asked] == before
     monkeypatch.setattr(source, "reading", lambda: "another")
     assert not set(before) & {source.open_source(one, 16, 2).digest([0]) for one in asked}
+
+
+@pytest.mark.parametrize("count", [0, -1, 100_000])
+def test_threads_that_no_machine_has_are_refused_before_torch_hears_of_them(count: int) -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="threads of a task: from 1 to 1,024"), threads(count):
+        pass
+    assert torch.get_num_threads() == before

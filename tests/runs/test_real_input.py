@@ -73,6 +73,9 @@ def test_a_sample_is_judged_against_the_clip_of_its_name(tmp_path: Path) -> None
     (reference / "c.mp4").write_bytes(b"broken")
     with pytest.raises(SourceError, match=r"no clip, or no single one, for c.mp4; c.mp4 is left out: "):
         bench(f"reference={reference}", "metrics=[psnr]", text=text)
+    other = stills(tmp_path / "other", "wxyz", 100)             # no names agree: by order, and then nothing may be left out
+    with pytest.raises(SourceError, match=rf"{data}: .* none can be left out \(b.mp4: "):
+        bench(f"reference={other}", "metrics=[psnr]", text=text)
 
 
 def test_a_photograph_is_judged_against_the_baseline(run: Run, tmp_path: Path) -> None:
