@@ -131,8 +131,8 @@ class Part:
         """Raise ValueError where it is still to be trained and a batch has fewer rows than there are processes."""
         for key, rows in self.recipe.batches.items():
             if rows < processes and not self.finished():
-                raise ValueError(f"{self.name}: {key} is {rows}, and {processes} processes take every {processes}th row of a batch "
-                                 f"each: make it at least {processes}, or start fewer processes")
+                raise ValueError(f"{self.name}: {key} is {rows}, and {processes} processes share the rows of a batch: make it at "
+                                 f"least {processes}, or start fewer processes")
 
 
 def _parts(config: Mapping[str, Any], out: Path) -> Iterator[Part]:
