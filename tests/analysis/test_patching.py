@@ -212,7 +212,7 @@ def test_one_site_can_be_divided_in_two_ways_in_one_table(contrast: Contrast) ->
     found = [place for each in (["frames"], ["heads"], [], ["frames", "heads"])
              for place in patching.places(contrast.pipe, contrast.clean, ["net.left"], 2, each)]
     made = patching.laid_out(contrast, found).run({"light": light})
-    assert {"net.left+0-1+frame 0", "net.left+0-1+head 0", "net.left+0-1", "net.left+0-1+frame 2+head 1"} < set(made.table.cell)
+    assert {"net.left+0-1+frame-0", "net.left+0-1+head-0", "net.left+0-1", "net.left+0-1+frame-2+head-1"} < set(made.table.cell)
     whole = patching.grid(contrast, ["net.left"], windows=2, each=["heads"]).run({"light": light}).effects
     heads = made.effects.sel(frame="all").sel(head=["0", "1"])
     assert np.allclose(heads, whole.transpose(*heads.dims)) and len(made.summary("light")) == len(found)
@@ -243,7 +243,8 @@ def test_a_study_makes_the_same_cells_and_its_folder_is_read_as_the_same_effects
 
     Image.fromarray((red_circle * 255).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "first.png")
     contrast = between(tiny, tmp_path / "first.png")
-    grid = patching.grid(contrast, ["text.out"], each=["words"], way="noising", save=tmp_path / "other.safetensors")
+    grid = patching.grid(contrast, ["text.out", "detail.gan"], each=["words", "frames"], way="noising",
+                         save=tmp_path / "other.safetensors")
 
     def studied(name: str, way: str, metrics: list[str], **cells: Any) -> Path:
         data = {"kind": "image", "path": str(tmp_path / "first.png"), "prompts": [f"a red circle moves {way}"]}
@@ -258,7 +259,7 @@ def test_a_study_makes_the_same_cells_and_its_folder_is_read_as_the_same_effects
     found = patches.patched(root, other)
     pandas.testing.assert_frame_equal(found.table[table.table.columns], table.table)
     assert found.effects.equals(table.effects) and found.summary("flicker").effect.equals(table.summary("flicker").effect)
-    assert abs(found.effects.sel(site="text.out", word="left").item() - 1) < 0.05
+    assert abs(found.effects.sel(site="text.out", word="left", frame="all").item() - 1) < 0.05
     with pytest.raises(RunFolderError, match="the other run has no flicker of row 0"):
         patches.patched(root, table.table[table.table.metric == "none"])
 

@@ -57,8 +57,9 @@ class Place:
 
     @property
     def name(self) -> str:
-        """As a name of a cell: "generator.mid.attn.z+0-4+head 2"."""
-        return "+".join(_label(key, value.replace(":", "-")) for key, value in self.axes.items() if key == "site" or value != EVERY)
+        """As a name of a cell, which a study takes too: "generator.mid.attn.z+0-4+head-2"."""
+        parts = (_label(key, value) for key, value in self.axes.items() if key == "site" or value != EVERY)
+        return "+".join(parts).replace(":", "-").replace(" ", "-")
 
 
 def places(pipe: Any, request: Any, at: Sequence[str] | Mapping[str, str], windows: int | Sequence[str] = 1,
