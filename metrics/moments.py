@@ -38,7 +38,7 @@ class Moments:
     def from_statistics(cls, mean: Tensor, covariance: Tensor, n: int, ddof: int = 1) -> Moments:
         """From a published mean (d) and covariance (d, d) with divisor n - ddof; the fourth moment stays unknown (NaN)."""
         mean, covariance = mean.double(), covariance.double()
-        head = torch.tensor([n, torch.nan], dtype=torch.float64)
+        head = torch.tensor([n, torch.nan], dtype=torch.float64, device=mean.device)
         return cls(torch.cat([head, mean, torch.zeros_like(mean), covariance.flatten() * (n - ddof)]))
 
     @property
