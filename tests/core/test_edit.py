@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,6 +202,19 @@ def test_patch_takes_the_same_moment_of_another_run(tmp_path: Path) -> None:
     with trace(model, saved, capture="picture") as again:
         model(start() + 1)
     assert torch.equal(again.record["picture"].tensor, patched.record["picture"].tensor)
+
+
+def test_many_patches_from_one_file_read_it_once_and_see_that_it_was_written_anew(tmp_path: Path) -> None:
+    path, model = tmp_path / "clean.safetensors", Denoiser()
+    for shift in (0, 1):
+        with torch.no_grad(), trace(model, capture="picture") as t:
+            model(start() + shift)
+        t.record.save(path)
+        some = [Patch("picture", path, frames=0), Patch("picture", path, frames=1)]
+        sources = [edit.record for edit in (*some, edit_from_dict(some[0].to_dict()))]  # type: ignore[attr-defined]
+        assert all(source.record is sources[0].record for source in sources), "one file is read several times"
+        assert sources[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert torch.equal(sources[2].record["picture"].tensor, t.record["picture"].tensor)
 
 
 def test_a_patch_of_another_geometry_or_an_unknown_site_raises() -> None:

@@ -24,7 +24,7 @@ from wanlab.core.label import RecordError
 from wanlab.core.pattern import matches
 from wanlab.core.select import Select
 from wanlab.core.site import Site
-from wanlab.core.source import file_hash
+from wanlab.core.source import of_file
 from wanlab.core.stored import opened
 
 MARK = "wanlab_dictionary"
@@ -155,7 +155,7 @@ class DictionarySource:
         if isinstance(value, (str, Path)):
             if not Path(value).is_file():
                 raise DictionaryError(f"no dictionary at {value}")
-            return cls(file_hash(Path(value)), str(value))
+            return of_file(cls, Path(value))
         raise EditError("feature: dictionary= is a Dictionary, the path of a saved one, or its path and sha256, "
                         f"not {value!r}")
 

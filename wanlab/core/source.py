@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from wanlab.core.clock import Tick
 from wanlab.core.entry import Entry
@@ -14,6 +16,8 @@ from wanlab.core.label import RecordError
 from wanlab.core.record import Record
 from wanlab.core.select import Select
 from wanlab.core.site import Site
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,16 @@ class Source:
         if value is None or isinstance(value, Source):
             return value
         if isinstance(value, Record):
-            return cls(file_hash(value.path), str(value.path)) if value.path else cls(value.digest(), None, value)
+            return _saved(Path(value.path)) if value.path else cls(value.digest(), None, value)
         if isinstance(value, Mapping):
             if not set(value) <= {"path", "sha256"} or "path" not in value:
                 raise RecordError(f"a saved record is given as path and sha256, not {dict(value)}")
-            found = file_hash(Path(value["path"]))
-            if value.get("sha256", found) != found:
-                raise RecordError(f"{value['path']} has changed: its sha256 is {found}, not {value['sha256']}")
-            return cls(found, str(value["path"]))
+            found = _saved(Path(value["path"]))
+            if value.get("sha256", found.sha256) != found.sha256:
+                raise RecordError(f"{value['path']} has changed: its sha256 is {found.sha256}, not {value['sha256']}")
+            return found
         if isinstance(value, (str, Path)):
-            return cls(file_hash(Path(value)), str(value))
+            return _saved(Path(value))
         raise RecordError(f"{value!r} is neither a Record nor the path of a saved one")
 
     @property
@@ -49,7 +53,7 @@ class Source:
             object.__setattr__(self, "held", Record.load(str(self.path)))
         return self.held    # type: ignore[return-value]  # set above
 
-    @property
+    @cached_property
     def one_sample(self) -> bool:
         """Whether no entry holds several samples, so that rows do not depend on their place."""
         entries = [self.record.entry(key) for key in self.record.firings]
@@ -94,9 +98,22 @@ class NotSaved(RecordError):
     """A record in memory that somebody wants to write down by reference."""
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes; RecordError where there is none."""
+def _saved(path: Path) -> Source:
     if not path.is_file():
         raise RecordError(f"no saved record at {path}")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return of_file(Source, path)
+
+
+def of_file(kind: type[T], path: Path) -> T:
+    """A `kind`, made of a file's sha256 and path. Hundreds of edits of a study may name one file: as long as one of them lives the
+    others share its source, so that the file is hashed and read once."""
+    about = path.stat()
+    stamp = kind, str(path), about.st_ino, about.st_size, about.st_mtime_ns
+    found = _shared.get(stamp)
+    if found is None:
+        with path.open("rb") as file:
+            found = _shared[stamp] = kind(hashlib.file_digest(file, "sha256").hexdigest(), str(path))  # type: ignore[call-arg]
+    return found  # type: ignore[no-any-return]
+
+
+_shared: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
