@@ -196,17 +196,17 @@ def test_what_the_hub_gives_is_pinned_by_revision(monkeypatch: pytest.MonkeyPatc
 
     asked: list[tuple[str, str]] = []
 
-    def snapshot_download(name: str, revision: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(name: str, revision: str, allow_patterns: list[str], local_files_only: bool) -> str:
         asked.append((name, revision))
         return "."
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     for source in (published.T5, published.DIT, "someone/t5@0123456"):
-        published._folder(source, ["*"])
+        published.folder_of("text", source)
     assert asked == [*published.REVISIONS.items(), ("someone/t5", "0123456")]
     assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in published.REVISIONS.values())
     with pytest.raises(WeightsError, match=r"needs the revision that you trust: .*@COMMIT.*nearest: google-t5/t5-base"):
-        published._folder("google-t5/t5-large", ["*"])
+        published.folder_of("text", "google-t5/t5-large")
 
 
 def test_every_other_call_of_the_hub_stays_on_this_machine() -> None:

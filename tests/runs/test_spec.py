@@ -191,6 +191,7 @@ def test_shipped_studies_are_valid_and_open_with_claim_command_and_minutes(path:
     assert opening.startswith("# yaml-language-server: $schema=study.schema.json")
     assert all(f"{word}:" in opening for word in ("Claim", "Command", "Minutes"))
     assert f"wanlab run experiments/{path.name}" in opening and ("Figures:" in opening or "Seen" in opening)
+    assert any(maker in opening for maker in ("AMD", "Intel", "NVIDIA", "Apple")), "figures without the machine"
 
 
 def test_the_width_of_figures_goes_by_the_name_of_a_venue() -> None:

@@ -39,4 +39,5 @@ def _discriminator(workshop: Workshop, choice: str) -> tuple[str, Callable[[Tens
 
     variants = read_manifest(PRESETS / choice)["stages"]["discriminator"]
     short = variants["variants"][variants["default"]]["sha256"][:8]
-    return f"{choice}|net:{short}", workshop.once(("preset", choice), lambda: load(choice, device=workshop.device)).judge
+    pipe = workshop.once(("preset", choice), lambda: load(choice, device=workshop.device))
+    return f"{choice}|net:{short}", lambda video: pipe.judge(video)

@@ -155,9 +155,11 @@ class Executor:
         self.monitor.failed(task.cell, failure.message)
 
     def _finish(self, name: str) -> None:
+        if name in self.done:
+            return
         metrics = {measure.key: measure.name for measure in self.bench.measures}
         description: dict[str, Any] = self.bench.plan.cells[name].describe(self.bench.study, metrics)
-        if name not in self.done and self.cells[name].finish(description, len(self.bench.plan.chunks)):
+        if self.cells[name].finish(description, len(self.bench.plan.chunks)):
             self.done.add(name)
             self.outcome.done.append(name)
             self.monitor.finished(name)

@@ -255,8 +255,11 @@ class RunFolder:
         """The finished cells of the last run by name, in the order of the study; what other code, versions, weights, data or
         threads made before it is not mixed in. Of a folder that does not say which is which, the newest under each name."""
         keys = self.environment().get("cells")
-        mine = [cell for cell in self.finished() if keys is None or cell.root.name in keys.values()]
-        found = {cell.description()["name"]: cell for cell in mine}
+        if keys is None:
+            found = {cell.description()["name"]: cell for cell in self.finished()}
+        else:
+            done = {cell.root.name: cell for cell in self.finished()}
+            found = {name: done[key] for name, key in keys.items() if key in done}
         return {name: found[name] for name in self.study().cells if name in found}
 
     def outdated(self) -> list[str]:
