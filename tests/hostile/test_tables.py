@@ -41,6 +41,8 @@ def test_lists_of_images_and_captions(whole: bool, tmp_path: Path) -> None:
     (".jsonl", "[" * 3000, "list.jsonl:1: not JSON"), (".jsonl", "9" * 5000, "list.jsonl:1: not JSON"),
     (".jsonl", '{"image": ["a.png"], "prompt": "x"}', "list.jsonl:1: image and prompt are texts"),
     (".csv", f"image,prompt\n{'x' * 400}.png,a", "list.csv:2: no file 'xxxx"),
+    (".csv", "\n" + "," * 200_000, "list.csv:1: the column '' stands twice"),
+    (".csv", ",".join(map(str, range(200_000))) + "\n1", "list.csv:1: no column '0', .* and 199,988 more; a list of images has"),
 ])  # fmt: skip
 def test_a_line_that_is_wrong_is_told(suffix: str, text: str, expected: str, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def rows(text: str, wrong: list[str]) -> tuple[list[str], list[Line]]:
     records = _records(text, wrong)
     _, heads = next(records, (1, []))
     heads = [head.strip() for head in heads]
-    if twice := [head for head in dict.fromkeys(heads) if heads.count(head) > 1]:
+    if twice := [head for head, count in Counter(heads).items() if count > 1]:
         wrong.append(f"1: the column {quoted(twice[0])} stands twice")
         return heads, []
     found: list[Line] = []

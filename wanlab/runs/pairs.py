@@ -10,7 +10,7 @@ from typing import Any
 
 from wanlab.core.quote import quoted
 from wanlab.data.media import MediaError
-from wanlab.data.table import read_text, refuse, rows
+from wanlab.data.table import SHOWN, read_text, refuse, rows
 
 from .document import UNTOLD, did_you_mean
 
@@ -98,9 +98,10 @@ def _fault(row: Mapping[str, Any]) -> str | None:
 
 def _heads(heads: list[str]) -> str | None:
     """What is wrong with the columns, or None."""
-    unknown = [f"{quoted(head)}{did_you_mean(head, COLUMNS)}" for head in heads if head not in COLUMNS]
-    if unknown:
-        return f"no column {', '.join(unknown)}; a list of images has {', '.join(COLUMNS)}"
+    if unknown := [head for head in dict.fromkeys(heads) if head not in COLUMNS]:
+        named = ", ".join(f"{quoted(head)}{did_you_mean(head, COLUMNS)}" for head in unknown[:SHOWN])
+        more = f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else ""
+        return f"no column {named}{more}; a list of images has {', '.join(COLUMNS)}"
     missing = [column for column in COLUMNS[:2] if column not in heads]
     return f"the column {' and '.join(missing)} is missing" if missing else None
 
