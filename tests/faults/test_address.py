@@ -17,7 +17,7 @@ import pytest
 
 from tests.contracts.engine_contract import content
 from tests.faults.conftest import ROOT, Wanlab, parts, wait_for
-from tests.faults.test_workers import at_work, below
+from tests.faults.test_workers import at_work, below, seen_at_work
 from wanlab.runs.store import RunFolder
 
 pytestmark = pytest.mark.ray
@@ -77,8 +77,8 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
 def test_a_cluster_that_runs_is_joined_and_lives_on(wanlab: Wanlab, undisturbed: Path, head: Head, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = wanlab.start(out, "--engine", "ray", "--address", head.address)
-    wait_for(lambda: len(parts(out)) >= 1 and len(at_work(head.process.pid)) > 0, process)
-    assert at_work(head.process.pid), "no worker of the cluster has anything to do"
+    busy = seen_at_work(head.process.pid, lambda: len(parts(out)) >= 1, process)
+    assert busy, "no worker of the cluster has anything to do"
     assert not [name for name in below(process.pid).values() if "raylet" in name or "gcs_server" in name], "it started its own"
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0 and "workers share stage outputs through Ray's object store" in said, said

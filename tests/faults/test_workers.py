@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,13 +42,25 @@ def at_work(pid: int) -> list[int]:
     return [child for child, name in below(pid).items() if name.startswith("ray::Worker.evaluate")]
 
 
+def seen_at_work(pid: int, ready: Callable[[], bool], process: subprocess.Popen[str]) -> list[int]:
+    """The workers that evaluate cells at a moment at which `ready` holds; a moment later they may be between two tasks."""
+    busy: list[int] = []
+
+    def seen() -> bool:
+        busy[:] = at_work(pid)
+        return bool(busy) and ready()
+
+    wait_for(seen, process)
+    return busy
+
+
 def test_a_worker_killed_from_outside_changes_no_byte(wanlab: Wanlab, undisturbed: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     out = tmp_path / "out"
     process = wanlab.start(out, *RAY)
-    wait_for(lambda: len(parts(out)) >= 3 and bool(at_work(process.pid)), process)
+    busy = seen_at_work(process.pid, lambda: len(parts(out)) >= 3, process)
+    os.kill(busy[0], signal.SIGKILL)
     cluster = below(process.pid)
-    os.kill(at_work(process.pid)[0], signal.SIGKILL)
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0 and "it is tried again: WorkerDied" in said, said
     lost = [line for lines in logs(out).values() for line in lines if line["state"] == "failed"]
