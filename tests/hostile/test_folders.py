@@ -127,12 +127,16 @@ def test_a_run_folder_behind_a_link_is_one_folder(tmp_path: Path, go: Callable) 
 @pytest.mark.parametrize(("name", "text", "expected"), [
     ("environment.json", '{"code"', "environment.json is damaged"), ("study.yaml", "hash: [", "study.yaml is damaged or edited"),
     ("cells/*/samples.parquet", "PAR1", "files of these cells are not those that were written"),
-    ("cells/*/cell.yaml", "&a [*a]", "cell.yaml is damaged, or of another version"),
+    ("cells/*/cell.yaml", "&a [*a]", "files of these cells are not those that were written"),
+    ("cells/*/cell.yaml, restated", "&a [*a]", "cell.yaml is damaged, or of another version"),
 ])  # fmt: skip
 def test_damage_is_told_with_what_helps(name: str, text: str, expected: str, tmp_path: Path, go: Callable) -> None:
     root = go(tmp_path / "out")[0]
+    name, _, restated = name.partition(", ")
     for path in root.glob(name):
         path.write_text(text)
+        if restated:
+            restate(path.parent / "DONE", path)
     with pytest.raises(RunFolderError, match=expected):
         report_study(root, resolve=resolve_toy)
 
