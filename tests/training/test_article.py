@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import wanlab
 from tests.pipelines.parts import write
+from tests.training.test_base import broken_off
 from wanlab import training
 from wanlab.core import trace
 from wanlab.data.procedural import World
@@ -31,7 +32,6 @@ from wanlab.training.ablation import retraining
 from wanlab.training.bank import Bank, bank
 from wanlab.training.base import take_over, train_base
 from wanlab.training.cascade import planned
-from wanlab.training.descent import Descent
 from wanlab.training.diffusion import Base, Recipe, draw, losses
 from wanlab.training.settings import stated
 
@@ -152,19 +152,8 @@ def test_a_broken_training_ends_as_a_whole_one(
     folders: Path, out: Path, until: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the grounding, at its end, in the diffusion. Bit for bit, on one CPU."""
-    down, done = Descent.down, [0]
-
-    def killed(self: Descent, *args: Any, **kwargs: Any) -> None:
-        down(self, *args, **kwargs)
-        done[0] += 1
-        if done[0] == until:
-            self.save()
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Descent, "down", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train_base(recipe(folders), tmp_path)
+    with broken_off(until, monkeypatch):
+        train_base(recipe(folders), tmp_path)
     torch.manual_seed(123)
     train_base(recipe(folders), tmp_path)
     for stage, variant in SHIPS.items():

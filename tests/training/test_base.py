@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -62,11 +64,9 @@ def test_what_it_ships_are_the_averaged_weights_in_half_precision(whole: tuple[P
     assert note["steps"] == SMALL.steps and note["recipe"]["batch"] == SMALL.batch and "motion" in note["metrics"]
 
 
-@pytest.mark.parametrize("until", [1, 2, 4])
-def test_a_broken_training_ends_as_a_whole_one(
-    whole: tuple[Path, Base], until: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed after a checkpoint: in the grounding, at its end, in the diffusion. Bit for bit, on one CPU."""
+@contextmanager
+def broken_off(until: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within the block a training is killed after `until` steps, of which the last has its checkpoint."""
     down, done = Descent.down, [0]
 
     def killed(self: Descent, *args: Any, **kwargs: Any) -> None:
@@ -79,7 +79,16 @@ def test_a_broken_training_ends_as_a_whole_one(
     with monkeypatch.context() as patch:
         patch.setattr(Descent, "down", killed)
         with pytest.raises(KeyboardInterrupt):
-            train_base(SMALL, tmp_path)
+            yield
+
+
+@pytest.mark.parametrize("until", [1, 2, 4])
+def test_a_broken_training_ends_as_a_whole_one(
+    whole: tuple[Path, Base], until: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after a checkpoint: in the grounding, at its end, in the diffusion. Bit for bit, on one CPU."""
+    with broken_off(until, monkeypatch):
+        train_base(SMALL, tmp_path)
     torch.manual_seed(123)
     assert same(train_base(SMALL, tmp_path), whole[1])
     assert (tmp_path / "align.flow_warp.safetensors").read_bytes() == (whole[0] / "align.flow_warp.safetensors").read_bytes()
