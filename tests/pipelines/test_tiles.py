@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -203,8 +204,9 @@ for size in (256, 768):
     found.append(peak())
 print(found[0], found[1])
 """
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=600).stdout
-    small, large = map(float, told.split())
+    held = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}   # freed is given back: no gaps of the heap are counted
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=held, capture_output=True, text=True, check=True, timeout=600)
+    small, large = map(float, done.stdout.split())
     grown = (768**2 - 256**2) * 4 / 2**20                   # MiB of one channel of one frame
     videos, frame = 2 * 4 * 3 * grown, 40 * grown           # in and out; what the guide holds of one frame
-    assert large - small <= videos + frame + 32, (small, large, videos, frame)     # in one tile: 660 MiB
+    assert large - small <= videos + frame, (small, large, videos, frame)          # seen: 90 MiB; in one tile: 525
