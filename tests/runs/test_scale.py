@@ -170,6 +170,26 @@ def test_the_document_says_what_the_command_says(tmp_path: Path, monkeypatch: py
     assert "nothing measured" in said.getvalue() and scale.figures()["wall time"] in said.getvalue()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workers", "device", "change", "says"),
+    [
+        (64, "h200", ("share.fork=false",), "it is {hours} device hours and {wall}"),
+        (256, "h200", (), "256 would be for {efficiency} ({wall}, {hours} device hours)"),
+        (64, "a100", (), "{wall} and {hours} device hours"),
+    ],
+)
+def test_what_the_document_says_of_other_clusters(
+    workers: int, device: str, change: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study, document = load_study(ROOT / "experiments" / "scale" / "heads14b.yaml", change)
+    told = scale_of_outline(study, document, workers, device).figures()
+    page = " ".join((ROOT / "docs" / "scale.md").read_text().split())
+    sentence = says.format(hours=told["device hours"], wall=told["wall time"], efficiency=told["efficiency"])
+    assert sentence in page, sentence
+
+
 def test_the_stated_seconds_follow_from_the_shapes() -> None:
     outline = load_outline(ROOT / "experiments" / "scale" / "wan14b.outline.yaml")
 
