@@ -276,32 +276,6 @@ def test_no_mark_of_unfinished_work_and_no_path_of_one_machine() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_glossary_explains_every_word_of_the_interface() -> None:
-    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-    words = "pipeline stage variant component site clock edit record ledger study cell sample node request".split()
-    parts = "text image fusion temporal alignment residual detail gan_head guidance".split()
-    letters = "b f c h w n k d s m".split()
-    missing = [w for w in words if f"| {w} |" not in text] + [p for p in parts if f"`{p}`" not in text]
-    missing += [letter for letter in letters if f"| `{letter}` |" not in text]
-    assert not missing, f"docs/glossary.md says nothing about: {', '.join(missing)}"
-
-
-def doubles(page: str) -> list[str]:
-    """Words, or meanings, that stand twice in one section of a page of tables."""
-    found = []
-    for section in re.split(r"^## ", page, flags=re.MULTILINE):
-        rows = re.findall(r"^\| (.+?) \| (.+) \|$", section, flags=re.MULTILINE)
-        for said in ([word for words, _ in rows for word in words.split(", ")], [meaning for _, meaning in rows]):
-            found += sorted({one for one in said if said.count(one) > 1})
-    return found
-
-
-def test_glossary_explains_no_word_twice() -> None:
-    assert not doubles((ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"))
-    assert doubles("## Words\n| grid | rows |\n| grid, axis | cells |\n| watch | eyes |\n| guard | eyes |\n") == ["grid", "eyes"]
-    assert not doubles("## Words\n| text | a stage |\n## Components\n| text | the prompt |\n")
-
-
 def test_map_names_every_module_and_nothing_else() -> None:
     text = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
     lines = re.findall(r"^- `([\w./-]+)`", text, flags=re.MULTILINE)

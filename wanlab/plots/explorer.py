@@ -103,7 +103,7 @@ class Explorer:
         count = len(self.views.video)
         spread = np.stack([heat[latent_frame(frame, count, len(heat))] for frame in range(count)])
         if len(heat) == 1:
-            spread[1:] = np.nan                         # of the first image alone
+            spread[1:] = np.nan                         # of the conditioning image alone
         name = "heat" if view.word is None else f"“{view.word}”"
         figure = overlay(self.views.video, {name: spread}, width, frames, caption(view, layer))
         shown = np.unique(np.linspace(0, count - 1, min(frames, count)).round().astype(int))

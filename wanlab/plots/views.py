@@ -49,7 +49,7 @@ class Layer:
 
     keys     None: they stand nowhere in the video, and no patch can be asked what it attends to
     words    whether its keys carry the prompt
-    image    whether the keys are patches of the first image, and not of the video
+    image    whether the keys are patches of the conditioning image, and not of the video
     """
 
     name: str
