@@ -1,4 +1,7 @@
-"""How close a video stays to the image that it was made from: at its first frame, and frame by frame from there."""
+"""How close a video stays to the image that it was made from: at its first frame, and frame by frame from there.
+
+The curves and their slope are ours.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
     L_content = || VGG(x) - VGG(y) ||_2         L_GAN = -E[log D(x)]
 
 Both are what a system may have been trained to please, so they say how far a training came, not how good a video is.
+The formulas are the article's; that L_content is relative to the norm of the reference is ours.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 
 A folder of three files: `rows` (little-endian floats, one row of d per sample), `ids` (one JSON text per line), and
 `index.json` (key, width, how many rows, bytes and checksums of both files), which is replaced by a rename after every
-append. What an interrupted append left beyond the index is not part of the bank and is overwritten by the next.
+append. What an interrupted append left beyond the index is not part of the bank and is overwritten by the next. The format is ours.
 """
 
 from __future__ import annotations

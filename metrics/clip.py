@@ -50,7 +50,7 @@ class Clip:
 
 
 def pooled(output: Any) -> Tensor:
-    """The features in what transformers returns: a tensor before version 5, an output since."""
+    """The features `b d` in what transformers returns: a tensor before version 5, an output since."""
     return output if isinstance(output, Tensor) else output.pooler_output
 
 
@@ -90,7 +90,11 @@ def text_alignment(video: Tensor, texts: Sequence[str], judge: Clip) -> Tensor:
 
 
 def text_curve(video: Tensor, texts: Sequence[str], judge: Clip) -> Tensor:
-    """Cosine between every frame and the video's text, `b f`."""
+    """Cosine between every frame and the video's text, `b f`.
+
+    Raises:
+        ValueError: another number of texts than of videos.
+    """
     video = check_video(video)
     if len(texts) != len(video):
         raise ValueError(f"{len(video)} videos but {len(texts)} texts")

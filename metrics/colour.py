@@ -1,4 +1,4 @@
-"""Whether the objects still have their colours at the end, and no other colour has come up; without weights."""
+"""Whether the objects still have their colours at the end, and no other colour has come up; without weights. Ours."""
 
 from __future__ import annotations
 

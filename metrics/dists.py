@@ -90,7 +90,7 @@ def stages(frames: Tensor, judge: Dists) -> list[Tensor]:
 
 
 def l2_pool(x: Tensor) -> Tensor:
-    """Root of the Hann-weighted mean square over 3 x 3, stride 2."""
+    """Root of the Hann-weighted mean square over 3 x 3, stride 2: `n c h w`, half the sides."""
     window = torch.tensor([0.5, 1.0, 0.5])
     kernel = torch.outer(window, window)
     kernel = (kernel / kernel.sum()).to(x).expand(x.shape[1], 1, 3, 3)
@@ -99,7 +99,11 @@ def l2_pool(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def dists_curve(video: Tensor, reference: Tensor, judge: Dists) -> Tensor:
-    """DISTS of every frame to the same frame of the reference, `b f`, one frame at a time; arguments as `dists`'."""
+    """DISTS of every frame to the same frame of the reference, `b f`, one frame at a time; arguments as `dists`'.
+
+    Raises:
+        ValueError: frames below 32 x 32.
+    """
     video, reference = check_pair(video, reference)
     if min(video.shape[-2:]) < LEAST:
         raise ValueError(f"dists needs frames of at least {LEAST} x {LEAST}, got {tuple(video.shape[-2:])}")

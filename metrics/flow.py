@@ -53,7 +53,11 @@ def farneback(first: Tensor, second: Tensor) -> Tensor:
 
 
 def dis(first: Tensor, second: Tensor) -> Tensor:
-    """Dense inverse search, preset "medium"; arguments and result as `farneback`'s, frames of at least 24 x 24."""
+    """Dense inverse search, preset "medium"; arguments and result as `farneback`'s, frames of at least 24 x 24.
+
+    Raises:
+        ValueError: smaller frames.
+    """
     import cv2
 
     if min(first.shape[-2:]) < LEAST_DIS:

@@ -65,7 +65,7 @@ def frechet_of_gaussians(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: T
 
 
 def assembled(gap: Tensor, trace_x: Tensor, trace_y: Tensor, root: Tensor) -> Tensor:
-    """|gap|^2 + Tr S_x + Tr S_y - 2 root; what rounding left below 0 is 0."""
+    """|gap|^2 + Tr S_x + Tr S_y - 2 root, a scalar from a gap (d) and scalars; what rounding left below 0 is 0."""
     return (gap.square().sum() + trace_x + trace_y - 2 * root).clamp_min(0)
 
 
@@ -104,7 +104,7 @@ def congruence(lower: Tensor, b: Tensor) -> Tensor:
 
 
 def cholesky(a: Tensor) -> Tensor | None:
-    """L of S = L L^T; None where S is singular to rounding, so that Cholesky fails or ends in pivots that are noise."""
+    """L (d, d) of S = L L^T; None where S is singular to rounding, so that Cholesky fails or ends in pivots that are noise."""
     lower, failed = torch.linalg.cholesky_ex(a)
     pivots = lower.diagonal().square()
     return None if failed or pivots.min() <= len(a) * EPS * pivots.max() else lower
@@ -133,7 +133,7 @@ def frechet_bias(x: Tensor, y: Tensor) -> Tensor:
 
 
 def frechet_bias_from_moments(a: Moments, b: Moments) -> Tensor:
-    """`frechet_bias` from streamed moments."""
+    """`frechet_bias` from streamed moments; a float64 scalar."""
     pooled = (a.covariance(0) * a.n + b.covariance(0) * b.n) / max(a.n + b.n - 2, 1)
     return bias_of(torch.linalg.eigvalsh(pooled).clamp_min(0), a.n, b.n)
 

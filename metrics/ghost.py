@@ -1,7 +1,7 @@
 """Left-overs: colour of an object where the object is not.
 
 A model that paints an object at its new place without clearing the old one leaves a tinted ghost. Tracker and shape
-classifier look at the object and miss it; this looks everywhere else.
+classifier look at the object and miss it; this looks everywhere else. Ours.
 """
 
 from __future__ import annotations

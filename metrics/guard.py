@@ -1,4 +1,4 @@
-"""The freeze guard: a score that a still would win never comes without how much moves."""
+"""The freeze guard: a score that a still would win never comes without how much moves. It is ours."""
 
 from __future__ import annotations
 

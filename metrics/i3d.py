@@ -51,7 +51,10 @@ def pad_same(x: Tensor, kernel: Three, stride: Three) -> Tensor:
 
 
 def pool_same(x: Tensor, kernel: Three, stride: Three) -> Tensor:
-    """Maximum over windows; the zeros of the padding never win, because what is pooled went through a ReLU."""
+    """Maximum over windows of `b c f h w`, sides as of `pad_same`.
+
+    The zeros of the padding never win, because what is pooled went through a ReLU.
+    """
     return functional.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
 
 

@@ -85,6 +85,9 @@ def jackknife_interval(
         blocks: at most this many blocks per side.
         confidence: of the interval.
         units: of paired rows, which unit each belongs to (see `blocks_of`).
+
+    Raises:
+        ValueError: paired sets of different n.
     """
     paired = len(x) == len(y) if paired is None else paired
     estimate = distance(x, y)

@@ -129,7 +129,7 @@ def jedi_distance(x: Tensor, y: Tensor, unbiased: bool = False) -> Tensor:
 
 
 def jedi_from_moments(a: Moments, b: Moments, unbiased: bool = False) -> Tensor:
-    """The same exactly, from streamed moments, since (x . y)^2 = <x x^T, y y^T>.
+    """The same scalar exactly, from streamed moments, since (x . y)^2 = <x x^T, y y^T>.
 
     V = |M_x - M_y|_F^2 / d^2, M the uncentred second moment; U = V - (mean |x|^4 - |M_x|^2) / (n - 1) / d^2, and so for y.
     M_x - M_y is put together from differences of covariances and means, which keeps its digits far from zero.

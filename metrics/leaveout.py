@@ -2,6 +2,7 @@
 
 Where n > d, the moments of the samples left out are taken from those of all: d^2 additions instead of n d^2. Where n and m
 are at most d, the inner products of all rows are made once, and each choice centres its part of them.
+The shortcuts are ours; the distance is that of `frechet` (Heusel et al. 2017).
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ class Gaussian(NamedTuple):
         return self.factored().square().sum() if self.covariance is None else self.covariance.trace()
 
     def factored(self) -> Tensor:
-        """F (d, r) of S = F F^T."""
+        """F (d, r) of S = F F^T.
+
+        Raises:
+            ValueError: the set has neither covariance nor factor.
+        """
         if self.factor is not None:
             return self.factor
         if self.covariance is None:
@@ -120,7 +125,7 @@ def frechet_replicates(x: Tensor, y: Tensor, kept_x: Sequence[Kept], kept_y: Seq
 
 
 def between(a: Gaussian, b: Gaussian) -> Tensor:
-    """The Frechet distance of two Gaussians."""
+    """The Frechet distance of two Gaussians, a float64 scalar."""
     if a.covariance is None or b.covariance is None:
         root = torch.linalg.svdvals(a.factored().T @ b.factored()).sum()
     else:

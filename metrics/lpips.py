@@ -107,6 +107,7 @@ def published(net: str = "alex", given: str | Path | None = None, device: str | 
         device: where it goes.
 
     Raises:
+        ValueError: another net.
         WeightsError: no file, a damaged one, or one that does not hold that trunk; the message says how to give it.
     """
     if net not in PUBLISHED:
@@ -152,7 +153,7 @@ def layer_distance(a: Features, b: Features, judge: Perceptual) -> Tensor:
 
 
 def check_size(video: Tensor) -> None:
-    """Refuses frames below 32 x 32, which the trunks' strides would leave nothing of."""
+    """ValueError for frames `... h w` below 32 x 32, which the trunks' strides would leave nothing of."""
     if min(video.shape[-2:]) < LEAST:
         raise ValueError(f"lpips needs frames of at least {LEAST} x {LEAST}, got {tuple(video.shape[-2:])}")
 

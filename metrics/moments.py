@@ -3,7 +3,7 @@
 The state is one flat vector `[n, fourth, shift (d), sum (d), outer (d d)]`: sum and outer product are taken of
 `x - shift`, shift is the mean of the first batch, and fourth is the sum of |x|^4. Raw moments in float32 lose every digit
 once the mean is a thousand standard deviations from zero; float64 with a shift keeps 1e-14 there. Its size does not
-depend on n, and the state of a union follows exactly from the states of its parts, whatever their shifts.
+depend on n, and the state of a union follows exactly from the states of its parts, whatever their shifts. The layout is ours.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Each motion is a template with free parameters (speed, radius, phase), fitted to place, size and angle by least squares
 with capped residuals (a frame in which the object is half hidden may be wrong). A template counts only if its
 amplitude is at least about half that of a slow true motion and it explains at least half of the variance of what it
-moves (shuffled frames of a true motion do not); if none does, the object is still.
+moves (shuffled frames of a true motion do not); if none does, the object is still. Ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """LPIPS along a clip from one pass over its frames: to a reference, from frame to frame, to the conditioning image.
 
-Each frame goes through the trunk once, and only a few frames' features are alive at a time.
+Each frame goes through the trunk once, and only a few frames' features are alive at a time. LPIPS is that of Zhang et al. 2018.
 """
 
 from __future__ import annotations
@@ -125,7 +125,11 @@ def tlp(video: Tensor, reference: Tensor, judge: Perceptual | None = None, cut: 
 
 
 def tlp_of(curves: PerceptualCurves, cut: int = CUT) -> Tensor:
-    """tLP, `b`, from curves that were computed with a reference and steps."""
+    """tLP, `b`, from curves that were computed with a reference and steps.
+
+    Raises:
+        ValueError: they were computed without.
+    """
     if curves.steps is None or curves.reference_steps is None:
         raise ValueError("tlp needs the steps of a clip and of its reference")
     return inner(100 * (curves.steps - curves.reference_steps).abs(), cut)

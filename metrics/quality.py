@@ -1,4 +1,7 @@
-"""Frame quality against a reference: PSNR, SSIM, MS-SSIM, sharpness; one value per sample, and curves over frames."""
+"""Frame quality against a reference: PSNR, SSIM, MS-SSIM, sharpness; one value per sample, and curves over frames.
+
+PSNR is the common definition without a paper, sharpness is ours, the others name theirs.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,9 @@ def masked_psnr(video: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
         video: `b f c h w` in [0, 1].
         reference: the same shape.
         mask: `b f h w`, weights in [0, 1].
+
+    Raises:
+        ValueError: a mask of another shape.
     """
     video, reference = check_pair(video, reference)
     if mask.shape != video[:, :, 0].shape:
@@ -80,7 +86,11 @@ def ssim(video: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim_curve(video: Tensor, reference: Tensor) -> Tensor:
-    """`ssim` of every frame, `b f`."""
+    """`ssim` of every frame, `b f`.
+
+    Raises:
+        ValueError: frames below 11 x 11.
+    """
     video, reference = check_pair(video, reference)
     if min(video.shape[-2:]) < WINDOW:
         raise ValueError(f"ssim needs frames of at least {WINDOW} x {WINDOW}, got {tuple(video.shape[-2:])}")
@@ -119,7 +129,11 @@ def ms_ssim(video: Tensor, reference: Tensor) -> Tensor:
 
 
 def ms_ssim_curve(video: Tensor, reference: Tensor) -> Tensor:
-    """`ms_ssim` of every frame, `b f`."""
+    """`ms_ssim` of every frame, `b f`.
+
+    Raises:
+        ValueError: frames below 176 x 176.
+    """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
     video, reference = check_pair(video, reference)

@@ -51,7 +51,7 @@ def warn_small(message: str) -> None:
 
 
 def numbered(ids: Sequence[str | int] | Tensor) -> Tensor:
-    """Sample ids as int64: integers as they are, words by 63 bits of their hash, the same in every process."""
+    """Sample ids (n,) as int64: integers as they are, words by 63 bits of their hash, the same in every process."""
     if isinstance(ids, Tensor):
         return ids.flatten().to("cpu", torch.int64)
     return torch.tensor([_number(sample) for sample in ids], dtype=torch.int64)

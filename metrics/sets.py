@@ -6,6 +6,7 @@
 
 Streamed moments serve the Frechet distance and JEDi's in constant memory. KVD and the manifold metrics, and every interval,
 need the features themselves: keep=True holds them in memory, a pair of banks on disk.
+What is kept, and how, is ours; each distance names its paper.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether a shape can still be read at the end: a classifier trained on true frames looks at the last one.
 
 The crop is found by colour alone (the tracker's mask), so a shape that is gone, smeared or of the wrong colour cannot
-be named right. Objects that are covered or out of the frame at the end are left out: nobody could name those.
+be named right. Objects that are covered or out of the frame at the end are left out: nobody could name those. Ours.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Interpolator = Callable[[Tensor, Tensor], Tensor]  # `n c h w` in [0, 1] twice -
 
 
 def halfway(a: Tensor, b: Tensor, flow: Flow = farneback) -> Tensor:
-    """The frame between a and b, both carried halfway along the flow (Jiang et al. 2018, eq. 4 at t = 1/2), averaged."""
+    """The frame between a and b (n c h w), both carried halfway along the flow (Jiang et al. 2018, eq. 4 at t = 1/2), averaged."""
     quarter = (flow(a, b) - flow(b, a)).to(a) / 4
     return (warp(a, -quarter) + warp(b, quarter)) / 2
 

@@ -1,6 +1,7 @@
 """Metrics of single samples as torchmetrics classes: update batch by batch, reduce across processes, compute once.
 
 torchmetrics takes seconds to import, so the one-shot functions live in files of their own that do not need it.
+The classes are ours; scores name their own sources.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Change over time without weights: flicker and how much moves. A still wins every consistency score, so the second
-is always to be read beside the first; `guard` ties the two together."""
+is always to be read beside the first; `guard` ties the two together. How much moves is ours, over the flow of Farneback 2003."""
 
 from __future__ import annotations
 

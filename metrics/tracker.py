@@ -137,7 +137,7 @@ def polar(grey: Tensor, mask: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
 
 
 def turn(a: Tensor, b: Tensor) -> Tensor:
-    """By how many radians polar picture b `channel ring angle` is a turned clockwise, within LARGEST_TURN."""
+    """By how many radians polar picture b `channel ring angle` is a turned clockwise, a scalar within LARGEST_TURN."""
     spectrum = torch.fft.rfft(b) * torch.fft.rfft(a).conj()
     score = torch.fft.irfft(spectrum.sum((0, 1)), n=ANGLES)
     reach = round(LARGEST_TURN * ANGLES / (2 * math.pi))

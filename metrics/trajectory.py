@@ -1,4 +1,7 @@
-"""How far objects are from their known tracks, and pixels from their known flow: for clips whose truth is known."""
+"""How far objects are from their known tracks, and pixels from their known flow: for clips whose truth is known.
+
+Ours; a flow is judged by the usual end-point error, in frame widths.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,11 @@ def flow_error(video: Tensor, truth: FlowField, found: FlowField | None = None) 
 
 
 def flow_error_curve(video: Tensor, truth: FlowField, found: FlowField | None = None) -> Tensor:
-    """`flow_error` of every step from one frame to the next, `b f-1`; NaN where nothing is visible."""
+    """`flow_error` of every step from one frame to the next, `b f-1`; NaN where nothing is visible.
+
+    Raises:
+        ValueError: a field that is not `b f-1 2 h w` of the video.
+    """
     video = check_video(video, minimum_frames=2)
     expected = (video.shape[0], video.shape[1] - 1, 2, *video.shape[-2:])
     for name, field in (("true", truth), ("found", found)):

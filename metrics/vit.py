@@ -120,7 +120,7 @@ def sines(places: int, width: int) -> Tensor:
 
 
 def measured(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Width, depth, hidden width, patch and tubelet of the encoder whose tensors these are.
+    """Width, depth, hidden width, patch and tubelet of an encoder, read off the axes of its tensors.
 
     Raises:
         KeyError: they are not those of such an encoder.

@@ -63,7 +63,11 @@ def warp_error(video: Tensor, field: FlowField) -> Tensor:
 
 
 def warp_error_curve(video: Tensor, field: FlowField) -> Tensor:
-    """`warp_error` of every step from one frame to the next, `b f-1`."""
+    """`warp_error` of every step from one frame to the next, `b f-1`.
+
+    Raises:
+        ValueError: a field that is not `b f-1 2 h w` of the video.
+    """
     video = check_video(video, minimum_frames=2)
     expected = (video.shape[0], video.shape[1] - 1, 2, *video.shape[-2:])
     if tuple(field.flow.shape) != expected:

@@ -8,6 +8,7 @@
 
 Exact, from reads beside the fused kernel (`wanlab.nn.reads`); the video keeps its bytes unless `split=True` was said. How tokens
 stand comes from the axes of the sites and from the pipeline (`grid_of`), never from a length.
+The sums over parts of a map, and their names, are ours.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ STREAMED = {"mass": "bkfp", "moments": "bku", "entropy": "bk"}          # axes t
 
 
 def layers(pipe: Any, at: str = "**") -> list[str]:
-    """The attentions of a pipeline whose names match a glob (or whose parts do: "generator.**"), in the order of its modules."""
+    """The attentions of a pipeline whose names match a glob (or whose parts do: "generator.**"), in the order of its modules.
+
+    AttentionError where none does.
+    """
     names = [name.removesuffix(".pattern") for name in pipe.sites("**.pattern").names]
     found = [name for name in names if f"{name}.pattern" in _matching(pipe, at)]
     if not found:
@@ -155,6 +159,7 @@ class Attended:
         """Attention of every place to words: (step branch row layer head frame h w word). Tokens of one word are added up.
 
         branch: whose prompt is meant; at: some of the layers; size: h and w to which layers of other grids are brought.
+        AttentionError for a word that was not read.
         """
         held = [word for word, where in self.plan.tokens if where == branch]
         words = held if words is None else list(words)
@@ -194,7 +199,10 @@ class Attended:
         return array.mean([axis for axis in ("h", "w", "token") if axis in array.dims])
 
     def profile(self, at: str | None = None) -> DataArray:
-        """Mass of the queries of each frame on each frame: (step branch row layer head frame to), of layers that see several."""
+        """Mass of the queries of each frame on each frame: (step branch row layer head frame to), of layers that see several.
+
+        AttentionError where none does.
+        """
         found = {}
         for layer in self._among(at, self.plan.layers):
             mass = self.mass(layer)
@@ -246,7 +254,10 @@ class Attended:
         return numbers
 
     def map(self, layer: str, step: int | None = None, branch: str | None = None, row: int = 0) -> AttentionMap:
-        """The map of one attention at one moment, of which any part is computed on demand (`read(..., maps=...)`)."""
+        """The map of one attention at one moment, of which any part is computed on demand (`read(..., maps=...)`).
+
+        AttentionError for one not kept.
+        """
         if layer not in self.plan.maps:
             raise AttentionError(f"the map of {layer!r} was not kept{suggestion(layer, self.plan.maps)}: read(..., maps={layer!r})")
         return AttentionMap.of(self.plan.pipe, self.record, layer, step, branch, row)

@@ -145,7 +145,7 @@ def _gradients(asked: Asked, sites: Sequence[tuple[Site, Select]], share: float,
 
 
 def total(metric: Metric, seen: Seen) -> torch.Tensor:
-    """The sum of a metric over rows, to be differentiated: rows do not depend on each other. MetricError where it is none."""
+    """The sum of a metric over rows, a scalar to differentiate: rows do not depend on each other. MetricError where it is none."""
     with torch.enable_grad():
         given = metric(seen)
     if not isinstance(given, torch.Tensor) or not given.requires_grad:
@@ -242,7 +242,10 @@ class Check:
 
     @property
     def spearman(self) -> float:
-        """Rank correlation of estimates and true changes, over gates (mean over rows)."""
+        """Rank correlation of estimates and true changes, over gates (mean over rows).
+
+        MetricError for fewer than three gates, or equal effects.
+        """
         from scipy.stats import spearmanr
 
         axes = [name for name in self.table.columns if name not in ("row", "true", "estimate")]

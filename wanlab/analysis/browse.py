@@ -5,6 +5,7 @@
     seen.correlations                   # feature x label: inside, colour red, shape circle, motion left, ...
     seen.patches(17)                    # the places where feature 17 is strongest
     seen.figure(17)                     # film strips with its heat
+The table and its labels are ours.
 """
 
 from __future__ import annotations
@@ -157,7 +158,10 @@ class Browsed:
         return found
 
     def best(self, label: str, n: int = 5) -> DataFrame:
-        """The features that go with a label most: correlation, and the largest with any other label of its kind."""
+        """The features that go with a label most: correlation, and the largest with any other label of its kind.
+
+        LookupError for a label that there is not.
+        """
         known = self.correlations
         if label not in known:
             from wanlab.core.nearest import suggestion

@@ -83,7 +83,8 @@ def run(pipe: Any, request: Any, cells: Sequence[Cell], metrics: Mapping[str, Me
     capture    what metrics want in `seen.record`: of whole runs, so that nothing is shared
     memory     bytes of intermediate results that are kept
 
-    All edits are checked before anything runs. Raises MetricError for a metric that gives NaN, infinity or no number for each row.
+    All edits are checked before anything runs. Raises MetricError for a metric that gives NaN, infinity or no number for each row,
+    ValueError for two cells of one name.
     """
     names = [cell.name for cell in cells]
     if len(set(names)) < len(names):

@@ -80,7 +80,7 @@ def rows_of(blocks: Iterable[Block | Tensor]) -> Iterator[Tensor]:
 def reservoir(blocks: Iterable[Block | Tensor], size: int, seed: int = 0) -> Tensor:
     """`size` rows of a stream, each as likely as any other (all, where there are fewer): n c, in memory that does not grow.
 
-    Each row draws a number by its place in the stream; those with the smallest numbers stay.
+    Each row draws a number by its place in the stream; those with the smallest numbers stay. ValueError for an empty stream.
     """
     draw = generator("reservoir", seed)
     kept, keys = None, torch.zeros(0)
@@ -101,6 +101,7 @@ def train(blocks: Iterable[Block | Tensor], features: int, k: int, about: Mappin
 
     blocks: read once; of them `buffer` rows are kept. Equal blocks, settings and number of threads give equal bytes.
     Costs steps x batch x width x features x 6 multiplications or so, beside making the activations.
+    ValueError where all activations are equal.
     """
     how = Settings(features, k, **settings)
     rows = reservoir(blocks, how.buffer, how.seed)
@@ -171,7 +172,7 @@ class Score:
 
 
 def score(held: Dictionary, blocks: Iterable[Block | Tensor]) -> Score:
-    """How well a dictionary does on activations, in one pass and constant memory. The mean is that of these rows."""
+    """How well a dictionary does on activations n c, in one pass and constant memory. The mean is that of these rows."""
     return _scored(blocks, held.features, lambda x: _both(held, x))
 
 
@@ -216,7 +217,7 @@ def pca(rows: Tensor, k: int) -> Basis:
 
 
 def compare(held: Dictionary, blocks: Iterable[Block | Tensor], fit: Tensor | None = None, seed: int = 0) -> DataFrame:
-    """Scores on the same activations of the dictionary, a PCA of k components, and a random dictionary: one line each.
+    """Scores on the same activations n c of the dictionary, a PCA of k components, and a random dictionary: one line each.
 
     blocks: read once and held in memory. fit: rows that the PCA is fitted on; by default these, which favours it.
     """

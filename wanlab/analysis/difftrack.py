@@ -19,6 +19,7 @@ def correspond(pipe: Any, image: Any, prompt: str, points: Sequence[tuple[float,
     The query of a point's patch is compared with the keys of each frame; the mean over heads of the softmax over that frame's
     patches has its maximum where the point is taken to be. Within a layer that attends across frames these are frame pairs of
     its own attention, each normalised over the frame; in one that does not it is what they would be. Sites: `q` and `k`.
+    AttentionError where they stand nowhere in the video.
     """
     when = {"steps": step, "branch": "cond"}
     captures = [Capture.of({"at": f"{layer}.{side}", **when}) for side in "qk"]

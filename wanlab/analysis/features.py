@@ -89,7 +89,8 @@ def pooled(pipe: Any, requests: Iterable[Any], at: str, *, frames: bool = False,
            edits: Iterable[Edit] = (), budget: int | None = 2 * GIB) -> Iterator[Features]:
     """Means over all tokens of a site, one row for each sample, or with `frames` one for each frame of each sample.
 
-    Heads and slots stand side by side in the width. Arguments, blocks and errors as of `stream`.
+    Heads and slots stand side by side in the width. Arguments, blocks and errors as of `stream`; FeatureError too for `frames`
+    at a site that has none.
     """
     kept = "bfkm" if frames else "bkm"
     for site in pipe.sites(Select.of(at).at) if frames else ():

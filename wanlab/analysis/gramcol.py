@@ -55,7 +55,10 @@ def columns(z: DataArray, q: DataArray, k: DataArray) -> DataArray:
 
 
 def standardised(heat: DataArray) -> DataArray:
-    """Each number in standard deviations from the mean over the keys, so that no key's length and no patch's decides."""
+    """Each number in standard deviations from the mean over the keys, so that no key's length and no patch's decides.
+
+    AttentionError for a single token.
+    """
     if heat.sizes["key"] < 2:
         raise AttentionError("columns are standardised over the prompt's tokens: it needs two at least")
     return (heat - heat.mean("key")) / (heat.std("key", ddof=1) + 1e-6)

@@ -176,7 +176,10 @@ class Guidance:
     means: Mapping[str, DataArray | None]
 
     def direction(self, site: str) -> DataArray:
-        """The mean of cond - uncond over rows and places, at each step, of length 1: (step channel); `length` holds what it had."""
+        """The mean of cond - uncond over rows and places, at each step, of length 1: (step channel); `length` holds what it had.
+
+        ContrastError for a site that was not followed, or has no channels.
+        """
         if site not in self.means:
             raise ContrastError(f"{site!r} was not followed{suggestion(site, list(self.means))}")
         mean = self.means[site]
@@ -193,7 +196,7 @@ def crossed(pipe: Any, request: Any, at: str | Sequence[str], metrics: Mapping[s
     into="uncond": guidance adds nothing that comes from the place; into="cond": the prompt says nothing there. The values are those
     of the plain run: in a window of several steps they are what the branch had there, not what it would have come to. One branch of
     the sites is held in the steps of the windows: BudgetError where that is over the budget (ask for a window at a time). Columns
-    as of `cells.run`, and base (the plain run's number) and change.
+    as of `cells.run`, and base (the plain run's number) and change. ContrastError for another `into`.
     """
     if into not in BRANCHES:
         raise ContrastError(f"no branch {into!r}{suggestion(into, BRANCHES)}")

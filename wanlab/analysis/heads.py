@@ -1,4 +1,7 @@
-"""The head atlas: what every attention head does on a few prompts, as numbers, labels, a figure and a card."""
+"""The head atlas: what every attention head does on a few prompts, as numbers, labels, a figure and a card.
+
+Numbers and thresholds are ours.
+"""
 
 from __future__ import annotations
 

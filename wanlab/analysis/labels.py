@@ -30,7 +30,7 @@ def of_truth(clips: Clips) -> dict[str, np.ndarray]:
 
 
 def types_of(labels: Mapping[str, np.ndarray], names: Sequence[str] = ("colour", "shape")) -> np.ndarray:
-    """What kind of clip each is, for the control task: "red circle"."""
+    """What kind of clip each is, for the control task: "red circle". ProbeError for a label that there is not."""
     for name in names:
         if name not in labels:
             raise ProbeError(f"no label {name!r}{suggestion(name, list(labels))}")
@@ -100,7 +100,7 @@ class Label:
         return cls(name, values, None if numbers else tuple(np.unique(values).tolist()))
 
     def check(self, split: Split) -> None:
-        """Raise where a class has one member, or none, in a part of the split, or numbers do not differ."""
+        """ProbeError where a class has one member, or none, in a part of the split, or numbers do not differ."""
         if self.classes is None:
             if np.ptp(self.values[split.test]) == 0 or np.ptp(self.values[split.train]) == 0:
                 raise ProbeError(f"{self.name} is the same for all clips: there is nothing to tell apart")

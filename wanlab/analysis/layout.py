@@ -75,7 +75,10 @@ def _on_grid(array: DataArray, grid: Grid | None) -> DataArray:
 
 
 def layered(arrays: dict[str, DataArray]) -> DataArray:
-    """Arrays of several layers side by side, dimension `layer`; of layers with fewer heads the others are NaN."""
+    """Arrays of several layers side by side, dimension `layer`; of layers with fewer heads the others are NaN.
+
+    AttentionError for layers on different grids.
+    """
     shapes = {name: tuple(array.sizes.get(axis, 0) for axis in ("frame", "h", "w")) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         told = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())

@@ -1,4 +1,7 @@
-"""How well a heat map finds a thing whose mask is known: pointing accuracy and overlap, frame by frame, beside chance."""
+"""How well a heat map finds a thing whose mask is known: pointing accuracy and overlap, frame by frame, beside chance.
+
+The pointing game is that of Zhang et al. 2016; when a place counts as hit, and an overlap without a threshold, are ours.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ def scores(heat: Any, mask: Any) -> dict[str, float]:
     pointing   share of frames whose hottest place is one that the thing covers by half (or the one that it covers most)
     iou        overlap of the hottest places, as many as the thing covers, with those: no threshold is chosen
     chance     the pointing accuracy of heat without meaning: the share of places that the thing covers
+    ValueError for heat and mask of different shapes, and for a mask that is empty in every frame.
     """
     heat, mask = np.asarray(heat, float), np.asarray(mask, float)
     if heat.shape != mask.shape:

@@ -128,7 +128,7 @@ class AttentionMap:
         return self.rows([(frame, h, w)], heads).isel(query=0, drop=True)
 
     def rows(self, places: Sequence[Place], heads: Sequence[int] | None = None) -> DataArray:
-        """The same of several patches: (query head frame h w)."""
+        """The same of several patches: (query head frame h w). AttentionError where the keys stand nowhere in the video."""
         if self.keys is None:
             raise AttentionError(f"the keys of {self.layer} stand nowhere in the video: ask for columns()")
         heat = np.empty((len(places), self.heads if heads is None else len(heads), *self.keys), np.float32)
@@ -167,7 +167,10 @@ class AttentionMap:
         return grid is not None and grid.of == "image"
 
     def pair(self, frame: int, to: int) -> DataArray:
-        """From every patch of one frame to every patch of another: (head h w to_h to_w); no other part of the map is computed."""
+        """From every patch of one frame to every patch of another: (head h w to_h to_w); no other part of the map is computed.
+
+        AttentionError for a frame outside, and where the keys stand nowhere.
+        """
         if self.keys is None:
             raise AttentionError(f"the keys of {self.layer} stand nowhere in the video: ask for columns()")
         for what, at, side in (("queries", frame, self.sides), ("keys", to, self.keys)):
@@ -214,6 +217,7 @@ class AttentionMap:
         """Of the attention from a thing in each frame, how much goes to the thing in each frame: (head frame to).
 
         mask: frames h w of the keys' grid, boolean (a point is a mask of one place). A frame without the thing is NaN.
+        AttentionError for a mask of another grid.
         """
         mask = np.asarray(mask, bool)
         if mask.shape != self.sides or self.keys != self.sides:

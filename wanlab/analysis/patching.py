@@ -182,7 +182,10 @@ def grid(contrast: Contrast, at: Sequence[str] | Mapping[str, str], *, windows: 
 
 
 def laid_out(contrast: Contrast, found: Sequence[Place], way: str = "denoising", save: str | Path | None = None) -> Grid:
-    """The grid of some places, of several calls of `places` for example; recorded in one run. Raises as `grid`."""
+    """The grid of some places, of several calls of `places` for example; recorded in one run.
+
+    Raises as `grid`, ContrastError for another way.
+    """
     if way not in WAYS:
         raise ContrastError(f"no way {way!r}{suggestion(way, list(WAYS))}")
     if any("word" in place.axes for place in found):

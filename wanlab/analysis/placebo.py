@@ -5,6 +5,7 @@
 
 An effect that lies within those of its placebos has not been shown to be the place's own. Studies draw within a node, and cut
 (`placebo:` in a study file); here draws are from everywhere else, so that what nothing in its node resembles has a placebo too.
+Ours.
 """
 
 from __future__ import annotations

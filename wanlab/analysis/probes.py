@@ -57,7 +57,10 @@ class Probes:
         return self.readers[key]
 
     def figure(self, labels: Sequence[str] | None = None, note: str = "", width: float = 5.5) -> Figure:
-        """Accuracy by layer, a line for each step, a panel for each label, with chance and the control task."""
+        """Accuracy by layer, a line for each step, a panel for each label, with chance and the control task.
+
+        LookupError for a label without a probe.
+        """
         from wanlab.plots.probe import by_layer
 
         names = list(self.table.label.unique()) if labels is None else list(labels)

@@ -1,7 +1,7 @@
 """Readouts: differentiable numbers of a video whose truth is known, one for each row; what causal questions measure by default.
 
 They are told what to look for (the colour of an object), and need no network. Metrics of `wanlab.measure` can be asked as well, of
-the same `Seen`; they are not differentiable.
+the same `Seen`; they are not differentiable. They are ours.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def weights(video: Tensor, colour: str | Sequence[str]) -> Tensor:
     """How much each pixel shows a colour of the world, b f h w in [0, 1]: its chroma, where the hue agrees. Differentiable.
 
     video b f 3 h w in [0, 1]; colour: one for all rows, or one for each.
+    MetricError for a colour that the world does not have, or another number of them.
     """
     names = [colour] * len(video) if isinstance(colour, str) else list(colour)
     for name in names:
@@ -60,7 +61,10 @@ def centres(video: Tensor, colour: str | Sequence[str]) -> Tensor:
 
 
 def displacement(colour: str | Sequence[str], heading: str | tuple[float, float]) -> Metric:
-    """How far the centre of a colour moves from the first frame to the last along a heading, widths: "left", or a unit vector."""
+    """How far the centre of a colour moves from the first frame to the last along a heading, widths: "left", or a unit vector.
+
+    MetricError for another heading.
+    """
     if isinstance(heading, str) and heading not in HEADINGS:
         raise MetricError(f"no heading {heading!r}{suggestion(heading, list(HEADINGS))}; give a vector (x right, y down)")
     along = torch.tensor(HEADINGS[heading] if isinstance(heading, str) else heading)
@@ -106,6 +110,7 @@ def realness(pipe: Any, network: Callable[[Tensor], Sequence[Tensor]] | None = N
     """The discriminator's logit of a whole video, the mean over its patches: positive where it takes it for real.
 
     pipe: one with a stage `discriminator` (the cascade); network: the content network under it, by default the shipped one.
+    MetricError for a pipeline without one.
     """
     if not hasattr(pipe, "discriminator"):
         raise MetricError(f"{pipe.config['name']} has no discriminator, so no logit of one")

@@ -17,6 +17,7 @@ def rollout(maps: Sequence[AttentionMap], place: tuple[int, int, int], residual:
     Each layer counts as residual * I + (1 - residual) * (mean of the heads). The row of one place is carried back through the
     layers, each applied by one call of the kernel: no product of maps is formed, and memory does not grow with their size. What
     flows to tokens that stand nowhere (registers) is left out; 1 minus the sum says how much.
+    AttentionError for a layer of another grid.
     """
     sides = maps[0].sides
     strange = [one.layer for one in maps if one.sides != sides or one.keys != sides]

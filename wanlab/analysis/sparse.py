@@ -19,6 +19,7 @@ def classify(pipe: Any, image: Any, prompt: str, seed: int = 0, *, layer: str, s
     """Per head of a layer that attends over frames, height and width: (head error), the error of each mask, and `label`.
 
     Sites: `q`, `k`, `v`. queries: how many are sampled, evenly over all; width: of the masks' band, in frames (`errors`).
+    AttentionError for a layer that does not attend over all three.
     """
     captures = [Capture.of({"at": f"{layer}.{side}", "steps": step, "branch": branch}) for side in "qkv"]
     record = pipe.generate(image, prompt, seed, capture=captures, **generate).record

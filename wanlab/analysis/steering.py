@@ -91,7 +91,8 @@ def _means(pipe: Any, requests: Iterable[Any], at: str, steps: Any, branch: str 
 
 def of_probe(reader: Reader, name: Any, at: str, *, pipe: Any, branch: str | None = "cond") -> Direction:
     """The weights of a linear probe for a class (over the mean of all classes), as long as the way from the mean of all classes to
-    that of the class. `at` is the site of the probe as it was pooled, with `@steps=` where not all steps are meant."""
+    that of the class. `at` is the site of the probe as it was pooled, with `@steps=` where not all steps are meant. SteeringError
+    for a probe that read other features than those of the site."""
     site = next(iter(pipe.sites(Select.of(at).at)))
     vector = torch.from_numpy(np.asarray(reader.towards(name))).double()
     if len(vector) != site.size("c" if "c" in site.axes else "d"):
@@ -137,7 +138,10 @@ class Doses:
 
 
 def cells(direction: Direction, doses: Sequence[float], placebos: int = 2, seed: int = 0) -> list[Cell]:
-    """The runs of a dose-response curve as data: no edit, each dose, and each dose of some random directions of equal length."""
+    """The runs of a dose-response curve as data: no edit, each dose, and each dose of some random directions of equal length.
+
+    SteeringError for no dose but 0.
+    """
     if not any(doses):
         raise SteeringError("doses other than 0 are needed: 0 is the run without an edit")
     found = [Cell(NONE, (), {"direction": STEERED, "dose": NONE})]

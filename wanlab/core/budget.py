@@ -16,7 +16,7 @@ class BudgetError(MemoryError):
 
 
 def check_memory(needs: Mapping[str, int], budget: int | None) -> None:
-    """Raise where the captures (what -> bytes) exceed the budget in memory; the message says how to need less."""
+    """BudgetError where the captures (what -> bytes) exceed the budget in memory; the message says how to need less."""
     total = sum(needs.values())
     if budget is not None and total > budget:
         site = _site(_largest(needs))
@@ -26,7 +26,7 @@ def check_memory(needs: Mapping[str, int], budget: int | None) -> None:
 
 
 def check_disk(needs: Mapping[str, int], folder: Path) -> None:
-    """Raise where the captures (what -> bytes) exceed what is free in the folder that they go to."""
+    """BudgetError where the captures (what -> bytes) exceed what is free in the folder that they go to."""
     free = shutil.disk_usage(folder).free
     if sum(needs.values()) > free:
         site = _site(_largest(needs))

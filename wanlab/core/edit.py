@@ -48,14 +48,14 @@ class Event:
     identity: Tensor | Callable[[], Tensor] | None = None
 
     def axis(self, letter: str, edit: Edit) -> int:
-        """The place of an axis; an error naming the site's axes where it has none."""
+        """The place of an axis; EditError, naming the site's axes, where it has none."""
         if letter not in self.site.axes:
             raise EditError(f"{edit.kind} needs an axis {letter}, but {self.site.name} has axes "
                             f"'{' '.join(self.site.axes)}'")
         return self.site.axes.index(letter)
 
     def seed(self, row: int) -> int:
-        """The seed of a row's sample: as announced, else the number of the row."""
+        """The seed of a row's sample: as announced, else the number of the row. EditError for a row beyond those announced."""
         if self.plan.seeds is None:
             return row
         if row >= len(self.plan.seeds):
@@ -85,7 +85,10 @@ class Edit(Limits):
         object.__setattr__(self, "where", Select(self.at, **self.limits))
 
     def change(self, x: Tensor, event: Event) -> Tensor:
-        """What stands at the site instead of `x`, everywhere; `apply` keeps the selected part. Never writes to `x`."""
+        """What stands at the site instead of `x`, everywhere; `apply` keeps the selected part. Never writes to `x`.
+
+        Both have the axes of `event.site` and one shape. TypeError from a kind that defines no change.
+        """
         raise TypeError(f"{type(self).__name__} is not a kind of edit: it defines no change")
 
     @property
@@ -95,7 +98,7 @@ class Edit(Limits):
         return False
 
     def check(self, site: Site) -> None:
-        """Whether this kind can mean anything at `site`; called before anything runs."""
+        """Raises EditError where this kind can mean nothing at `site`; called before anything runs."""
         if site.derived and not self.inert:
             raise EditError(f"{site.name} is derived and can only be recorded: nothing is computed from it")
         for letter in self.needs:
@@ -107,7 +110,10 @@ class Edit(Limits):
         """Whether it can do at `site` what it is asked in the run that `plan` announces; called before that runs."""
 
     def apply(self, x: Tensor, event: Event) -> Tensor:
-        """The edited tensor: `change` where the selection reaches, `x` bit for bit elsewhere. `x` is not written to."""
+        """The edited tensor: `change` where the selection reaches, `x` bit for bit elsewhere. `x` is not written to.
+
+        Both have the axes of `event.site` and one shape. EditError where `change` writes to what it is given, or gives another.
+        """
         part = region(self.where, event.site, x, event.plan)
         shown = x.clone() if x.is_inference() else x        # inference tensors do not count writes
         version = None if x.is_inference() else x._version
@@ -155,7 +161,7 @@ class Edit(Limits):
 
 
 def edit_from_dict(data: Mapping[str, Any]) -> Edit:
-    """The edit that `Edit.to_dict` described. Unknown kinds and keys raise with the nearest right names."""
+    """The edit that `Edit.to_dict` described. EditError, with the nearest right names, for unknown kinds and keys."""
     if not isinstance(data, Mapping):
         raise EditError(f"an edit is a mapping with kind and at, not {quoted(data)}")
     rest = dict(data)

@@ -81,7 +81,7 @@ class Entry:
         return replace(self, tensor=self.tensor.mean(self.axes.index("b"), keepdim=True))
 
     def fits(self, site: Site, shape: tuple[int, ...] | None = None, except_axis: str = "") -> None:
-        """Raise where the entry cannot stand at a site of that shape (its known one by default); sizes of 1 spread."""
+        """RecordError where the entry cannot stand at a site of that shape (its known one by default); sizes of 1 spread."""
         strange = [axis for axis in self.axes if axis not in site.axes]
         if strange:
             raise RecordError(f"{site.name} has axes '{' '.join(site.axes)}', the record '{' '.join(self.axes)}': "
@@ -184,14 +184,14 @@ class Entry:
 
 
 def outlined(tensor: Tensor, told: Mapping[str, Any]) -> Entry:
-    """The entry that `Entry.told` described, around a tensor."""
+    """The entry that `Entry.told` described, around a tensor with its axes."""
     coords = {axis: tuple(at) if isinstance(at, list) else at for axis, at in told["coords"].items()}
     labels = {name: Label(tuple(axes), np.array(values)) for name, (axes, values) in told["labels"].items()}
     return Entry(tensor, tuple(told["axes"]), told["site"], coords, labels, dict(told["full"]))
 
 
 def raw(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, on the CPU, in the order of its axes."""
+    """The bytes (n) of a tensor of any shape, uint8 on the CPU, in the order of its axes."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
 
 

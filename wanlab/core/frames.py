@@ -62,7 +62,7 @@ class ShuffleFrames(Edit):
 
 
 def frame_order(frames: int, seed: int) -> list[int]:
-    """A seeded permutation of `frames` that is not the identity."""
+    """A seeded permutation of `frames` that is not the identity. EditError for fewer than two."""
     if frames < 2:
         raise EditError("shuffle_frames needs at least two frames")
     source = generator("shuffle_frames", seed, frames)
@@ -107,6 +107,7 @@ class CutFrames(Edit):
     """Attention between frames is cut into blocks of `block` frames: weights across blocks are 0, rows sum to 1 again.
 
     Acts on the `pattern` of temporal attention, whose last two axes are query frames f and key frames j.
+    EditError at any other site.
     """
 
     kind = "cut_frames"

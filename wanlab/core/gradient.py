@@ -60,6 +60,7 @@ def own(x: Tensor, site: Site, tick: Tick) -> Tensor:
     """`x` as a tensor of the site's own, equal in bits: what else is computed from `x` has no part in its gradient.
 
     Where nothing before the site is differentiated (frozen weights), differentiation begins here.
+    GradientError where nothing can be differentiated: integers, and runs under `torch.no_grad`.
     """
     if not (x.is_floating_point() or x.is_complex()):
         raise GradientError(f"{site.name} passes {x.dtype}, which has no gradient")

@@ -51,7 +51,7 @@ class CovarianceStat(Statistic):
     """Mean and covariance of the features (axis c, else d) over all positions, by the updates of Chan, Golub & LeVeque 1983.
 
     They never subtract large sums from each other, so that a mean of a thousand standard deviations costs no digits.
-    `per` keeps axes apart: one covariance for each of their positions.
+    `per` keeps axes apart: one covariance for each of their positions. StatisticError where no features are left.
     """
 
     name, STATE = "covariance", ("_mean", "_square")

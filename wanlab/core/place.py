@@ -62,7 +62,7 @@ class Place:
 
     @classmethod
     def of(cls, value: Place | Mapping[str, Any]) -> Place:
-        """A place from a place, or from a mapping (as in YAML)."""
+        """A place from a place, or from a mapping (as in YAML). AdaptError for anything else."""
         if isinstance(value, Place):
             return value
         if not isinstance(value, Mapping) or "path" not in value:
@@ -78,7 +78,7 @@ class Place:
         return Reshape.read(self.reshape or f"{self.axes} -> {self.axes}")
 
     def letters(self) -> tuple[str, ...]:
-        """The axes of the site."""
+        """The axes of the site. AdaptError where reshape does not say them, or says others."""
         pattern = self.pattern()
         axes = pattern.axes if self.axes is None else tuple(self.axes.split())
         if axes is None:

@@ -112,7 +112,10 @@ class QuantileStat(Statistic):
 
     # -- reading
     def quantile(self, q: float | Sequence[float]) -> Tensor:
-        """The values below which a part `q` (0 to 1) of all lies: float32, axes q (where several) and `per`."""
+        """The values below which a part `q` (0 to 1) of all lies: float32, axes q (where several) and `per`.
+
+        StatisticError for parts outside.
+        """
         asked = torch.tensor([q] if isinstance(q, (int, float)) else list(q), dtype=torch.float64)
         if not asked.numel() or not ((asked >= 0) & (asked <= 1)).all():
             raise StatisticError(f"quantiles are asked for by parts from 0 to 1, not by {q}")

@@ -76,7 +76,10 @@ class Record(Mapping[Any, Entry]):
             check_memory({f"the captures up to {key}": self.bytes}, self.budget)
 
     def update(self, other: Record) -> None:
-        """Take in another record, as of the parts of one run: firings beside each other, statistics merged."""
+        """Take in another record, as of the parts of one run: firings beside each other, statistics merged.
+
+        RecordError for a firing that both have.
+        """
         mine, theirs = dict(self._statistics()), dict(other._statistics())
         twice = [key for key in other._entries if key in self._entries and not (key in mine and key in theirs)]
         if twice:
@@ -159,7 +162,10 @@ class Record(Mapping[Any, Entry]):
         return self._some([one for one in keys if one.fits(wanted)], keys, str(wanted)), None
 
     def at(self, site: str, tick: Tick) -> Entry:
-        """The entry for one moment: of this step and branch, where the site was recorded by step or branch."""
+        """The entry for one moment: of this step and branch, where the site was recorded by step or branch.
+
+        RecordError where there is none, or more than one.
+        """
         keys = self.find(site)
         fit = [key for key in keys if key.step in (None, tick.step) and key.branch in (None, tick.branch)]
         if not fit:
@@ -169,7 +175,10 @@ class Record(Mapping[Any, Entry]):
         return self.entry(fit[0])
 
     def find(self, site: str) -> list[Key]:
-        """The firings of a name; of a site whose only capture has a longer name (a statistic, a part), those of that."""
+        """The firings of a name; of a site whose only capture has a longer name (a statistic, a part), those of that.
+
+        UnknownSite where there is none, RecordError where several have longer names.
+        """
         keys = [key for key in self._entries if key.site == site]
         if keys:
             return keys
@@ -276,7 +285,10 @@ class Record(Mapping[Any, Entry]):
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """What `save` wrote. Values stay in the file and are mapped into memory where they are used."""
+        """What `save` wrote. Values stay in the file and are mapped into memory where they are used.
+
+        RecordError for a damaged file, or one of another version.
+        """
         record, path = cls(), Path(path)
         file = opened(path)
         about = told(path, file)

@@ -101,7 +101,7 @@ class Select(Limits):
 
     @classmethod
     def of(cls, value: Select | str | Mapping[str, Any]) -> Select:
-        """A selection from a selection, one string, or a mapping (as in YAML)."""
+        """A selection from a selection, one string, or a mapping (as in YAML). Raises SelectionError for anything else."""
         if isinstance(value, Select):
             return value
         if isinstance(value, str):
@@ -115,7 +115,7 @@ class Select(Limits):
         return cls(**value)
 
     def acts(self, tick: Tick, plan: Plan, site: str) -> bool:
-        """Whether the selection covers this moment; raises where it asks for a step and `site` fires outside any."""
+        """Whether the selection covers this moment; SelectionError where it asks for a step and `site` fires outside any."""
         for what, got, noun in (("steps", tick.step, "step"), ("sigma", tick.sigma, "step"),
                                 ("branch", tick.branch, "branch")):
             if getattr(self, what) is not None and got is None:

@@ -133,7 +133,10 @@ class Site:
 
 
 class Sites(Sequence[Site]):
-    """A value: the sites of a model in order of its modules. Has a length, iterates, narrows, prints as a tree."""
+    """A value: the sites of a model in order of its modules. Has a length, iterates, narrows, prints as a tree.
+
+    ValueError for two of one name.
+    """
 
     def __init__(self, sites: Sequence[Site] = ()) -> None:
         self._sites = {site.name: site for site in sites}

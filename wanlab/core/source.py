@@ -30,7 +30,10 @@ class Source:
 
     @classmethod
     def of(cls, value: Any) -> Source | None:
-        """From a Record, the path of a saved one, or what `to_dict` gave; None stays None."""
+        """From a Record, the path of a saved one, or what `to_dict` gave; None stays None.
+
+        RecordError for anything else, and for a file that changed.
+        """
         if value is None or isinstance(value, Source):
             return value
         if isinstance(value, Record):
@@ -88,7 +91,7 @@ class Source:
         return f"<record {self.sha256[:12]} in memory>" if self.path is None else repr(self.path)
 
     def to_dict(self) -> dict[str, str]:
-        """Path and hash; a record that was never saved cannot be written down."""
+        """Path and hash; NotSaved for a record that lives in memory only and cannot be written down."""
         if self.path is None:
             raise NotSaved("the record lives in memory only: save it (record.save(path)) to write the edit down")
         return {"path": self.path, "sha256": self.sha256}

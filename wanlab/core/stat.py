@@ -42,7 +42,7 @@ class Moment:
 
 class Statistic(ABC):
     """Base of all kinds. `source` are the axes of what is added, `axes` those of the value, `count` the samples of each
-    number (positions that were pooled into it)."""
+    number (positions that were pooled into it). StatisticError for an axis to keep apart that is not there."""
 
     name: ClassVar[str] = ""
     OPTIONS: ClassVar[Mapping[str, Callable[[str], Any]]] = {}
@@ -86,7 +86,10 @@ class Statistic(ABC):
         return {"per": self.per} if self.per else {}
 
     def add(self, x: Tensor, at: Moment | None = None) -> None:
-        """Take in one tensor with the axes `source`. NaN and infinity raise, and leave the statistic as it was."""
+        """Take in one tensor with the axes `source`.
+
+        StatisticError for a tensor of other axes, and for NaN and infinity; the statistic stays as it was.
+        """
         if x.ndim != len(self.source):
             raise StatisticError(f"a {self.name} over axes '{' '.join(self.source)}' cannot take in {tuple(x.shape)}")
         at = at or Moment()
@@ -99,7 +102,7 @@ class Statistic(ABC):
             self.coords = coords
 
     def merge(self, other: Self) -> Self:
-        """The statistic of both parts; neither is changed."""
+        """The statistic of both parts; neither is changed. StatisticError where they are not parts of one."""
         if type(other) is not type(self) or (other.source, other.options()) != (self.source, self.options()):
             raise StatisticError(f"{self} and {other} are not parts of one statistic")
         both: Self = self.restored(self.told(), {name: getattr(self, name).clone() for name in self.STATE})
@@ -186,7 +189,7 @@ class Statistic(ABC):
 
 
 def wide(x: Tensor) -> Tensor:
-    """`x` as float64, on the device where it is: only what was reduced there moves."""
+    """`x`, of any shape, as float64, on the device where it is: only what was reduced there moves."""
     return x.to(torch.float64)
 
 
@@ -231,7 +234,7 @@ def canonical(name: str, options: Mapping[str, Any]) -> str:
 
 
 def statistic(name: str, source: Sequence[str], options: Mapping[str, Any] = {}) -> Any:
-    """A new statistic of tensors with the axes `source`; an unknown name raises with the nearest."""
+    """A new statistic of tensors with the axes `source`; LookupError, with the nearest, for an unknown name."""
     if name not in STATISTICS:
         raise LookupError(f"no statistic {name!r}{suggestion(name, STATISTICS)}")
     return STATISTICS[name](tuple(source), **{key: value for key, value in options.items() if key != "by"})

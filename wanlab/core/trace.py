@@ -166,7 +166,7 @@ class Trace(BaseTap):
         return place is not None and any(place.acts(select, clock.now(), plan) for select in place.selections())
 
     def fire(self, module: Hookable, name: str, x: Any, identity: Any) -> Any:
-        """Let `x` pass: watched, edited, kept, in this order."""
+        """Let `x` pass: watched, edited, kept, in this order. GradientError where a checkpoint that is not ours computes again."""
         place = self._places.get((id(module), name))
         if place is None:
             return x

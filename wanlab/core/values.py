@@ -163,7 +163,7 @@ class Resample(Edit):
 
 
 def other_rows(rows: int, seed: int) -> list[int]:
-    """A seeded permutation of rows in which none stays where it is: one cycle through all."""
+    """A seeded permutation of rows in which none stays where it is: one cycle through all. EditError for fewer than two."""
     if rows < 2:
         raise EditError("resample needs other samples: a batch of two or more, or reference= a record of some")
     order = torch.randperm(rows, generator=generator("resample", seed, rows)).tolist()
@@ -201,7 +201,10 @@ class Noise(Edit):
 
 @dataclass(frozen=True)
 class Steer(Edit):
-    """The value plus `strength` times `direction`, a vector along the channels (axis c, else d)."""
+    """The value plus `strength` times `direction`, a vector along the channels (axis c, else d).
+
+    EditError at a site without channels, or with another number of them.
+    """
 
     kind = "steer"
     direction: Any = ()
@@ -274,7 +277,7 @@ class Patch(Edit):
 
 @dataclass(frozen=True)
 class Bypass(Edit):
-    """What stands at the site when its block is left out, as the block itself states it."""
+    """What stands at the site when its block is left out, as the block itself states it. EditError where it states none."""
 
     kind = "bypass"
 
@@ -293,7 +296,7 @@ class Bypass(Edit):
 
 @dataclass(frozen=True)
 class Replace(Edit):
-    """What a Python function makes of a copy of the value. It cannot be written to a file, and says so."""
+    """What a Python function makes of a copy of the value. It cannot be written to a file: NotSerialisable says so."""
 
     kind = "replace"
     function: Callable[[Tensor], Tensor] | None = None

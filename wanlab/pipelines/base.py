@@ -96,6 +96,7 @@ class Pipeline(nn.Module):
 
         Of a node with denoising steps one may run a part, where `levels` says that its loop can pause: with `until` it ends
         before that step and gives its state, which as `before` is where another call goes on. Edits are those due in that part.
+        Raises RuntimeError where the loop was to pause and did not.
         """
         here = None if before is None else {key: value.to(self.device) for key, value in before.items()}
         with segment(here, until) as part, self._announced(request, part), self._traced(name, edits, capture):
@@ -148,7 +149,8 @@ class Pipeline(nn.Module):
         checkpoint  with grad: each step and node is computed again by the backward pass, which holds one of them at a time
         progress    called with (steps done, steps) in the denoising loop
 
-        An edit or capture that did not act as it should raises LedgerError; what was generated is its `result`.
+        An edit or capture that did not act as it should raises LedgerError; what was generated is its `result`. ValueError for grad
+        where stages move between devices (`offload`), and as `request`.
         """
         request = self.request(image, prompt, seed, last_image=last_image, steps=steps, guidance=guidance, guidance_2=guidance_2,
                                negative=negative)
@@ -169,7 +171,10 @@ class Pipeline(nn.Module):
     def request(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
                 last_image: Any = None, steps: int | None = None, guidance: float | None = None, guidance_2: float | None = None,
                 negative: str | Sequence[str] | None = None) -> Request:
-        """Bring what a caller gives to one row each, with the preset's defaults."""
+        """Bring what a caller gives to one row each, with the preset's defaults.
+
+        ValueError for a last frame or a `guidance_2` that it does not take.
+        """
         from wanlab.pipelines.inputs import as_images, rows
 
         if last_image is not None and not self.takes_last:

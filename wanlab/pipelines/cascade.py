@@ -34,7 +34,7 @@ STAGES = ("text", "image", "fusion", "generator", "align", "upsample", "detail",
 
 class Cascade(Pipeline):
     """`stages` maps each of STAGES to its module; `config` is the preset's: name, size, frames, slots, sampler, variants, and
-    how super-resolution is tiled, if it is."""
+    how super-resolution is tiled, if it is. Raises ValueError where a stage is missing."""
 
     text_sites = ("{text.**,fusion.{attn.{k,v,pattern,received,bias},norm_text.scale,context},"
                   "generator.**.cross.attn.{k,v,pattern,received,bias}}")
@@ -234,6 +234,7 @@ class Cascade(Pipeline):
         """A pipeline with another variant of `stage` that shares every other weight; `init="random"` allows an untrained one.
 
         Where pipeline.json says of the variant that it was trained `with` certain variants of other stages, they come along.
+        Raises LookupError for a stage or variant that there is not.
         """
         from wanlab.pipelines.load import build_stage
 

@@ -116,8 +116,8 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     offload   of a Wan model: True: stages wait in main memory and are on the device only while their node runs; "auto": where not
               all of it is free on the device (`wanlab sites NAME --meta --cost` says what that is)
     wan       of a Wan model: see `wanlab.pipelines.wan_load.load_wan`
-    Raises LookupError for an unknown preset or variant, SettingError for a setting of other pipelines, WeightsError for missing or
-    damaged weights.
+    Raises LookupError for an unknown preset or variant, ValueError for another `init`, SettingError for a setting of other
+    pipelines, WeightsError for missing or damaged weights.
     """
     if init not in (None, "random", "meta"):
         raise ValueError(f"init must be None, 'random' or 'meta', got {init!r}")
@@ -222,7 +222,11 @@ def _told_around(around: Any) -> bool:
 
 
 def build_stage(config: dict[str, Any], folder: Path, stage: str, variant: str, init: str | None = None) -> nn.Module:
-    """One stage in one variant, with its weights; `config` holds the manifest's "stages"."""
+    """One stage in one variant, with its weights; `config` holds the manifest's "stages".
+
+    Raises LookupError for a variant that the stage does not have, WeightsError for one without weights or of a class that there is
+    not.
+    """
     variants = config["stages"][stage]["variants"]
     if variant not in variants:
         raise LookupError(f"stage {stage} has no variant {variant!r}{suggestion(variant, variants)}; "

@@ -136,7 +136,8 @@ class Wan(Pipeline):
         return request.guidance if request.guidance_2 is None else request.guidance_2
 
     def request(self, image: Any = None, prompt: Any = "", seed: Any = 0, **settings: Any) -> Request:
-        """As every pipeline's; an image for a text-to-video checkpoint raises, and so does none for an image-to-video one."""
+        """As every pipeline's; ValueError for an image given to a text-to-video checkpoint, and for none given to an
+        image-to-video one."""
         if image is not None and not self.takes_image:
             raise ValueError(f"{self.config['name']} is a text-to-video model and takes no image; "
                              "Wan2.1's image-to-video model is wan2.1-i2v-14b (there is none of 1.3B)")

@@ -3,6 +3,8 @@
 L_total   = L_content + lambda * L_GAN
 L_content = || VGG(G(z)) - VGG(x) ||_2
 L_GAN     = -E[log D(G(z))]
+The two terms are the article's. Each `gan_*` names its paper, `judge_*` is the other side of the same one; the pixel loss, and that
+L_content is relative, are ours.
 """
 
 from __future__ import annotations
