@@ -158,6 +158,7 @@ def demo(venv: Path, rest: list[str]) -> int:
 
 def test(venv: Path, rest: list[str]) -> int:
     """Lint, types, default tests; all run even when an earlier one fails. Types take one core a minute, beside the tests."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests start many processes: each would compile the package anew
     types = [program(venv, "mypy"), "--no-error-summary"]
     checks = {
         "ruff": [program(venv, "ruff"), "check", "--quiet", "."],

@@ -22,14 +22,19 @@ settings.load_profile("house")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where a pipeline or a stage is tested: on the CPU, and under the marker `gpu` by the same tests on a CUDA device. Products
-    there are of float32 throughout, so that a tolerance speaks of rounding and not of TF32."""
+@pytest.fixture(scope="session")
+def float32_products() -> Iterator[None]:
+    """Products of float32 throughout, so that a tolerance speaks of rounding and not of TF32."""
     kept = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
     torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
-    yield request.param
+    yield
     torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision = kept
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, float32_products: None) -> str:
+    """Where a pipeline or a stage is tested: on the CPU, and under the marker `gpu` by the same tests on a CUDA device."""
+    return request.param
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_no_name_of_a_study_leads_out_of_its_folder(name: str) -> None:
 AXES = ("x/../../../../pwned", "/etc/pwned", "a/b", "x" * 300, "A", "a")
 
 
-@pytest.mark.parametrize("where", ["name", "value"])
+@pytest.mark.parametrize("where", ["name", pytest.param("value", marks=pytest.mark.slow)])
 def test_no_axis_of_a_study_leads_out_of_its_folder(where: str, tmp_path: Path) -> None:
     """Axes are free text. Each of their values has heat maps of its own, in files that are called by numbers."""
     from wanlab.runs.report.figures import draw

@@ -1,6 +1,7 @@
 """A device gives what the CPU gives: videos, studies, trainings; in half precision nearly, and with too little memory in parts.
 
-Here the CPU stands against itself; under the marker `gpu` the same tests hold a CUDA device against it.
+Here the CPU stands against itself, which shows that the tests are whole and is slow; under the marker `gpu` they hold a CUDA device
+against it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ report: {videos: 0, figures: []}
 """
 
 Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", params=[pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, float32_products: None) -> str:
+    """Where the pipelines are that are held against those on the CPU."""
+    return request.param
 
 
 @pytest.fixture(scope="module", params=["cascade", "i2v", "5b"])

@@ -50,9 +50,9 @@ def test_tags_are_refused_where_they_stand(tagged: str) -> None:
 
 
 def test_many_seeds_are_looked_through_at_once() -> None:
-    seeds = ", ".join(map(str, range(100_000)))
-    assert len(parse_study(GOOD + f"seeds: [{seeds}]\n")[0].seeds) == 100_000
-    assert "seeds.100000: 7 stands twice" in refused(GOOD + f"seeds: [{seeds}, 7]\n")
+    seeds = ", ".join(map(str, range(30_000)))
+    assert len(parse_study(GOOD + f"seeds: [{seeds}]\n")[0].seeds) == 30_000
+    assert "seeds.30000: 7 stands twice" in refused(GOOD + f"seeds: [{seeds}, 7]\n")
 
 
 @pytest.mark.parametrize(("more", "expected"), [

@@ -197,7 +197,8 @@ def test_a_folder_that_lacks_tensors_is_refused(tmp_path: Path) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "width", "frames"), [
-    ("r3d_18", 512, 2), ("s3d", 1024, 13), pytest.param("mc3_18", 512, 2, marks=pytest.mark.slow),
+    ("r3d_18", 512, 2), pytest.param("s3d", 1024, 13, marks=pytest.mark.slow),
+    pytest.param("mc3_18", 512, 2, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_trunks_are_torchvision_s_up_to_their_last_layer(tmp_path: Path, name: Any, width: int, frames: int) -> None:
     from torchvision.models import video

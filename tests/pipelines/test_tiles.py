@@ -80,6 +80,7 @@ def test_the_shipped_pipeline_gives_the_same_video_in_tiles(tiny: Cascade, image
     assert torch.equal(parts.nodes["denoise"]["video"], whole.nodes["denoise"]["video"])
 
 
+@pytest.mark.slow
 def test_without_an_image_and_without_layers_too(tiny: Cascade, image: Tensor) -> None:
     for pipe, given in ((tiny, None), (tiny.swap("align", "none"), image)):
         whole, parts = (p.generate(given, "a circle", steps=1, guidance=1).video for p in (pipe, pipe.tiled(Tiling(96, 5, 8))))

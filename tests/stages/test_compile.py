@@ -95,7 +95,7 @@ def check(module: nn.Module, args: Sequence[Any], backend: str) -> None:
         assert torch.allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [name if name == "fusion" else pytest.param(name, marks=pytest.mark.slow) for name in STAGES])
 def test_a_stage_is_one_graph_and_gives_the_same_numbers(stage: str) -> None:
     check(*STAGES[stage](), backend="eager")
 

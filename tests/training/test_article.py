@@ -249,6 +249,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_variants_start_from_the_trained_base_and_a_pipeline_swaps_them_in(folders: Path, out: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(out, tmp_path / "out"))
     few = {**FEW, "steps": 1, "batch": 2, "clips": 2, "held": 2}

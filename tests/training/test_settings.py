@@ -200,6 +200,7 @@ def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_published_vgg_is_the_content_network_where_it_is_asked_for(vgg: Path, tmp_path: Path) -> None:
     levels = {**LEVELS, "content": 0.1, "vgg": str(vgg)}
     given = config(upsample={"residual": levels}, detail={"gan": {**DETAIL, "vgg": str(vgg)}})
