@@ -7,6 +7,7 @@ smaller set. Deleting one block of samples at a time and scaling the spread (Kue
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -18,12 +19,13 @@ from .frechet import frechet_distance
 from .leaveout import Kept, frechet_replicates
 
 BLOCKS = 16
+STILL = 1e-12  # of a distance: a standard error below it is rounding, not a spread
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 class Difference(NamedTuple):
-    """A difference of two distances with its interval and two-sided p-value."""
+    """A difference of two distances with its interval (NaN where no block changes it) and two-sided p-value, never 0."""
 
     delta: float
     low: float
@@ -75,7 +77,8 @@ def jackknife_interval(
     confidence: float = 0.95,
     units: Tensor | None = None,
 ) -> tuple[float, float]:
-    """Interval of distance(x, y), by Student's t with blocks - 1 degrees of freedom.
+    """Interval of distance(x, y), by Student's t with blocks - 1 degrees of freedom; NaN where leaving out any block changes
+    nothing (a share that is at its bound): such sets say nothing about the spread, unless they are one set.
 
     Args:
         x: features (n, d).
@@ -103,6 +106,8 @@ def jackknife_interval(
         values = replicates(distance, x, y, [*kept_x, *all_y], [*all_x, *kept_y])
         error = torch.hypot(standard_error(values[: len(kept_x)]), standard_error(values[len(kept_x) :]))
         freedom = min(len(kept_x), len(kept_y)) - 1
+    if _is_still(error, estimate) and not torch.equal(x, y):
+        return math.nan, math.nan
     half = float(error) * student_quantile((1 + confidence) / 2, freedom)
     return max(float(estimate) - half, 0.0), float(estimate) + half
 
@@ -119,21 +124,30 @@ def jackknife_difference(
     """distance(a, reference) - distance(b, reference) for two cells on the same samples.
 
     Row i of a and b is the same sample, and leaves both together; where the reference has as many rows, its row i
-    leaves too. The shared part of the noise (and of the bias) cancels. `confidence` and `units` as above.
+    leaves too. The shared part of the noise (and of the bias) cancels. `confidence` and `units` as above. A difference that no
+    block changes has no interval; its p is 2^(1 - blocks), the smallest that sign flips of as many could give.
 
     Raises:
         ValueError: a and b differ in shape.
     """
     if a.shape != b.shape:
         raise ValueError(f"paired cells must hold the same samples, got {tuple(a.shape)} and {tuple(b.shape)}")
-    delta = distance(a, reference) - distance(b, reference)
     kept = blocks_of(len(a), blocks, units)
+    if torch.equal(a, b):
+        return Difference(0.0, 0.0, 0.0, 1.0)
+    delta = float(distance(a, reference) - distance(b, reference))
     rest = kept if len(reference) == len(a) else [None] * len(kept)
     values = replicates(distance, a, reference, kept, rest) - replicates(distance, b, reference, kept, rest)
     error, freedom = float(standard_error(values)), len(kept) - 1
+    if _is_still(error, delta):
+        return Difference(delta, math.nan, math.nan, 2.0 ** (1 - len(kept)) if delta else 1.0)
     half = error * student_quantile((1 + confidence) / 2, freedom)
-    p = 1.0 if delta == 0 else (0.0 if error == 0 else 2 * student_tail(abs(float(delta)) / error, freedom))
-    return Difference(float(delta), float(delta) - half, float(delta) + half, p)
+    return Difference(delta, delta - half, delta + half, 2 * student_tail(abs(delta) / error, freedom))
+
+
+def _is_still(error: Tensor | float, estimate: Tensor | float) -> bool:
+    """Whether leave-out values do not vary at all."""
+    return float(error) <= STILL * abs(float(estimate))
 
 
 def student_quantile(probability: float, freedom: int) -> float:

@@ -89,8 +89,8 @@ def test_flat_columns_sets_and_placebos_have_their_sentence() -> None:
     said = [[s for s in cautions(study(), [result]) if "Left out" not in s] for result in (flat, distance, ranked)]
     assert "no width" in said[0][0] and "rank 1 of 3" in said[2][0]
     assert "n = 20" in said[1][0] and "(15 here)" in said[1][0]
-    lone = Result("a", "fvd[x]", "fvd", math.nan, math.nan, math.nan, n=3, statistic="distance")
-    assert any("n = 3, and a set distance needs n = 4" in sentence for sentence in cautions(study(), [lone]))
+    lone = Result("a", "fvd[x]", "fvd", math.nan, math.nan, math.nan, n=3, statistic="distance", fewest=4)
+    assert any("n = 3, and such a set distance needs n = 4" in sentence for sentence in cautions(study(), [lone]))
 
 
 def test_the_reference_and_real_pictures_are_told() -> None:

@@ -202,7 +202,7 @@ def test_too_few_for_a_number_say_n(clips: Path, tmp_path: Path) -> None:
     one = put(tmp_path / "one", {"0.mp4": read_video(clips / "0.mp4")})
     found, said = verdict(Request(clips, one, ["fvd", "precision", "psnr"], device="cpu"))
     assert [row.value for row in found.rows] == [None, None, 100] and [row.n for row in found.rows] == [1, 1, 1]
-    assert "no number, n = 1 and 10: a covariance needs at least 2" in said and "need at least 6 on each side" in said
+    assert "no number, n = 1 and 10: it needs at least 2" in said and "it needs at least 6 on each side" in said
     assert "real: 9 without a partner" in said
     alone, _ = verdict(Request(None, one, ["flicker", "motion_magnitude"], device="cpu"))
     assert all(row.n == 1 for row in alone.rows)

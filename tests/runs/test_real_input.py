@@ -114,7 +114,7 @@ def test_what_real_pictures_cannot_tell_is_left_out_with_a_word(run: Run, pipe: 
     assert "baseline,psnr,100" in results
     page = (root / "report" / "report.html").read_text()
     assert "Left out, because real pictures" in page and "The reference is the clip of baseline" in page
-    assert "No value for colour_distance: n = 3, and a set distance needs n = 4." in page  # two seeds of a prompt are one unit
+    assert "No value for colour_distance: n = 3, and such a set distance needs n = 4." in page  # two seeds of a prompt are one unit
     assert (root / "report" / "figures" / "forest.png").exists()
     with pytest.raises(SourceError, match="no metric of this study can be computed: left out: motion_accuracy"):
         bench(text=text.replace("[motion_accuracy, background_psnr, psnr, flicker, colour_distance]", "[motion_accuracy]"))

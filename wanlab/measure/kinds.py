@@ -109,6 +109,7 @@ class SetMeasure:
     extract    videos -> features (b, d): a function, or `Features` that several distances share
     function   of the samples' features (n, d) and the reference's (m, d), a scalar; None: the Frechet distance
     bounds     that its values cannot leave
+    fewest     samples of each set that a value needs
     """
 
     key: str
@@ -118,6 +119,7 @@ class SetMeasure:
     extract: Any = field(repr=False)
     function: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)
     bounds: tuple[float, float] = (0.0, float("inf"))
+    fewest: int = 2
     kind: Literal["set"] = "set"
 
     def __post_init__(self) -> None:
@@ -128,6 +130,11 @@ class SetMeasure:
     def stem(self) -> str:
         """The distance without its protocol: fvd, kvd, jedi, precision, recall, density, coverage."""
         return self.name.partition("[")[0]
+
+    @property
+    def fewest_units(self) -> int:
+        """Units that an interval needs: four, and of those that are left without one of them a value."""
+        return max(4, self.fewest + 1)
 
     def features(self, batch: Batch, which: Which = "video") -> Tensor:
         """`b d` float32 on the CPU, of the samples or of what they are judged against.
@@ -153,8 +160,8 @@ class SetMeasure:
     def interval(
         self, x: Tensor, y: Tensor, confidence: float = 0.95, units: Tensor | None = None, paired: bool | None = None
     ) -> tuple[float, float]:
-        """Block-jackknife interval of E[distance] at this n; rows are paired when n equals m unless `paired` says otherwise,
-        and rows of one unit (`units`: a number per row) leave together."""
+        """Block-jackknife interval of E[distance] at this n, NaN where no block left out changes it; rows are paired when n
+        equals m unless `paired` says otherwise, and rows of one unit (`units`: a number per row) leave together."""
         _, high = part("jackknife").jackknife_interval(x, y, self._of, paired, confidence=confidence, units=units)
         low = 2 * self.distance(x, y) - high  # the interval is symmetric, and only some distances end at 0
         return max(low, self.bounds[0]), min(high, self.bounds[1])
@@ -162,7 +169,8 @@ class SetMeasure:
     def difference(
         self, a: Tensor, b: Tensor, ref: Tensor, confidence: float = 0.95, units: Tensor | None = None
     ) -> tuple[float, float, float, float]:
-        """(delta, low, high, p) of distance(a, ref) - distance(b, ref), row i of a and b the same sample."""
+        """(delta, low, high, p) of distance(a, ref) - distance(b, ref), row i of a and b the same sample; low and high are NaN
+        where no block left out changes the difference."""
         return tuple(part("jackknife").jackknife_difference(a, b, ref, self._of, confidence=confidence, units=units))
 
 

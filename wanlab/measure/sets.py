@@ -77,15 +77,15 @@ def _manifold(name: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 ENDLESS = float("inf")
-# distance -> better, range, function of the covariances' divisor, what it is
-DISTANCES: dict[str, tuple[bool, tuple[float, float], Callable[[int], Callable[[Tensor, Tensor], Tensor]], str]] = {
-    "fvd": (False, (0, ENDLESS), _frechet, "Frechet distance of features to the reference"),
-    "kvd": (False, (-ENDLESS, ENDLESS), lambda ddof: _kvd, "unbiased cubic-kernel distance of features to the reference"),
-    "jedi": (False, (0, ENDLESS), lambda ddof: _jedi, "JEDi's quadratic-kernel distance of features to the reference"),
-    "precision": (True, (0, 1), lambda ddof: _manifold("precision"), "share of the samples that lie among the reference"),
-    "recall": (True, (0, 1), lambda ddof: _manifold("recall"), "share of the reference that lies among the samples"),
-    "density": (True, (0, ENDLESS), lambda ddof: _manifold("density"), "how many neighbourhoods of the reference hold a sample"),
-    "coverage": (True, (0, 1), lambda ddof: _manifold("coverage"), "share of the reference's neighbourhoods that hold a sample"),
+# distance -> better, range, samples of each set that it needs, function of the covariances' divisor, what it is
+DISTANCES: dict[str, tuple[bool, tuple[float, float], int, Callable[[int], Callable[[Tensor, Tensor], Tensor]], str]] = {
+    "fvd": (False, (0, ENDLESS), 2, _frechet, "Frechet distance of features to the reference"),
+    "kvd": (False, (-ENDLESS, ENDLESS), 2, lambda ddof: _kvd, "unbiased cubic-kernel distance of features to the reference"),
+    "jedi": (False, (0, ENDLESS), 2, lambda ddof: _jedi, "JEDi's quadratic-kernel distance of features to the reference"),
+    "precision": (True, (0, 1), 6, lambda ddof: _manifold("precision"), "share of the samples that lie among the reference"),
+    "recall": (True, (0, 1), 6, lambda ddof: _manifold("recall"), "share of the reference that lies among the samples"),
+    "density": (True, (0, ENDLESS), 6, lambda ddof: _manifold("density"), "how many neighbourhoods of the reference hold a sample"),
+    "coverage": (True, (0, 1), 6, lambda ddof: _manifold("coverage"), "share of the reference's neighbourhoods that hold a sample"),
 }
 
 
@@ -94,7 +94,7 @@ def infos() -> dict[str, MetricInfo]:
     choices = (DEFAULT, *(name for name in part("protocol").PRESETS if name != DEFAULT))
     return {
         name: MetricInfo(name, better, "set", frozenset({"reference"}), summary, choices)
-        for name, (better, _, _, summary) in DISTANCES.items()
+        for name, (better, _, _, _, summary) in DISTANCES.items()
     }
 
 
@@ -105,10 +105,10 @@ def build(name: str, parts: list[str], workshop: Workshop) -> SetMeasure:
         ValueError: a preset or clips that there are not. WeightsError: weights that are missing.
     """
     clips = asked(parts, workshop.clips)
-    better, bounds, function, _ = DISTANCES[name]
+    better, bounds, fewest, function, _ = DISTANCES[name]
     source = workshop.features(clips)
     key, full, of = key_of(name, clips), f"{name}[{source.extractor.label}]", function(source.extractor.protocol.ddof)
-    return SetMeasure(key, full, better, frozenset({"reference"}), source, of, bounds)
+    return SetMeasure(key, full, better, frozenset({"reference"}), source, of, bounds, fewest)
 
 
 def key_of(name: str, clips: Clips) -> str:

@@ -10,7 +10,7 @@ from wanlab.pipelines.wan_presets import PRESETS
 
 from .inference import SIGNIFICANT, Resampler
 from .spec import RESAMPLES, WITHOUT_TRUTH, Study
-from .stats import FEWEST_FOR_SETS, Result
+from .stats import Result
 
 SMALL_N = 12  # below this many units an interval is a rough guide only (docs/statistics.md has its coverage)
 LISTED = 8  # names that one sentence lists
@@ -19,7 +19,7 @@ LISTED = 8  # names that one sentence lists
 def cautions(study: Study, results: Sequence[Result]) -> list[str]:
     """Sentences for the report, the weightiest first."""
     found: list[str] = []
-    for part in (_few, _cannot_be_significant, _left_out, _from_baseline, _unpaired, _no_width, _sets, _placebos, _untrained):
+    for part in PARTS:
         found += part(study, results)
     return found
 
@@ -34,9 +34,16 @@ def _few(study: Study, results: Sequence[Result]) -> Iterable[str]:
             f"{count} ({metrics}): below n = {SMALL_N} an interval is a rough guide, and a difference that is not "
             "significant means little."
         )
-    sets = {r.key: r.n for r in results if r.n and not math.isfinite(r.value)}
-    if sets:
-        yield f"No value for {_listed(sets)}: n = {min(sets.values())}, and a set distance needs n = {FEWEST_FOR_SETS}."
+
+
+def _no_value(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    """Why there is no number: too few units for a distance between sets, or a mean over none."""
+    absent = [r for r in results if not math.isfinite(r.value)]
+    for fewest in sorted({r.fewest for r in absent if 0 < r.n < r.fewest}):
+        sets = {r.key: r.n for r in absent if r.fewest == fewest}
+        yield f"No value for {_listed(sets)}: n = {min(sets.values())}, and such a set distance needs n = {fewest}."
+    if empty := [_name(r) for r in absent if not r.n]:
+        yield f"No value for {_listed(empty)}: no sample has a finite one."
 
 
 def _cannot_be_significant(study: Study, results: Sequence[Result]) -> Iterable[str]:
@@ -102,11 +109,28 @@ def _unpaired(study: Study, results: Sequence[Result]) -> Iterable[str]:
 
 
 def _no_width(study: Study, results: Sequence[Result]) -> Iterable[str]:
-    flat = [_name(r) for r in results if math.isfinite(r.value) and r.n > 1 and r.ci_low == r.ci_high]
-    if flat:
+    means = [r for r in results if r.statistic == "mean" and r.n > 1]
+    if flat := [_name(r) for r in means if r.ci_low == r.ci_high]:
         yield (
             "All samples have the same value, so the interval has no width (it says nothing about how rare another value is): "
             f"{_listed(flat)}."
+        )
+    if alike := [_name(r) for r in means if r.pairs > 1 and r.delta_low == r.delta_high != 0]:
+        yield (
+            "All samples differ by the same number, so the interval of the difference has no width (it says nothing about how "
+            f"rare another is): {_listed(alike)}."
+        )
+
+
+def _no_spread(study: Study, results: Sequence[Result]) -> Iterable[str]:
+    """Set distances that stay the same whichever block leaves."""
+    sets = [r for r in results if r.statistic == "distance" and r.n >= r.fewest]
+    if still := [_name(r) for r in sets if math.isfinite(r.value) and not math.isfinite(r.ci_low)]:
+        yield f"Leaving out any of the samples does not change the value, so it has no interval: {_listed(still)}."
+    if moved := [_name(r) for r in sets if math.isfinite(r.delta) and not math.isfinite(r.delta_low)]:
+        yield (
+            "Leaving out any of the samples does not change the difference, so it has no interval, and its p is the smallest that "
+            f"sign flips of so few could give (1 where there is no difference): {_listed(moved)}."
         )
 
 
@@ -148,3 +172,9 @@ def _name(result: Result) -> str:
 def _listed(names: Iterable[str]) -> str:
     names = list(dict.fromkeys(names)) if not isinstance(names, set) else sorted(names)
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+PARTS = (
+    _few, _no_value, _cannot_be_significant, _left_out, _from_baseline, _unpaired, _no_width, _no_spread, _sets, _placebos,
+    _untrained,
+)  # fmt: skip

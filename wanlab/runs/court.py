@@ -19,7 +19,6 @@ from .verdict import CurveFile, Row
 
 BETTER = {True: "higher", False: "lower", None: "none"}
 SAMPLES_PER_FEATURE = 2.5  # below it the bias of a Frechet distance is no longer small beside its value
-FEWEST = 6  # samples that neighbourhoods of 5 need
 
 
 def some(names: Sequence[str]) -> str:
@@ -128,10 +127,9 @@ class Court:
     def _of_set(self, measure: SetMeasure) -> Row:
         x, y, together = self._pair_of_sets(measure)
         better, n, m = BETTER[measure.higher_is_better], len(x), len(y)
-        fewest = FEWEST if measure.bounds[1] <= 1 or measure.stem == "density" else 2
-        if min(n, m) < fewest:
+        if min(n, m) < measure.fewest:
             return Row(measure.name, None, None, None, n, better, m)
-        low, high = measure.interval(x, y, paired=together) if min(n, m) >= max(4, fewest + 1) else (math.nan, math.nan)
+        low, high = measure.interval(x, y, paired=together) if min(n, m) >= measure.fewest_units else (math.nan, math.nan)
         infinity = None
         if measure.stem == "fvd" and min(n, m) >= SAMPLES_PER_FEATURE * x.shape[1]:
             infinity = float(part("infinity").frechet_infinity(x, y, measure.source.extractor.protocol.ddof))
@@ -218,14 +216,12 @@ def _on_sizes(measure: SetMeasure, n: int, m: int, width: int) -> list[str]:
     few = min(n, m)
     if few == 0:
         return [f"{measure.name}: no number, n = {n} and {m}"]
-    if measure.stem == "fvd" and few < 2:
-        return [f"{measure.name}: no number, n = {n} and {m}: a covariance needs at least 2 on each side"]
+    if few < measure.fewest:
+        return [f"{measure.name}: no number, n = {n} and {m}: it needs at least {measure.fewest} on each side"]
     if measure.stem == "fvd" and few < SAMPLES_PER_FEATURE * width:
         enough = math.ceil(SAMPLES_PER_FEATURE * width)
         far = "is far above the distance of the populations (see bias)"
         return [f"{measure.name}: n = {few} with {width} features {far}; compare it at equal n only, or give n >= {enough}"]
-    if measure.stem in ("precision", "recall", "density", "coverage") and few < FEWEST:
-        return [f"{measure.name}: no number, n = {n} and {m}: neighbourhoods of 5 need at least {FEWEST} on each side"]
     if n != m and measure.stem != "fvd":
         return [f"{measure.name}: n = {n} against {m}: it depends on both"]
     return []

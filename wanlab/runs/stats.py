@@ -26,7 +26,6 @@ from wanlab.plots.effect import kind_of
 from .inference import NAN, SIGNIFICANT, Resampler, cohens_dz, holm, rank_biserial
 
 COLUMNS = ("cell", "metric", "value", "ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_adjusted", "n", "better")
-FEWEST_FOR_SETS = 4  # units that a set distance needs: with fewer no block can be left out
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Result:
     value with its interval, over n units; its paired difference `delta` to the baseline with its interval, over `pairs`
     units, p and Holm-corrected p; effect sizes of that difference (NaN for set distances); which direction is better; the
     differences of the placebo cells of this cell; whether it is a "mean" over samples or a "distance" between sets; the
-    cell that this one is a placebo of; the family of comparisons that p was corrected in, in words.
+    cell that this one is a placebo of; the family of comparisons that p was corrected in, in words; units that a distance needs.
     """
 
     cell: str
@@ -59,6 +58,7 @@ class Result:
     statistic: str = "mean"
     placebo_of: str | None = None
     family: str = ""
+    fewest: int = 0
 
     @property
     def significant(self) -> bool:
@@ -111,8 +111,8 @@ def analyse(
     Args:
         cells: what each cell measured; a difference rests on the rows that cell and baseline share.
         baseline: the cell that deltas refer to (its own deltas are NaN; all are where it is absent).
-        measures: objects with name, key, kind ("sample" or "set"), higher_is_better and, for sets, distance, interval and
-            difference (see wanlab.measure).
+        measures: objects with name, key, kind ("sample" or "set"), higher_is_better and, for sets, distance, interval,
+            difference and fewest_units (see wanlab.measure).
         resampler: shared resamples.
         family: "metric" (Holm over the cells of one metric), "study" (over everything), or cell -> the name of its family (over
             the cells of a family under one metric).
@@ -207,12 +207,12 @@ def shared_rows(cell: Scores, other: Scores) -> tuple[np.ndarray, np.ndarray]:
 def _set_result(cell: Scores, against: Scores | None, measure: Any, confidence: float) -> Result:
     """A distance between sets; rows with a feature that is not finite are left out on all sides."""
     mine, reference = (cell.features.get(f"{measure.key}.{which}") for which in ("video", "reference"))
-    none = Result("", measure.name, measure.key, NAN, NAN, NAN, statistic="distance")
+    none = Result("", measure.name, measure.key, NAN, NAN, NAN, statistic="distance", fewest=measure.fewest_units)
     if mine is None or reference is None:
         return none
     units, good = torch.as_tensor(cell.index), _finite(mine) & _finite(reference)
     n = len(units[good].unique())
-    if n < FEWEST_FOR_SETS:
+    if n < none.fewest:
         return replace(none, n=n)
     low, high = measure.interval(mine[good], reference[good], confidence, units[good])
     result = replace(none, value=float(measure.distance(mine[good], reference[good])), ci_low=low, ci_high=high, n=n)
@@ -223,10 +223,8 @@ def _set_result(cell: Scores, against: Scores | None, measure: Any, confidence: 
     both = good[rows] & _finite(other[theirs])
     rows, theirs = rows[both], theirs[both]
     pairs = len(units[rows].unique())
-    if pairs < FEWEST_FOR_SETS:
+    if pairs < none.fewest:
         return result
-    if torch.equal(mine[rows], other[theirs]):
-        return replace(result, delta=0.0, delta_low=0.0, delta_high=0.0, p=1.0, pairs=pairs)
     delta, low, high, p = measure.difference(mine[rows], other[theirs], reference[rows], confidence, units[rows])
     return replace(result, delta=float(delta), delta_low=float(low), delta_high=float(high), p=float(p), pairs=pairs)
 

@@ -201,10 +201,9 @@ def _placebos(table: Mapping[str, Mapping[str, Result]], metrics: Sequence[Colum
 def _entry(result: Result, metric: Column) -> dict[str, Any]:
     """One number with everything that is shown about it."""
     digits = metric.digits
-    interval = f"[{shown(result.ci_low, digits)}, {shown(result.ci_high, digits)}]" if math.isfinite(result.ci_low) else ""
     entry = {
         "value": shown(result.value, digits),
-        "interval": interval,
+        "interval": _span(result.ci_low, result.ci_high, digits),
         "n": result.n,
         "kind": "",
         "delta": "",
@@ -225,9 +224,14 @@ def _entry(result: Result, metric: Column) -> dict[str, Any]:
         "mark": MARKS.get(result.verdict, ""),
         "delta": shown(result.delta, digits, sign=True),
         "p": _p(result.p_adjusted),
-        "span": f"[{shown(result.delta_low, digits)}, {shown(result.delta_high, digits)}]",
+        "span": _span(result.delta_low, result.delta_high, digits),
         "effects": ", ".join(f"{name} {shown(value, 2, sign=True)}" for name, value in effects if math.isfinite(value)),
     }
+
+
+def _span(low: float, high: float, digits: int) -> str:
+    """An interval; nothing where there is none."""
+    return f"[{shown(low, digits)}, {shown(high, digits)}]" if math.isfinite(low) else ""
 
 
 def _p(p: float) -> str:
