@@ -14,6 +14,7 @@ from wanlab.pipelines.load import build_stage
 from wanlab.pipelines.weights import WeightsError
 from wanlab.stages.fusion import Condition
 from wanlab.stages.generator import Config, Generator
+from wanlab.stages.pieces import small_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,11 @@ def test_a_unet_of_any_depth_uses_every_weight_and_tokens_of_a_coarser_grid(widt
 def test_a_stage_on_the_meta_device_has_no_values(pipe: Any) -> None:
     stage = build_stage(pipe.config, pipe.folder, "image", "dit_xl", "meta")
     assert all(value.is_meta for value in stage.parameters())
+
+
+def test_the_tokenizer_is_part_of_the_content_key() -> None:
+    pipe = wanlab.load("article-random-tiny", init="random")
+    key, ids = pipe.hash_of("text"), pipe.text.ids(["a red circle"])
+    assert pipe.hash_of("text") == key
+    pipe.text.__dict__["tokenizer"] = small_tokenizer(30)
+    assert not torch.equal(pipe.text.ids(["a red circle"]), ids) and pipe.hash_of("text") != key

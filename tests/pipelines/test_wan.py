@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 from PIL import Image
+from transformers import CLIPImageProcessor
 
 import wanlab
 from tests.pipelines.wan import made
@@ -18,6 +19,7 @@ from wanlab.pipelines.wan21 import GeometryError, Wan, check_geometry
 from wanlab.stages.dit import Dit
 from wanlab.stages.dit_keys import to_diffusers
 from wanlab.stages.experts import Experts
+from wanlab.stages.pieces import small_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +281,19 @@ def test_what_frames_attend_to_can_be_cut_by_layer(t2v: Wan) -> None:
     assert torch.equal(seen.video, read.video)
     pattern = read.record["dit.blocks.0.self_attn.pattern", 0, "cond"].tensor[0, 0]         # f h w j
     assert not pattern[0, ..., 4:].any() and torch.allclose(pattern.sum(-1), torch.ones(3, 2, 2), atol=1e-5)
+
+
+def test_content_keys_tell_the_tokenizer_and_the_preparation_of_pictures() -> None:
+    """Equal weights read by another tokenizer give another output, and so another key; what a call asks of it does not."""
+    pipe, other = made("i2v"), made("i2v")
+    keys = {stage: pipe.hash_of(stage) for stage in ("text", "clip", "dit")}
+    picture = torch.rand(1, 3, 48, 32, generator=torch.Generator().manual_seed(0))
+    said, seen = pipe.text(["a red dog"]), pipe.clip(picture)
+    assert {stage: pipe.hash_of(stage) for stage in keys} == keys == {stage: other.hash_of(stage) for stage in keys}
+    other.text.__dict__["tokenizer"] = small_tokenizer(30)
+    other.clip.__dict__["processor"] = CLIPImageProcessor(**{**pipe.clip.processor.to_dict(), "image_mean": (0.1, 0.2, 0.3)})
+    assert not torch.equal(other.text(["a red dog"]), said) and not torch.equal(other.clip(picture), seen)
+    assert [stage for stage in keys if other.hash_of(stage) != keys[stage]] == ["text", "clip"]
+    other.text.__dict__["tokenizer"] = str.split
+    with pytest.raises(TypeError, match="no content key for a tokenizer"):
+        other.hash_of("text")

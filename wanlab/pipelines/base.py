@@ -26,6 +26,7 @@ from wanlab.core.pattern import matches
 from wanlab.core.stretch import Stretch
 from wanlab.diffusion.segment import Paused, Segment, segment
 from wanlab.graph.configs import told
+from wanlab.graph.keys import digest as content_key
 from wanlab.pipelines.node import Node
 from wanlab.pipelines.request import Request
 from wanlab.pipelines.residence import Residence
@@ -344,7 +345,8 @@ class Pipeline(nn.Module):
         return next(self.parameters()).device if self.residence is None else self.residence.device
 
     def hash_of(self, *stages: str) -> str:
-        """sha256 over the configuration and weights of some stages; "meta" where they have sizes alone."""
+        """sha256 over the configuration, weights and `rules` (a tokenizer's, a picture's preparation) of some stages; "meta" where
+        they have sizes alone."""
         if any(value.is_meta for stage in stages for value in self.get_submodule(stage).parameters()):
             return "meta"
         digest = hashlib.sha256()
@@ -353,6 +355,8 @@ class Pipeline(nn.Module):
             parts = [(path, part.config) for path, part in module.named_modules() if hasattr(part, "config")]
             configs = ", ".join(f"{path!r}: {told(config)}" for path, config in parts)
             digest.update(f"{stage}:{type(module).__name__}:{{{configs}}}".encode())
+            if rules := {path: part.rules for path, part in module.named_modules() if hasattr(part, "rules")}:
+                digest.update(content_key(rules).encode())
             for name, value in sorted(module.state_dict().items()):
                 digest.update(f"{name}:{tuple(value.shape)}:{value.dtype}".encode())
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -31,6 +31,11 @@ class Clip(Hookable):
         config = self.tower.inner.config
         return int(config.image_size // config.patch_size)
 
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What decides its output beside configuration and weights: part of its content key."""
+        return {"processor": self.processor.to_dict()}
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Encode; the processor resizes and normalises as the published code does, from 8-bit pictures."""

@@ -1,8 +1,22 @@
-"""A tokenizer for text encoders without published weights: a few words, and letters."""
+"""Tokenizers: what decides their numbers, and one for text encoders without published weights: a few words, and letters."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+CALLS = ("padding", "truncation")  # of a fast tokenizer: what the last call asked of it
+
+
+def rules_of(tokenizer: Any) -> str:
+    """All that decides which numbers a fast tokenizer of transformers makes of a text, as JSON, whatever it was asked before.
+    TypeError for others, which cannot be told apart."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise TypeError(f"no content key for a tokenizer {type(tokenizer).__name__}: give a fast one of transformers")
+    told = {key: value for key, value in json.loads(backend.to_str()).items() if key not in CALLS}
+    told |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "padding_side", "truncation_side")}
+    return json.dumps(told, sort_keys=True)
 
 
 def small_tokenizer(size: int) -> Any:

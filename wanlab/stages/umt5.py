@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from wanlab.core import Hookable, Place, adapt
 from wanlab.core.nearest import suggestion
+from wanlab.stages.pieces import rules_of
 
 LENGTH = 512        # tokens, as the transformer was trained; the rest of a longer prompt is cut
 _LAYER = "encoder.block.{i}.layer"
@@ -49,6 +50,11 @@ class Umt5(Hookable):
         super().__init__()
         self.encoder, self.length = adapt(encoder.eval(), SITES), length
         self.__dict__["tokenizer"] = tokenizer
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What decides its output beside configuration and weights: part of its content key."""
+        return {"tokenizer": rules_of(self.tokenizer), "length": self.length}
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Encode; b j c. A prompt of more tokens than the length is cut, with a warning that shows what fell off."""
