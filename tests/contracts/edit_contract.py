@@ -95,6 +95,13 @@ class EditContract:
                 alone = model(self.start(3)[2:3])
             assert torch.allclose(batch[2:3], alone, atol=1e-5)
 
+    def test_a_row_depends_on_the_seed_of_its_sample_only_where_the_kind_says_so(self) -> None:
+        model, edit, found = self.model(), self.edit(), []
+        for seeds in (range(8), range(8, 16)):
+            with torch.no_grad(), trace(model, edit, seeds=[*seeds]):
+                found.append(model(self.start(8)))
+        assert torch.equal(*found) is not edit.reads_seeds
+
     def test_composes_in_the_order_given(self) -> None:
         edit, double = self.edit(), Scale(self.site, 2.0)
         alone, edited_then_doubled = (self.run(*edits)[1][self.site].tensor[0] for edits in ((edit,), (edit, double)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wanlab.core import Edit, Noise, Scale, Site, Zero
-from wanlab.graph import Piece, Recipe, Timetable, Work, cohorts, forked, local_nodes, pieces_of, side_by_side
+from wanlab.graph import Piece, Recipe, Timetable, Work, cohorts, forked, pieces_of, side_by_side
 from wanlab.graph.fork import cuts_of
 
 LEVELS = [1.0, 0.75, 0.5, 0.25]
@@ -141,7 +141,18 @@ def test_a_pattern_over_the_loop_and_what_stands_outside_of_it_acts_in_both() ->
 
 
 def test_local_is_what_depends_on_the_seeds() -> None:
-    assert local_nodes(NODES) == {"loop", "up", "last"}
+    cells = plan({"base": {}, "drawn": {"text": [Noise("text.z")], "up": [Noise("up.z")]}})
+    assert {p.node for p in cells["base"] if p.local} == {"loop", "up", "last"} and all(p.local for p in cells["drawn"])
+
+
+def test_what_an_edit_draws_by_the_seeds_is_under_other_keys_for_other_seeds_and_nothing_else_is() -> None:
+    ways: dict[str, list[Edit]] = {"zero": [Zero("z")], "noise": [Noise("z")], "rest": []}
+    made = {name: recipes({"text": edits, "up": edits}) for name, edits in ways.items()}
+    one, other = ({name: pieces_of(name, mine, ROWS | {"seeds": seeds})[0].key for name, mine in made.items()} for seeds in "ab")
+    assert {name for name in ways if one[name] != other[name]} == {"noise"} and len(set(one.values())) == 3
+    plain = Recipe.of(NODES[2], Timetable.of([Noise("z")], lambda at: [Site(at, ("b",))], None), "here", {}, rowwise=True)
+    drawn = [pieces_of("up", [*made["rest"][:2], up], ROWS)[-1].key for up in (plain, replace(plain, draws=False))]
+    assert drawn[0] == drawn[1]         # its inputs have the seeds in their keys already
 
 
 # ---------------------------------------------------------------------------------------------------- work, packs, cohorts
@@ -153,9 +164,9 @@ CELLS: dict[str, Any] = {
 
 def test_cohorts_share_a_loop_and_stand_side_by_side() -> None:
     cells = plan(CELLS)
-    order = side_by_side(cells, local_nodes(NODES))
+    order = side_by_side(cells)
     assert order == ["base", "up", "late", "one", "two", "text", "three"]
-    work = Work.of({name: cells[name] for name in order}, local_nodes(NODES))
+    work = Work.of({name: cells[name] for name in order})
     assert cohorts(work) == [("base", "up", "late"), ("one",), ("two",), ("text",), ("three",)]
     needed = work.needed(cells)
     loop_start = next(p for p in cells["base"] if p.node == "loop")
@@ -165,7 +176,7 @@ def test_cohorts_share_a_loop_and_stand_side_by_side() -> None:
 
 def test_packs_are_of_one_shape_and_steps_and_named_in_their_keys() -> None:
     cells = plan(CELLS)
-    plain, work = (Work.of(cells, local_nodes(NODES), size) for size in (1, 3))
+    plain, work = (Work.of(cells, size) for size in (1, 3))
     runs = [(pieces[0].node, pieces[0].start, pieces[0].stop, [p.cell for p in pieces]) for _, pieces in work.runs(cells)]
     assert ("loop", 0, 4, ["one", "two", "text"]) in runs and ("loop", 0, 4, ["three"]) in runs
     assert ("loop", 0, 2, ["base"]) in runs and ("loop", 2, 4, ["base", "late"]) in runs
@@ -181,16 +192,16 @@ def test_packs_are_of_one_shape_and_steps_and_named_in_their_keys() -> None:
 def test_packs_of_a_cohort_are_those_of_the_whole() -> None:
     """What a resumed run, or another worker, makes of some cells is what all would have got."""
     cells = plan(CELLS)
-    work = Work.of(cells, local_nodes(NODES), 2)
+    work = Work.of(cells, 2)
     for cohort in cohorts(work):
         order = [name for name in cells if name in cohort]
-        mine = Work.of({name: cells[name] for name in order}, local_nodes(NODES), 2)
+        mine = Work.of({name: cells[name] for name in order}, 2)
         assert mine.results == {name: work.results[name] for name in order}
 
 
 def test_one_cell_of_a_pack_needs_what_the_others_need() -> None:
     cells = plan(CELLS)
-    work = Work.of(cells, local_nodes(NODES), 3)
+    work = Work.of(cells, 3)
     nodes = [(p.node, p.cell) for _, pieces in work.runs(["one"]) for p in pieces]
     assert {("last", "base"), ("last", "one"), ("last", "two"), ("loop", "text")} <= set(nodes)
     assert ("last", "three") not in nodes
@@ -199,5 +210,5 @@ def test_one_cell_of_a_pack_needs_what_the_others_need() -> None:
 def test_edits_that_mix_rows_keep_a_cell_out_of_packs() -> None:
     made = {name: recipes(CELLS[name]) for name in ("one", "two")}
     made["two"] = [Recipe.of(r.node, r.timetable, "here", {"steps": 4}, rowwise=r.node.name != "loop") for r in made["two"]]
-    work = Work.of({name: pieces_of(name, mine, ROWS) for name, mine in made.items()}, local_nodes(NODES), 2)
+    work = Work.of({name: pieces_of(name, mine, ROWS) for name, mine in made.items()}, 2)
     assert [[p.cell for p in pieces] for _, pieces in work.runs(made) if pieces[0].node == "loop"] == [["one"], ["two"]]

@@ -15,7 +15,7 @@ from tests.graph.test_fork import CELLS, NODES, plan
 from wanlab.core import Edit, Mean, Resample, Scale, Zero
 from wanlab.core.index import holds, positions
 from wanlab.core.rows import ONCE, by_row, placed
-from wanlab.graph import GIB, PackError, StageCache, Walk, Work, local_nodes, run_stage
+from wanlab.graph import GIB, PackError, StageCache, Walk, Work, run_stage
 
 
 @dataclass
@@ -116,7 +116,7 @@ def test_edits_find_their_rows_in_another_batch(rows: Any, kept: range, at: int,
 
 def walk(cells: Mapping[str, Any], size: int = 1, graph: Graph | None = None, memory: int = GIB, asked: Sequence[str] | None = None,
          fork: bool = True) -> tuple[dict[str, Tensor], Walk, Graph]:
-    graph, work = graph or Graph(), Work.of(plan(cells, fork), local_nodes(NODES), size)
+    graph, work = graph or Graph(), Work.of(plan(cells, fork), size)
     on = Walk(work, list(asked or cells), lambda cell: (graph, ROWS), StageCache(memory))
     return {cell: on.result(cell)["x"] for cell in asked or cells}, on, graph
 
@@ -137,7 +137,7 @@ def test_what_runs_is_what_the_work_says_and_the_results_are_those_of_each_cell_
 
 def test_memory_holds_the_states_that_are_still_to_be_read_and_no_results() -> None:
     many = {f"cell{i}": {"up": [Scale("up.z", float(i + 2))]} for i in range(50)}
-    work = Work.of(plan(many), local_nodes(NODES))
+    work = Work.of(plan(many))
     graph, cache = Graph(), StageCache()
     on = Walk(work, list(many), lambda cell: (graph, ROWS), cache)
     sizes = []
@@ -158,7 +158,7 @@ def test_a_cache_that_holds_nothing_costs_time_and_changes_no_result() -> None:
 def test_a_pack_that_fails_is_told_as_such_and_is_not_tried_again() -> None:
     graph = Graph(fail=0.2)
     cells = {name: CELLS[name] for name in ("one", "two", "three")}
-    work = Work.of(plan(cells), local_nodes(NODES), 3)
+    work = Work.of(plan(cells), 3)
     on = Walk(work, list(cells), lambda cell: (graph, ROWS), StageCache())
     for cell in cells:
         with pytest.raises(PackError, match="one, two, three as one batch: this edit fails"):
@@ -171,6 +171,6 @@ def test_a_pack_that_fails_is_told_as_such_and_is_not_tried_again() -> None:
 def test_progress_is_told_cell_and_stage() -> None:
     told: list[Any] = []
     graph = Graph()
-    work = Work.of(plan({"base": {}}), local_nodes(NODES))
+    work = Work.of(plan({"base": {}}))
     Walk(work, ["base"], lambda cell: (graph, ROWS), StageCache(), lambda *what: told.append(what)).result("base")
     assert told == [("base", node, 0, 0) for node in ("text", "loop", "up", "last")]

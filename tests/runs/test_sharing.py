@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +20,8 @@ from tests.runs.flow import Flow
 from tests.runs.toy import Toy, bench
 from wanlab.analysis.cells import Cell, Seen
 from wanlab.analysis.cells import run as run_cells
-from wanlab.core import edit_from_dict
+from wanlab.core import KINDS, Edit, edit_from_dict
+from wanlab.core.edit import Event
 from wanlab.graph import digest
 from wanlab.runs.cell import Workbench
 from wanlab.runs.plan import Group, Task
@@ -234,3 +238,52 @@ def test_the_reference_is_made_once_a_batch_though_it_stands_in_another_cohort()
         list(made.evaluate(Group(chunk, ("first",))))
     expected = {"text": 2, "denoise": (5 + 1) * 4, "upsample.0": 8, "upsample.1": 8, "detail": 8}
     assert made.cache.tally.runs == planned.shared == expected
+
+
+# ---------------------------------------------------------------------------------------------------- every kind, under two seeds
+
+BEFORE = {"zero": {}, "scale": {"factor": 0.5}, "noise": {"std": 0.5}, "steer": {"direction": [0.1, 0.2, 0.3]}, "bypass": {},
+          "identity": {}, "mean": {"reference": "RECORD"}, "resample": {"reference": "RECORD"}, "patch": {"record": "ONE"},
+          "test_drawn": {}}
+WITHIN = {kind: told for kind, told in BEFORE.items() if kind != "steer"} | {
+    "mean": {}, "freeze_frame": {}, "shuffle_frames": {}, "reverse_frames": {}, "low_pass_frames": {}}
+
+
+@dataclass(frozen=True)
+class Drawn(Edit):
+    """A kind of a user's own, which says nothing of itself."""
+
+    kind = "test_drawn"
+
+    def change(self, x: torch.Tensor, event: Event) -> torch.Tensor:
+        return x * torch.tensor([event.seed(row) % 1000 + 1.0 for row in range(len(x))]).reshape(-1, *[1] * (x.ndim - 1))
+
+
+del KINDS["test_drawn"]     # of these tests alone
+
+
+@pytest.fixture
+def every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A study of two seeds with a cell for each kind of edit, at what the seeds do not decide (text) and in the loop."""
+    monkeypatch.setitem(KINDS, "test_drawn", Drawn)
+    for rows, name in ((3, "RECORD"), (1, "ONE")):
+        images, prompts, seeds = torch.rand(rows, 3, 16, 16), [*"abc"][:rows], [*range(90, 90 + rows)]
+        out = Flow().generate(images, prompts, seeds, capture=["text.out", "generator.out"])
+        out.record.save(tmp_path / f"{name}.safetensors")
+    lines = ["  baseline:"]
+    for site, kinds in (("text.out", BEFORE), ("generator.out", WITHIN)):
+        for kind, told in kinds.items():
+            given = {key: str(tmp_path / f"{value}.safetensors") if str(value).isupper() else value for key, value in told.items()}
+            edit = json.dumps({"kind": kind, "at": site, **given, **({"steps": "2:"} if site == "generator.out" else {})})
+            lines.append(f"  {kind}_{site[:4]}: {{edits: [{edit}]}}")
+    return STUDY[:STUDY.index("  baseline:")].replace("n: 3", "n: 4") + "\n".join(lines) + "\nmetrics: [psnr]\n"
+
+
+@pytest.mark.parametrize("sets", [("share.fork=false",), (), ("share.pack=3",)])
+def test_no_seed_is_handed_what_an_edit_drew_for_another(every_kind: str, sets: tuple[str, ...]) -> None:
+    shared, plain = (bench(*given, text=every_kind, pipe=Flow()) for given in (sets, PLAIN))
+    found, expected = videos(shared), videos(plain)
+    assert [task for task in expected if not torch.equal(found[task], expected[task])] == []
+    texts = {name: [keys["text"] for keys in cell.keys] for name, cell in plain.plan.cells.items()}
+    drawn = {name for name, keys in texts.items() if keys[0] != keys[1]}
+    assert drawn == {"noise_text", "resample_text", "test_drawn_text"}

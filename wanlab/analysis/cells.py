@@ -27,7 +27,6 @@ from wanlab.graph import (
     digest,
     edits_by_node,
     forked,
-    local_nodes,
     pieces_of,
     recipes_of,
     side_by_side,
@@ -143,11 +142,10 @@ def _shared(pipe: Any, request: Any, cells: Sequence[Cell], read: str, pack: int
     recipes: dict[str, Sequence[Recipe]] = {
         cell.name: _until(read, recipes_of(pipe, edits_by_node(pipe, cell.edits), request, settings, "")) for cell in cells}
     pieces = {name: pieces_of(name, mine, rows) for name, mine in forked(recipes, dict.fromkeys(recipes, rows)).items()}
-    local = local_nodes(pipe.nodes)
-    order, by_name = side_by_side(pieces, local), {cell.name: cell for cell in cells}
+    order, by_name = side_by_side(pieces), {cell.name: cell for cell in cells}
     cache = StageCache(memory)
-    walk = Walk(Work.of({name: pieces[name] for name in order}, local, pack), order, lambda _: (pipe, request), cache)
-    alone = Walk(Work.of(pieces, local), order, lambda _: (pipe, request), cache) if pack > 1 else walk
+    walk = Walk(Work.of({name: pieces[name] for name in order}, pack), order, lambda _: (pipe, request), cache)
+    alone = Walk(Work.of(pieces), order, lambda _: (pipe, request), cache) if pack > 1 else walk
     for name in order:
         try:
             outputs = walk.result(name)

@@ -185,6 +185,7 @@ class Feature(Edit):
     """
 
     kind = "feature"
+    reads_seeds = False
     dictionary: Any = None
     features: Any = ()
     factor: float = 0.0

@@ -97,6 +97,12 @@ class Edit(Limits):
         this is so says so: its cells are then never joined with others to one batch."""
         return False
 
+    @property
+    def reads_seeds(self) -> bool:
+        """Whether what a row becomes may depend on the seed of its sample (`Event.seed`), so that what it makes of a prompt under
+        one seed is of no use under another. A kind of yours for which this is not so may say so: its cells then share more."""
+        return True
+
     def check(self, site: Site) -> None:
         """Raises EditError where this kind can mean nothing at `site`; called before anything runs."""
         if site.derived and not self.inert:

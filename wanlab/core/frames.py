@@ -17,6 +17,7 @@ class FreezeFrame(Edit):
     """Every (selected) frame gets the value of one frame."""
 
     kind = "freeze_frame"
+    reads_seeds = False
     needs = ("f",)
     frame: int = 0
 
@@ -43,6 +44,7 @@ class ShuffleFrames(Edit):
     """The frames in another order, drawn by `seed`: the same at all sites and steps, and never the order they had."""
 
     kind = "shuffle_frames"
+    reads_seeds = False
     needs = ("f",)
     seed: int = 0
 
@@ -75,6 +77,7 @@ class ReverseFrames(Edit):
     """The frames from last to first."""
 
     kind = "reverse_frames"
+    reads_seeds = False
     needs = ("f",)
 
     def change(self, x: Tensor, event: Event) -> Tensor:
@@ -86,6 +89,7 @@ class LowPassFrames(Edit):
     """A moving average over `window` frames (odd); at the ends over those that there are."""
 
     kind = "low_pass_frames"
+    reads_seeds = False
     needs = ("f",)
     window: int = 3
 
@@ -111,6 +115,7 @@ class CutFrames(Edit):
     """
 
     kind = "cut_frames"
+    reads_seeds = False
     needs = ("f", "j")
     block: int = 1
 

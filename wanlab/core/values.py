@@ -27,6 +27,7 @@ class Identity(Edit):
     """Changes nothing: the bytes that come in go out. For tests of the instrument."""
 
     kind = "identity"
+    reads_seeds = False
     inert = True
 
     def change(self, x: Tensor, event: Event) -> Tensor:
@@ -38,6 +39,7 @@ class Zero(Edit):
     """Zeros."""
 
     kind = "zero"
+    reads_seeds = False
 
     def change(self, x: Tensor, event: Event) -> Tensor:
         return torch.zeros_like(x)
@@ -48,6 +50,7 @@ class Scale(Edit):
     """The value times `factor`."""
 
     kind = "scale"
+    reads_seeds = False
     factor: float = 1.0
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class Mean(Edit):
     """
 
     kind = "mean"
+    reads_seeds = False
     over: str | None = None
     reference: Any = None
 
@@ -130,6 +134,10 @@ class Resample(Edit):
     @property
     def mixes_rows(self) -> bool:
         return self.reference is None
+
+    @property
+    def reads_seeds(self) -> bool:
+        return self.reference is not None
 
     def check(self, site: Site) -> None:
         super().check(site)
@@ -207,6 +215,7 @@ class Steer(Edit):
     """
 
     kind = "steer"
+    reads_seeds = False
     direction: Any = ()
     strength: float = 1.0
 
@@ -244,6 +253,7 @@ class Patch(Edit):
     """
 
     kind = "patch"
+    reads_seeds = False
     record: Any = None
     entry: str | None = None
     share: float = 1.0
@@ -280,6 +290,7 @@ class Bypass(Edit):
     """What stands at the site when its block is left out, as the block itself states it. EditError where it states none."""
 
     kind = "bypass"
+    reads_seeds = False
 
     def check(self, site: Site) -> None:
         super().check(site)
@@ -299,6 +310,7 @@ class Replace(Edit):
     """What a Python function makes of a copy of the value. It cannot be written to a file: NotSerialisable says so."""
 
     kind = "replace"
+    reads_seeds = False
     function: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from .cache import GIB, StageCache, Tally
 from .cohort import cohorts, side_by_side
 from .fork import forked
 from .keys import digest, file_digest, source_digest
-from .piece import Piece, Recipe, local_nodes, pieces_of
+from .piece import Piece, Recipe, pieces_of
 from .recipes import edits_by_node, recipes_of
 from .timetable import Timetable
 from .walk import PackError, Walk, run_stage
@@ -20,5 +20,5 @@ from .work import Work
 __all__ = [
     "GIB", "PackError", "Piece", "Recipe", "StageCache", "Tally", "Timetable", "Walk", "Work", "cohorts", "digest",
     "edits_by_node", "file_digest", "forked",
-    "local_nodes", "pieces_of", "recipes_of", "run_stage", "side_by_side", "source_digest",
+    "pieces_of", "recipes_of", "run_stage", "side_by_side", "source_digest",
 ]  # fmt: skip

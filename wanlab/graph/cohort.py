@@ -8,13 +8,13 @@ from .piece import Piece
 from .work import Pack, Work
 
 
-def side_by_side(cells: Mapping[str, Sequence[Piece]], local: frozenset[str]) -> list[str]:
+def side_by_side(cells: Mapping[str, Sequence[Piece]]) -> list[str]:
     """The cells in an order in which those that go the longest way together follow each other, so that little is kept at a time;
-    else as they come. `cells`: their pieces in any one batch; `local`: the nodes that are of use within one batch alone."""
+    else as they come. `cells`: their pieces in any one batch."""
     first: dict[tuple[str, ...], int] = {}
     marks: dict[str, list[int]] = {}
     for place, (cell, pieces) in enumerate(cells.items()):
-        path = tuple(piece.key for piece in pieces if piece.node in local)
+        path = tuple(piece.key for piece in pieces if piece.local)
         marks[cell] = [first.setdefault(path[:length], place) for length in range(1, len(path) + 1)]
     return sorted(cells, key=lambda cell: marks[cell])
 
@@ -31,7 +31,7 @@ def cohorts(work: Work) -> list[tuple[str, ...]]:
     owner: dict[Pack, str] = {}
     for cell in work.results:
         for pack, pieces in work.runs([cell]):
-            if pieces[0].node in work.local:
+            if pieces[0].local:
                 parent[root(cell)] = root(owner.setdefault(pack, cell))
     found: dict[str, list[str]] = {}
     for cell in work.results:

@@ -32,6 +32,7 @@ class Recipe:
     steps       how many denoising steps its run has; 0 where it has none
     cuts        steps before which the loop pauses, because another cell goes another way from there
     alike       digest of what pieces of several cells have in common if they can be rows of one batch; None: by itself
+    draws       whether an edit of it may read the seeds of the samples
     """
 
     node: Node
@@ -41,6 +42,7 @@ class Recipe:
     steps: int = 0
     alike: str | None = None
     cuts: tuple[int, ...] = ()
+    draws: bool = False
 
     @classmethod
     def of(cls, node: Node, timetable: Timetable, context: Any, settings: Mapping[str, Any], rowwise: bool) -> Recipe:
@@ -50,14 +52,16 @@ class Recipe:
         base = digest({**own, "edits": [edit.hash for edit in timetable.always]})
         shared = {name: settings[name] for name in node.reads if name in settings}
         return cls(node, base, timetable, timetable.course, shared.get("steps", 0),
-                   digest({**own, "settings": shared}) if rowwise else None)
+                   digest({**own, "settings": shared}) if rowwise else None,
+                   draws=any(edit.reads_seeds for edit in timetable.edits))
 
 
 @dataclass(frozen=True)
 class Piece:
     """One run of a node for one cell and batch: `inputs` by node name and `before`, the state it goes on from, are keys of others;
     `start` to `stop` its steps (of a node that has such), `until` the step before which it pauses (None: to the end), `part` how
-    much of the node's work it is; `cell` is the first that needs it, `begin` a digest of all that decides it before any step."""
+    much of the node's work it is; `cell` is the first that needs it, `begin` a digest of all that decides it before any step; `local`:
+    it depends on the seeds, so it is of use within one batch alone."""
 
     key: str
     cell: str
@@ -70,6 +74,7 @@ class Piece:
     stop: int = 0
     until: int | None = None
     part: float = 1.0
+    local: bool = False
     alike: str | None = field(default=None, repr=False)
 
     @property
@@ -80,27 +85,20 @@ class Piece:
 
 def pieces_of(cell: str, recipes: Sequence[Recipe], rows: Mapping[str, Any]) -> list[Piece]:
     """The pieces of a cell on one batch, each after what it needs. `rows`: the request by field, as data or digests."""
-    ends: dict[str, str] = {}
+    ends: dict[str, Piece] = {}
     found: list[Piece] = []
     for recipe in recipes:
         node, steps = recipe.node, recipe.steps
-        inputs = {name: ends[name] for name in node.inputs}
-        begin = digest([recipe.base, {name: rows[name] for name in node.reads}, inputs])
+        inputs = {name: ends[name].key for name in node.inputs}
+        seeded = "seeds" in node.reads or any(ends[name].local for name in node.inputs)    # without its edits
+        reads = (*node.reads, "seeds") if recipe.draws and not seeded else node.reads
+        begin = digest([recipe.base, {name: rows[name] for name in reads}, inputs])
         before: str | None = None
         for start, stop in zip((0, *recipe.cuts), (*recipe.cuts, steps), strict=True):
             key = digest([begin, recipe.course[:stop], "end" if stop == steps else "state"])
             found.append(Piece(key, cell, node.name, inputs, recipe.timetable.within(start, stop), begin, before, start, stop,
                                None if stop == steps else stop, (stop - start) / steps if steps else 1.0,
-                               None if recipe.alike is None else digest([recipe.alike, start, stop])))
+                               seeded or recipe.draws, None if recipe.alike is None else digest([recipe.alike, start, stop])))
             before = key
-        ends[node.name] = found[-1].key
+        ends[node.name] = found[-1]
     return found
-
-
-def local_nodes(nodes: Sequence[Node]) -> frozenset[str]:
-    """The nodes whose outputs are of use within one batch alone: those that depend on the seeds."""
-    found: set[str] = set()
-    for node in nodes:
-        if "seeds" in node.reads or found & set(node.inputs):
-            found.add(node.name)
-    return frozenset(found)

@@ -122,7 +122,7 @@ class Walk:
     def close(self) -> None:
         """Drop from memory what no other batch can use."""
         for key, piece in self.work.pieces.items():
-            if piece.node in self.work.local:
+            if piece.local:
                 self.cache.memory.drop(key)
 
     def _get(self, key: str, cell: str) -> Outputs:
@@ -134,7 +134,7 @@ class Walk:
                 self.cache.tally.hits[self.work.pieces[key].node] += 1
                 self._held[key] = found
         self._left[key] -= 1
-        if self._left[key] <= 0 and self.work.pieces[key].node in self.work.local:
+        if self._left[key] <= 0 and self.work.pieces[key].local:
             self.cache.memory.drop(key)
         return self._held[key]
 
@@ -145,7 +145,7 @@ class Walk:
         outputs = self._together(pieces, cell) if len(pack) > 1 else [self._alone(pieces[0], cell)]
         for piece, found in zip(pieces, outputs, strict=True):
             others = self._left[piece.key] - (piece.key == asked)
-            again = others > 0 or piece.node not in self.work.local
+            again = others > 0 or not piece.local
             self.cache.put(piece.key, found, again, last=piece.key in self._last)
         self._held |= zip(pack, outputs, strict=True)
 

@@ -15,15 +15,14 @@ Pack = tuple[str, ...]      # keys of pieces that run together
 @dataclass(frozen=True)
 class Work:
     """pieces: by key, each after what it needs; packs: for each key those that run with it, itself included; results: cell -> the
-    key of its last piece; local: the nodes whose outputs nobody needs in another batch."""
+    key of its last piece."""
 
     pieces: Mapping[str, Piece]
     packs: Mapping[str, Pack]
     results: Mapping[str, str]
-    local: frozenset[str]
 
     @classmethod
-    def of(cls, cells: Mapping[str, Sequence[Piece]], local: frozenset[str], size: int = 1) -> Work:
+    def of(cls, cells: Mapping[str, Sequence[Piece]], size: int = 1) -> Work:
         """The work of `cells` (their pieces in order); `size`: of how many cells pieces are joined to one batch, where they can be.
 
         A piece that runs with others has a key of its own, which names them: the batch is part of what decides its bytes.
@@ -33,9 +32,9 @@ class Work:
             unique.setdefault(piece.key, piece)
         results = {cell: mine[-1].key for cell, mine in cells.items()}
         if size == 1:
-            return cls(unique, {key: (key,) for key in unique}, results, local)
-        pieces, packs, names = _packed(unique.values(), local, size)
-        return cls(pieces, packs, {cell: names[key] for cell, key in results.items()}, local)
+            return cls(unique, {key: (key,) for key in unique}, results)
+        pieces, packs, names = _packed(unique.values(), size)
+        return cls(pieces, packs, {cell: names[key] for cell, key in results.items()})
 
     def ends(self, cell: str) -> dict[str, str]:
         """The key of each node's outputs, of those that the result of `cell` follows from."""
@@ -70,15 +69,13 @@ class Work:
             yield pack, [self.pieces[key] for key in pack]
 
 
-def _packed(
-    pieces: Iterable[Piece], local: frozenset[str], size: int
-) -> tuple[dict[str, Piece], dict[str, Pack], dict[str, str]]:
+def _packed(pieces: Iterable[Piece], size: int) -> tuple[dict[str, Piece], dict[str, Pack], dict[str, str]]:
     """Pieces and packs by the keys that packs give them, and those keys by the old ones."""
     order: dict[str, int] = {}                                      # of the nodes, each after its inputs
     levels: dict[tuple[int, int, str], list[Piece]] = {}            # whatever a piece needs stands on an earlier level
     for piece in pieces:
         place = order.setdefault(piece.node, len(order))
-        alike = piece.alike if piece.alike is not None and piece.node in local else piece.key
+        alike = piece.alike if piece.alike is not None and piece.local else piece.key
         levels.setdefault((place, piece.start, alike), []).append(piece)
     found: dict[str, Piece] = {}
     packs: dict[str, Pack] = {}

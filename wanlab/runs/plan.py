@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wanlab.graph import Piece, Recipe, Work, cohorts, digest, forked, local_nodes, pieces_of, recipes_of, side_by_side
+from wanlab.graph import Piece, Recipe, Work, cohorts, digest, forked, pieces_of, recipes_of, side_by_side
 
 from .document import Document, Problem
 from .setting import prepare, settled
@@ -97,7 +97,7 @@ class CellPlan:
 @dataclass(frozen=True)
 class Plan:
     """A study's cells and batches. rows: of each batch, digests of what its rows are; order: in which cells run; cohorts: those
-    that share work within a batch; local: the nodes whose outputs are of use within one batch alone."""
+    that share work within a batch."""
 
     study: Study
     chunks: Sequence[Chunk]
@@ -107,7 +107,6 @@ class Plan:
     rows: Sequence[Mapping[str, str]]
     order: Sequence[str]
     cohorts: Sequence[tuple[str, ...]]
-    local: frozenset[str]
 
     def groups(self) -> Iterator[Group]:
         """The work in a fixed order: batch by batch, the baseline first."""
@@ -120,7 +119,7 @@ class Plan:
         if size > 1:
             wanted = {name for cohort in self.cohorts if wanted & set(cohort) for name in cohort}
         names = [name for name in self.order if name in wanted]
-        return Work.of({name: self.cells[name].pieces(self.rows[chunk]) for name in names}, self.local, size)
+        return Work.of({name: self.cells[name].pieces(self.rows[chunk]) for name in names}, size)
 
     def stage_runs(self, skip: Skip = nothing) -> StageRuns:
         """How often each stage would run alone and does run with sharing; `skip(cell, chunk)` leaves finished work out."""
@@ -178,12 +177,11 @@ def make_plan(
     rows = [rows_of(chunk, source) for chunk in chunks]
     names = sorted(prepared, key=lambda name: name != study.baseline)       # stable: else in the order of the file
     drafts = {name: _draft(name, study, *prepared[name], context["generate"]) for name in names}
-    local = local_nodes(drafts[study.baseline].nodes)
     if study.share.cache and study.share.fork:
         drafts = _forked(drafts)
-    order, kin = _related(drafts, local, study)
+    order, kin = _related(drafts, study)
     cells = {name: drafts[name] for name in study.cells}
-    plan = Plan(study, chunks, cells, reference_of(study, source), context, rows, order, kin, local)
+    plan = Plan(study, chunks, cells, reference_of(study, source), context, rows, order, kin)
     return _keyed(plan, [measure.name for measure in measures])
 
 
@@ -207,13 +205,13 @@ def _forked(drafts: Mapping[str, CellPlan]) -> dict[str, CellPlan]:
     return {name: replace(draft, recipes=recipes[name]) for name, draft in drafts.items()}
 
 
-def _related(drafts: Mapping[str, CellPlan], local: frozenset[str], study: Study) -> tuple[list[str], list[tuple[str, ...]]]:
+def _related(drafts: Mapping[str, CellPlan], study: Study) -> tuple[list[str], list[tuple[str, ...]]]:
     """The order in which the cells run, and their cohorts."""
     if not study.share.cache and study.share.pack == 1:
         return list(drafts), [(name,) for name in drafts]
     pieces = {name: draft.pieces(SOME) for name, draft in drafts.items()}
-    order = side_by_side(pieces, local)
-    return order, cohorts(Work.of({name: pieces[name] for name in order}, local, study.share.pack))
+    order = side_by_side(pieces)
+    return order, cohorts(Work.of({name: pieces[name] for name in order}, study.share.pack))
 
 
 def _keyed(plan: Plan, measures: Sequence[str]) -> Plan:
