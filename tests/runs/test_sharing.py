@@ -48,7 +48,7 @@ cells:
   detail: {ablate: detail}
   sharp: {swap: {detail: sharp}}
   text: {ablate: text}
-  row: {edits: [{kind: zero, at: sampler.video.latent, steps: "4:", rows: [0]}]}
+  row: {edits: [{kind: zero, at: sampler.video.latent, steps: "4:", frames: [1]}]}
   fewer: {sampler: {steps: 4}}
   guided: {sampler: {guidance: 3.0}}
 metrics: [psnr, flicker]
@@ -138,6 +138,21 @@ def test_exactly_what_was_planned_runs(sets: tuple[str, ...], run: Run, pipe: Fl
     assert {name: pytest.approx(rows) for name, rows in tally.rows.items()} == planned.rows
     assert sum(planned.alone.values()) == 14 * 5 * 4 and planned.steps_alone["denoise"] == (13 * 6 + 4) * 4
     assert (planned.shared == planned.alone) == (sets == PLAIN)
+
+
+def test_what_other_samples_ask_for_too_runs_once(tmp_path: Path) -> None:
+    """A picture and a prompt that stand twice in a list, and a prompt that all have."""
+    from PIL import Image
+
+    for colour in ("red", "blue"):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{colour}.png")
+    names = ("red", "red", "blue", "blue", "red", "red")
+    (tmp_path / "list.csv").write_text("\n".join(["image,prompt", *(f"{name}.png,a circle" for name in names)]))
+    made = work(f"data={{kind: images, path: {tmp_path / 'list.csv'}}}", "metrics=[flicker]")
+    planned = made.plan.stage_runs()
+    for group in made.plan.groups():
+        list(made.evaluate(group))
+    assert made.cache.tally.runs == planned.shared and planned.shared["text"] == 2      # with the component and without it
 
 
 def test_steps_in_common_run_once() -> None:
@@ -244,7 +259,7 @@ def test_the_reference_is_made_once_a_batch_though_it_stands_in_another_cohort()
 
 BEFORE = {"zero": {}, "scale": {"factor": 0.5}, "noise": {"std": 0.5}, "steer": {"direction": [0.1, 0.2, 0.3]}, "bypass": {},
           "identity": {}, "mean": {"reference": "RECORD"}, "resample": {"reference": "RECORD"}, "patch": {"record": "ONE"},
-          "test_drawn": {}}
+          "resample_others": {}, "mean_others": {"over": "b"}, "test_drawn": {}}
 WITHIN = {kind: told for kind, told in BEFORE.items() if kind != "steer"} | {
     "mean": {}, "freeze_frame": {}, "shuffle_frames": {}, "reverse_frames": {}, "low_pass_frames": {}}
 
@@ -274,7 +289,8 @@ def every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for site, kinds in (("text.out", BEFORE), ("generator.out", WITHIN)):
         for kind, told in kinds.items():
             given = {key: str(tmp_path / f"{value}.safetensors") if str(value).isupper() else value for key, value in told.items()}
-            edit = json.dumps({"kind": kind, "at": site, **given, **({"steps": "2:"} if site == "generator.out" else {})})
+            when = {"steps": "2:"} if site == "generator.out" else {}
+            edit = json.dumps({"kind": kind.removesuffix("_others"), "at": site, **given, **when})
             lines.append(f"  {kind}_{site[:4]}: {{edits: [{edit}]}}")
     return STUDY[:STUDY.index("  baseline:")].replace("n: 3", "n: 4") + "\n".join(lines) + "\nmetrics: [psnr]\n"
 

@@ -96,3 +96,19 @@ def test_a_study_of_a_wide_video_gives_last_frames_and_shares_the_first_experts_
     _, outcome = run_study(tmp_path / "wide.yaml", tmp_path / "out", [], "cpu", console=Console(file=said, width=200))
     assert not outcome.failed and len(outcome.done) == 2, said.getvalue()
     assert f"stage runs: {runs} (as planned)" in said.getvalue()
+
+
+def test_what_the_second_expert_is_guided_by_decides_when_an_edit_acts_and_so_where_a_loop_parts() -> None:
+    """With a guidance of 1 and 3 there are two branches, so their difference is a place in every step."""
+    from tests.pipelines.wan import made
+    from wanlab.runs.cell import open_workbench
+    from wanlab.runs.reading import parse_study
+
+    cells = "{baseline: {}, late: {edits: [{kind: scale, at: sampler.video.difference, factor: 0.5, steps: last}]}}"
+    sets = ["data={kind: procedural, n: 1}", "sampler={steps: 4, guidance: 1, guidance_2: 3}", "reference=auto", f"cells={cells}"]
+    study, document = parse_study(STUDY.replace("AT", "x").replace("SCALES", "guidance_2: 3"), sets)
+    pipe = made("a14b")
+    plan = open_workbench(study, document, load=lambda name, init: pipe).plan
+    [loop] = [recipe for recipe in plan.cells["late"].recipes if recipe.node.name == "denoise"]
+    assert loop.timetable.always == () and loop.cuts == (3,)
+    assert plan.stage_runs().steps["denoise"] == 4 + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from .recent import Recent
@@ -53,6 +55,10 @@ class MemoryTier:
     def drop(self, key: str) -> None:
         """Forget `key`, if it is there."""
         self._entries.drop(key)
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Forget all but `keys`."""
+        self._entries.keep(keys)
 
     def clear(self) -> None:
         """Forget everything."""

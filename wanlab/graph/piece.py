@@ -60,8 +60,8 @@ class Recipe:
 class Piece:
     """One run of a node for one cell and batch: `inputs` by node name and `before`, the state it goes on from, are keys of others;
     `start` to `stop` its steps (of a node that has such), `until` the step before which it pauses (None: to the end), `part` how
-    much of the node's work it is; `cell` is the first that needs it, `begin` a digest of all that decides it before any step; `local`:
-    it depends on the seeds, so it is of use within one batch alone."""
+    much of the node's work it is; `cell` is the first that needs it, `begin` a digest of all that decides it before any step;
+    `local`: it depends on the seeds, so it is of use within one batch alone."""
 
     key: str
     cell: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -72,6 +73,11 @@ class Recent(Generic[T]):
             self._bytes -= self._kept.pop(key)[1]
         elif key in self._spare:
             self._spare_bytes -= self._spare.pop(key)[1]
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Forget all but `keys`."""
+        for key in [key for key in (*self._kept, *self._spare) if key not in keys]:
+            self.drop(key)
 
     def clear(self) -> None:
         """Forget everything."""

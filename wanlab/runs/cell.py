@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from wanlab.data.clip import Clips
 from wanlab.graph import GIB, StageCache, digest
 from wanlab.graph.disk import Tell
 
+from .batches import Batches
 from .document import Document, Problem, StudyError
 from .environment import context_of
 from .opening import opened
@@ -123,13 +125,14 @@ class Workbench:
             reference = self._of_baseline(chunk)
         start = time.perf_counter()
         self.notify(task.cell, "metrics", 0, 0)
-        values, features = self._measure(video, reference, clips)
+        units = self.source.units(chunk.indices)
+        values, features = self._measure(video, reference, clips, units)
         seconds = time.perf_counter() - start
         log = {"rows": len(chunk.indices), "stages": _since(before, self.cache.tally.to_dict()), "metrics": round(seconds, 3)}
         return Part(
             list(chunk.indices),
             [chunk.seed] * len(chunk.indices),
-            self.source.units(chunk.indices),
+            units,
             self.source.prompts(chunk.indices),
             values,
             features,
@@ -178,7 +181,7 @@ class Workbench:
     def _truth(self, chunk: Chunk) -> tuple[Clips, torch.Tensor | None]:
         """The batch's data and its reference clips (None: the baseline's), kept for the next cell."""
         if self._clips is None or self._clips[0] != chunk.indices:
-            self.cache.memory.clear()       # no other samples will ask for what these were
+            self.cache.memory.keep(self._lasting)       # no other samples will ask for the rest
             fields = any({"flow_pairs", "occlusion"} & set(measure.needs) for measure in self.measures)
             clips = self.source.clips(chunk.indices, truth=fields)
             reference = clips.video if self.plan.reference == "data" else None
@@ -187,8 +190,12 @@ class Workbench:
             self._clips = (chunk.indices, clips, reference)
         return self._clips[1], self._clips[2]
 
+    @cached_property
+    def _lasting(self) -> frozenset[str]:
+        return self.plan.lasting()
+
     def _measure(
-        self, video: torch.Tensor, reference: torch.Tensor | None, clips: Clips
+        self, video: torch.Tensor, reference: torch.Tensor | None, clips: Clips, units: Sequence[str]
     ) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
         """Values per sample (NaN: does not apply to it) and features of the set metrics."""
         from wanlab.measure import Batch
@@ -203,6 +210,7 @@ class Workbench:
             flow_pairs=clips.flow_pairs,
             occlusion=clips.occlusion,
             prompts=clips.captions,
+            ids=units,
         )
         values: dict[str, list[float]] = {}
         features: dict[str, torch.Tensor] = {}
@@ -285,7 +293,8 @@ def open_workbench(
     plan = make_plan(study, document, pipe, source, measures, context, problems)
     size = study.cache
     shared = StageCache(int(size.memory_gib * GIB), size.disk, int(size.disk_gib * GIB)) if study.share.cache else StageCache(0)
-    notes = [*source.notes, *(judges.notes if judges else ()), *left_out, *_notes_on_prompts(study, pipe, source)]
+    mixed = Batches(plan.chunks, source, study.rows).mixed(plan.cells)
+    notes = [*source.notes, *(judges.notes if judges else ()), *left_out, *_notes_on_prompts(study, pipe, source), *mixed]
     spec = WorkbenchSpec(study.resolved(), device, load, resolve, study.home)
     return Workbench(study, plan, source, measures, shared, spec, judges=judges, notes=notes)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from wanlab.graph import Piece, Recipe, Work, cohorts, digest, forked, pieces_of, recipes_of, side_by_side
 
+from .batches import Batches
 from .document import Document, Problem
 from .setting import prepare, settled
 from .shared import StageRuns
@@ -121,6 +122,16 @@ class Plan:
         names = [name for name in self.order if name in wanted]
         return Work.of({name: self.cells[name].pieces(self.rows[chunk]) for name in names}, size)
 
+    def lasting(self) -> frozenset[str]:
+        """The keys that batches of other samples have in common: the same picture and prompt again, or no prompt at all."""
+        samples: dict[str, tuple[int, ...]] = {}
+        found = set()
+        for chunk in self.chunks:
+            for key in {key for cell in self.cells.values() for key in cell.keys[chunk.number].values()}:
+                if samples.setdefault(key, chunk.indices) != chunk.indices:
+                    found.add(key)
+        return frozenset(found)
+
     def stage_runs(self, skip: Skip = nothing) -> StageRuns:
         """How often each stage would run alone and does run with sharing; `skip(cell, chunk)` leaves finished work out."""
         found, seen = StageRuns(), set()
@@ -170,10 +181,11 @@ def make_plan(
         StudyError: with these and every component, variant, edit or site that the pipeline does not have, each at its place.
     """
     problems = list(wrong)
-    prepared = {name: prepare(name, study, document, pipe, problems) for name in study.cells}
+    chunks = list(chunks_of(source.n, study.rows, study.seeds))
+    batches = Batches(chunks, source, study.rows)
+    prepared = {name: prepare(name, study, document, pipe, batches, problems) for name in study.cells}
     if problems:
         raise document.error(problems)
-    chunks = list(chunks_of(source.n, study.rows, study.seeds))
     rows = [rows_of(chunk, source) for chunk in chunks]
     names = sorted(prepared, key=lambda name: name != study.baseline)       # stable: else in the order of the file
     drafts = {name: _draft(name, study, *prepared[name], context["generate"]) for name in names}
@@ -188,7 +200,7 @@ def make_plan(
 def _draft(name: str, study: Study, pipe: Any, edits: Sequence[Any], by_node: Mapping[str, Any], context: str) -> CellPlan:
     """A cell with what it asks of each node, whatever the batch."""
     sampler = settled(study.sampler_of(name), pipe)
-    request = pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance)
+    request = pipe.request(None, "", 0, **sampler.asked)
     settings = sampler.model_dump() | {"negative": sampler.negative is None}
     recipes = recipes_of(pipe, by_node, request, settings, context)
     return CellPlan(name, "", pipe, pipe.nodes, edits, sampler, recipes, [])

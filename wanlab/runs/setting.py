@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from wanlab.graph import edits_by_node
 from wanlab.pipelines.weights import WeightsError
 
+from .batches import Batches
 from .document import Document, Loc, Problem
 from .placebo import draw
 from .spec import Cell, Sampler, Study
@@ -20,7 +21,7 @@ WRONG = (LookupError, ValueError, TypeError, WeightsError)  # what a pipeline ra
 
 
 def prepare(
-    name: str, study: Study, document: Document, pipe: Any, problems: list[Problem]
+    name: str, study: Study, document: Document, pipe: Any, batches: Batches, problems: list[Problem]
 ) -> tuple[Any, list[Any], dict[str, list[Any]]]:
     """A cell's pipeline, its edits, and its edits by node. Mistakes are appended to `problems`, each at its place in the file."""
     from wanlab.core import edit_from_dict
@@ -53,12 +54,13 @@ def prepare(
         edits += (made and attempt((limit_of(cell),), lambda m=made, p=pipe: limited(m, "the placebo", cell, p))) or []
     for index, data in enumerate(cell.edits):
         edit = attempt(("edits", index), lambda d=data: edit_from_dict(d))
-        edits += [edit] if edit is not None else []
-    sampler = settled(study.sampler_of(name), pipe)
-    second = {} if sampler.guidance_2 is None else {"guidance_2": sampler.guidance_2}
-    request = attempt((), lambda: pipe.request(None, "", 0, steps=sampler.steps, guidance=sampler.guidance, **second))
-    if request is not None and edits and len(problems) == before:
-        attempt((), lambda: pipe.check(edits, request))
+        if edit is not None:
+            attempt(("edits", index), lambda e=edit, p=pipe: batches.check(e, p))
+            edits.append(edit)
+    asked = settled(study.sampler_of(name), pipe).asked
+    attempt((), lambda: pipe.request(None, "", 0, **asked))
+    if edits and len(problems) == before:
+        attempt((), lambda: batches.check_all(edits, pipe, asked))
     if len(problems) > before:
         return pipe, edits, {}
     return pipe, edits, edits_by_node(pipe, edits)

@@ -120,6 +120,11 @@ class Sampler(Part):
     guidance_2: float | None = Field(None, ge=0, description="of the second of two experts; without: as guidance")
     negative: str | None = Field(None, description="negative prompt; without: the null condition")
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What a request takes of it; a second guidance only where one is said, as only some pipelines take it."""
+        return self.model_dump(include={"steps", "guidance"}) | self.model_dump(include={"guidance_2"}, exclude_none=True)
+
 
 class Placebo(Part):
     """What no effect looks like: the edits of components, made at as many random sites of equal size outside of them."""

@@ -54,15 +54,13 @@ class Videos:
         if asked not in self._requests:
             self._requests[asked] = cell.pipe.request(
                 self._clips.first if cell.pipe.takes_image else None, self._prompts, self.chunk.noise_seeds,
-                steps=cell.sampler.steps, guidance=cell.sampler.guidance, negative=negatives(cell.sampler, len(self._prompts)),
-                **further(cell, self._clips))
+                negative=negatives(cell.sampler, len(self._prompts)), **cell.sampler.asked, **last_frame(cell, self._clips))
         return cell.pipe, self._requests[asked]
 
 
-def further(cell: CellPlan, clips: Clips) -> dict[str, Any]:
-    """What only some pipelines are asked: a last frame, where the data have it, and the guidance of a second expert."""
-    last = {"last_image": clips.last} if cell.pipe.takes_last and clips.last is not None else {}
-    return last | ({} if cell.sampler.guidance_2 is None else {"guidance_2": cell.sampler.guidance_2})
+def last_frame(cell: CellPlan, clips: Clips) -> dict[str, Any]:
+    """What only some pipelines are asked: a last frame, where the data have it."""
+    return {"last_image": clips.last} if cell.pipe.takes_last and clips.last is not None else {}
 
 
 def negatives(sampler: Sampler, rows: int) -> list[str] | None:
