@@ -123,7 +123,7 @@ class Extractor:
     @property
     def label(self) -> str:
         """Preset, clip and network: `videogpt|16f|s1|i3d:1f2e3d4c`."""
-        return self.protocol.label(self.signature)
+        return self.protocol.label(self.signature, self.seed)
 
     def cut(self, videos: Tensor | Sequence[Tensor], names: Sequence[str] | None = None, side: Side = "fake") -> Tensor:
         """The clips of some videos, `b f c h w`; names decide where seeded clips begin.

@@ -83,14 +83,17 @@ class Protocol:
         """Where the clips of one side are cut."""
         return Sampling(self.frames, self.stride, self.real if side == "real" else self.fake, seed)
 
-    def label(self, signature: str) -> str:
-        """What stands in brackets: preset, frames, stride, other offsets than the preset's, network and hash."""
+    def label(self, signature: str, seed: int = 0) -> str:
+        """What stands in brackets: preset, frames, stride, other offsets than the preset's, the seed of seeded clips (where not 0),
+        network and hash."""
         preset = PRESETS.get(self.name, self)
         parts = [self.name, f"{self.frames}f"]
         if self.name != "motionnet" or self.stride > 1:  # its own studies have always been over whole clips
             parts.append(f"s{self.stride}")
         if (self.real, self.fake) != (preset.real, preset.fake):
             parts.append(self.fake)
+        if seed and "seeded" in (self.real, self.fake):
+            parts.append(f"seed{seed}")
         return "|".join([*parts, signature])
 
     def prepare(self, clips: Tensor) -> Tensor:

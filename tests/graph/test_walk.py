@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.graph.test_fork import CELLS, NODES, plan
+from tests.graph.test_fork import CELLS, plan
 from wanlab.core import Edit, Mean, Resample, Scale, Zero
 from wanlab.core.index import holds, positions
 from wanlab.core.rows import ONCE, by_row, placed

@@ -156,7 +156,7 @@ def test_a_folder_of_another_version_is_told_so(tmp_path: Path, go: Callable) ->
 def test_a_damaged_mark_of_the_true_clips_does_not_stop_a_run(tmp_path: Path, go: Callable) -> None:
     root = go(tmp_path / "out")[0]
     (root / "reference" / "DONE").write_bytes(b"\xff")
-    assert len(go(root)[1].before) == 2 and (root / "reference" / "DONE").read_text() == "0"
+    assert len(go(root)[1].before) == 2 and (root / "reference" / "DONE").read_text().startswith("0 ")
 
 
 def test_lines_of_a_log_that_say_nothing_do_not_stop_a_run(tmp_path: Path, go: Callable) -> None:

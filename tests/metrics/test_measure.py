@@ -144,6 +144,9 @@ def test_names_choose_networks_flows_and_protocols() -> None:
     assert first.name == "fvd[r3d_18|16f|s1|seeded|r3d_18:random]" and first.key == "fvd[r3d_18|seeded]"
     assert second.name == "kvd[r3d_18|8f|s2|r3d_18:random]" and second.key == "kvd[r3d_18|8f|s2|first]"
     assert third.name.startswith("fvd[motionnet|8f|seeded|net:")
+    (drawn,) = resolve(["fvd[r3d_18|seeded]"], weights=given, clips=Clips(seed=5))
+    assert drawn.name == "fvd[r3d_18|16f|s1|seeded|seed5|r3d_18:random]" and drawn.key == "fvd[r3d_18|seeded|seed5]"
+    assert [one.name for one in resolve([drawn.name, drawn.key], weights=given)] == [drawn.name] * 2
     for wrong, message in (("fvd[vidoegpt]", "nearest: videogpt"), ("lpips[alx]", "has no 'alx'"), ("psnr[x]", "has no 'x'")):
         with pytest.raises(UnknownMetric, match=message):
             resolve([wrong])

@@ -115,6 +115,8 @@ def test_the_name_shows_what_is_not_the_preset_s() -> None:
     assert protocol.with_clips(stride=8).label("i3d:1") == "styleganv|16f|s8|i3d:1"
     assert protocol.with_clips(frames=32, offset="first").label("i3d:1") == "styleganv|32f|s1|first|i3d:1"
     assert preset("motionnet").with_clips(stride=2).label("net:1") == "motionnet|8f|s2|net:1"
+    assert protocol.label("i3d:1", 5) == "styleganv|16f|s1|seed5|i3d:1"
+    assert protocol.with_clips(offset="first").label("i3d:1", 5) == "styleganv|16f|s1|first|i3d:1"      # where nothing is drawn
 
 
 @pytest.mark.parametrize(("name", "frames", "message"), [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from metrics.sampling import Sampling
 from tests.runs.toy import STUDY, Toy, bench
 from wanlab.data.folder import write_video
 from wanlab.data.media import MediaError
+from wanlab.data.video import read_video
+from wanlab.measure import SetMeasure
+from wanlab.runs.plan import Task
 from wanlab.runs.source import SourceError
 from wanlab.runs.store import RunFolder
 
@@ -76,6 +81,48 @@ def test_a_sample_is_judged_against_the_clip_of_its_name(tmp_path: Path) -> None
     other = stills(tmp_path / "other", "wxyz", 100)             # no names agree: by order, and then nothing may be left out
     with pytest.raises(SourceError, match=rf"{data}: .* none can be left out \(b.mp4: "):
         bench(f"reference={other}", "metrics=[psnr]", text=text)
+
+
+def test_the_true_clips_that_are_shown_are_those_of_the_data(run: Run, tmp_path: Path) -> None:
+    data = stills(tmp_path / "data", "abc", 0)
+    text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", f"{{kind: folder, path: {data}}}")
+
+    def shown(*sets: str) -> dict[str, float]:
+        root, _ = run("out", "metrics=[psnr]", "cells={baseline: {}}", *sets, text=text)
+        files = sorted((root / "reference").glob("*.mp4"))
+        return {file.stem: round(float(read_video(file).mean()) * 255 / 10) for file in files}
+
+    def level(name: str, seed: int) -> int:
+        return round((ord(name) * 7 + seed) % 200 / 10)
+
+    assert shown("report.videos=3") == {f"{i:04d}": level(name, 0) for i, name in enumerate("abc")}
+    assert len(shown("report.videos=2")) == 3, "of finished cells the third is shown on"
+    shutil.rmtree(data)
+    stills(data, "abc", 100)
+    assert shown("report.videos=2") == {f"{i:04d}": level(name, 100) for i, name in enumerate("ab")}
+
+
+class Begins:
+    """An extractor that says where the clip of each video begins."""
+
+    def __init__(self) -> None:
+        self.sampling = Sampling(2, offset="seeded")
+
+    def cut(self, videos: torch.Tensor, names: Any, side: str = "fake") -> torch.Tensor:
+        names = names or [""] * len(videos)
+        return torch.tensor([[float(self.sampling.indices(len(one), name)[0])] for one, name in zip(videos, names, strict=True)])
+
+    def __call__(self, videos: torch.Tensor, names: Any = None, side: str = "fake") -> torch.Tensor:
+        return videos if videos.ndim == 2 else self.cut(videos, names, side)
+
+
+def test_seeded_clips_of_a_study_begin_where_the_name_of_each_sample_says() -> None:
+    made = bench("metrics=[colour_distance]", "data.n=8", "batch=8")
+    made.measures = [SetMeasure("begins", "begins[toy]", False, frozenset({"reference"}), Begins())]
+    one, other = (made.part(Task("baseline", chunk)).features for chunk in (0, 1))
+    expected = [[float(Sampling(2, offset="seeded").indices(8, f"test-0-{index}")[0])] for index in range(8)]
+    assert len({start for start, in expected}) > 2
+    assert all(found.tolist() == expected for found in (*one.values(), *other.values()))
 
 
 def test_a_photograph_is_judged_against_the_baseline(run: Run, tmp_path: Path) -> None:

@@ -117,13 +117,16 @@ def key_of(name: str, clips: Clips) -> str:
 
 
 def asked(parts: list[str], clips: Clips) -> Clips:
-    """The clips that the parts of a name say: preset, frames (16f), stride (s1), offset, in any order but the preset first."""
+    """The clips that the parts of a name say: preset, frames (16f), stride (s1), offset, seed (seed5), in any order but the preset
+    first."""
     given: dict[str, Any] = {}
     for place, text in enumerate(parts):
         if re.fullmatch(r"\d+f", text):
             given["frames"] = int(text[:-1])
         elif re.fullmatch(r"s\d+", text):
             given["stride"] = int(text[1:])
+        elif re.fullmatch(r"seed\d+", text):
+            given["seed"] = int(text[4:])
         elif text in OFFSETS:
             given["offset"] = text
         elif place == 0 and ":" not in text:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from wanlab.graph import digest
+
 from .cell import Failure
 from .engine import Engine
 from .files import RunFolderError, write, write_text
@@ -177,11 +179,19 @@ class Executor:
             self.monitor.note(f"{told}; the report shows the samples that all cells have")
 
     def _keep_references(self) -> None:
-        """The true clips of the shown samples, for the report."""
-        folder, shown = self.folder.root / "reference", str(self.bench.study.report.videos)
-        kept = (folder / "DONE").exists() and (folder / "DONE").read_bytes() == shown.encode()
-        if kept or self.bench.plan.reference == "baseline":
+        """The true clips of the shown samples, for the report; those of other data than this run's make room."""
+        bench, folder = self.bench, self.folder.root / "reference"
+        if bench.plan.reference == "baseline":
             return
-        for name, video in self.bench.references().items():
+        done, wanted = folder / "DONE", bench.study.report.videos
+        drawn = digest([(bench.judges or bench.source).digest(range(bench.source.n)), bench.study.report.fps])
+        count, _, of = done.read_text(errors="replace").partition(" ") if done.exists() else ("", "", "")
+        if of == drawn and count.isdecimal() and int(count) >= wanted:
+            return
+        shown = bench.references()
+        for name, video in shown.items():
             write(folder / name, lambda temporary, video=video: temporary.write_bytes(video))
-        write_text(folder / "DONE", shown)
+        for other in folder.glob("[!.]*.mp4"):
+            if other.name not in shown:
+                other.unlink(missing_ok=True)
+        write_text(done, f"{wanted} {drawn}")

@@ -4,7 +4,7 @@
       study.yaml            the resolved study with its hash
       environment.json      of the last run: versions, commit, device, weights, the keys of its cells
       attempts.jsonl        one line when a run begins and one when it ends: who, on how many stage runs
-      reference/            the true clips of the shown samples (where there is truth), DONE last
+      reference/            the true clips of the shown samples (where there is truth), DONE last: how many, of which data
       cells/<key>/          cell.yaml  samples.parquet  features.safetensors  videos/*.mp4  attempts.jsonl  DONE
                             parts/*.safetensors while the cell is under way: one file per finished batch
       results.csv           one row per cell and metric
