@@ -23,8 +23,9 @@ from wanlab.runs.reading import parse_study
 from wanlab.runs.spec import Train
 from wanlab.runs.store import RunFolder
 from wanlab.runs.study import run_study
-from wanlab.runs.trainings import train_missing, training_of
-from wanlab.training import Watch, watched_by
+from wanlab.runs.trainings import equipped, train_missing, training_of
+from wanlab.stages.align import NoAlign
+from wanlab.training import Watch, ablation, content, presets, watched_by
 from wanlab.training.ablation import retraining
 from wanlab.training.checkpoint import load as load_checkpoint
 
@@ -153,6 +154,73 @@ def test_a_variant_without_a_part_starts_from_the_shipped_weights(tmp_path: Path
     near = tiny.generator.state_dict()
     moved = [key for key, value in pipe.generator.state_dict().items() if (value - near[key]).abs().max() > 0.01]
     assert entry["config"]["temporal"] is False and not moved  # one step away from where it started
+
+
+SHORT = {"steps": 1, "grounding_steps": 1, "clips": 4, "held": 4, "batch": 2, "grounding_batch": 2}
+
+
+@pytest.mark.parametrize(("part", "changes", "ships"), [
+    ("generator.no_align", {}, {"generator": "no_align"}),
+    ("generator.no_temporal", {"align": "none"}, {"generator": "no_temporal"}),
+    ("generator.unet", {"align": "none"}, {"text": "t5", "image": "dit", "fusion": "cross_attention", "generator": "unet",
+                                           "align": "none"}),
+])  # fmt: skip
+def test_what_is_trained_without_alignment_runs_without(
+    part: str, changes: dict, ships: dict, tiny: Cascade, tmp_path: Path
+) -> None:
+    """Before it is trained, as a plan sees it, and after."""
+    job = retraining(PRESETS / "tiny", part, changes=SHORT | changes)
+    assert job.ships == ships
+    planned = equipped(tiny, job, tmp_path)
+    assert isinstance(planned.align, NoAlign)
+    job.train(tmp_path)
+    pipe = equipped(tiny, job, tmp_path)
+    assert isinstance(pipe.align, NoAlign) and pipe.config["variants"]["generator"].startswith(part.partition(".")[2] + "@")
+    assert pipe.generate(torch.rand(3, 128, 128), "a red circle moves left", seed=0, steps=1).video.isfinite().all()
+
+
+def test_stages_that_a_training_ships_together_stand_together(tiny: Cascade, tmp_path: Path) -> None:
+    """The alignment that was trained beside a generator, not the shipped one of that name."""
+    ships = {"align": "temporal_attention", "generator": "unet"}
+    job = retraining(PRESETS / "tiny", "generator.unet", changes=SHORT | {"align": "temporal_attention", "ships": ships})
+    assert "with" not in job.entry["generator"]
+    assert equipped(tiny, job, tmp_path).config["variants"]["align"] == f"temporal_attention@{job.key[:8]}"
+
+
+def test_what_a_unet_predicts_is_said_of_it_and_asked_of_what_starts_from_it(tiny: Cascade, tmp_path: Path) -> None:
+    job = retraining(PRESETS / "tiny", "generator.unet", changes=SHORT | {"predicts": "v"})
+    assert job.entry["generator"]["config"]["predicts"] == "v" and equipped(tiny, job, tmp_path).generator.config.predicts == "v"
+    with pytest.raises(ValueError, match=r"the UNet of .*tiny predicts x0, and this one v: say predicts: x0"):
+        retraining(PRESETS / "tiny", "generator.no_temporal", changes={"predicts": "v"})
+
+
+@pytest.mark.parametrize(("part", "changes", "said"), [
+    ("generator.no_align", {"align": "flow_warp"}, "no_align of generator is trained with align: none, and this .* flow_warp"),
+    ("generator.no_temporal", {"temporal": True}, "no_temporal of generator has temporal: False, and what .* has temporal: True"),
+    ("align.flow_warp", {"align": "none"}, r"the recipe of align\.flow_warp ships .*align\.none, not align\.flow_warp"),
+])  # fmt: skip
+def test_a_part_is_what_its_name_says(part: str, changes: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        retraining(PRESETS / "tiny", part, changes=changes)
+
+
+def test_the_key_of_a_training_has_all_that_decides_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(part: str = "detail.no_gan") -> str:
+        return retraining(PRESETS / "tiny", part).key
+
+    before, levels = key(), key("upsample.residual")
+    with monkeypatch.context() as patch:
+        (tmp_path / "vgg.safetensors").write_bytes(b"another content network")
+        patch.setattr(content, "WEIGHTS", tmp_path / "vgg.safetensors")
+        assert key() != before and key("upsample.residual") == levels       # which is trained without L_content
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation.metadata, "version", lambda name: "0.0.1")
+        assert key() != before
+    (tmp_path / "tiny").mkdir()
+    manifest = (PRESETS / "tiny" / "pipeline.json").read_text()
+    (tmp_path / "tiny" / "pipeline.json").write_text(manifest.replace('"gan_blocks": 2', '"gan_blocks": 3'))
+    monkeypatch.setattr(presets, "PRESETS", tmp_path)
+    assert key() != before and key("upsample.residual") == levels
 
 
 class Broken(Watch):

@@ -185,7 +185,8 @@ def test_levels_have_the_size_and_the_frames_of_the_preset() -> None:
 def test_what_is_stated_of_a_recipe_are_files_by_their_names_and_what_they_hold(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"weights")
     here = stated(adversarial.Recipe(upsample=str(tmp_path / "a.safetensors"), held=3))
-    assert here["upsample"] == "a.safetensors" and not {"held", "pool"} & here.keys() and set(here["from"]) == {"upsample"}
+    assert here["upsample"] == "a.safetensors" and not {"held", "pool"} & here.keys()
+    assert set(here["from"]) == {"upsample", "vgg", "preset"}
     (tmp_path / "a.safetensors").write_bytes(b"others")
     assert stated(adversarial.Recipe(upsample=str(tmp_path / "a.safetensors")))["from"] != here["from"]
 
@@ -207,7 +208,7 @@ def test_a_published_vgg_is_the_content_network_where_it_is_asked_for(vgg: Path,
     training.run(given, tmp_path)
     note = json.loads((tmp_path / "detail" / "provenance-discriminator.gan.json").read_text())
     assert note["config"]["taps"] == [64, 128, 256] and note["recipe"]["vgg"] == vgg.name
-    assert set(note["from"]) == {"upsample", "vgg"}
+    assert set(note["from"]) == {"upsample", "vgg", "preset"}
     assert network_of(str(vgg)).blocks[0][0].out_channels == 64
 
 

@@ -21,6 +21,7 @@ WEIGHTS = Path(__file__).parent.parent / "weights" / "vgg.safetensors"
 WIDTHS = (16, 32, 64, 64, 64)
 DEPTHS = (1, 1, 2, 2, 2)
 PUBLISHED = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}       # convolutions of each block, of 64 ... 512 channels
+PUBLISHED_WIDTHS = (64, 128, 256, 512, 512)
 FILES = {"vgg16": "vgg16-397923af.pth", "vgg19": "vgg19-dcbb9e9d.pth"}  # as torchvision keeps them
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -111,7 +112,7 @@ def published_network(layout: str = "vgg16", path: str | Path | None = None) -> 
     file = Path(torch.hub.get_dir()) / "checkpoints" / FILES[layout] if path is None else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: torchvision publishes {layout} as {FILES[layout]}")
-    network = Vgg((64, 128, 256, 512, 512), PUBLISHED[layout], **IMAGENET)
+    network = Vgg(PUBLISHED_WIDTHS, PUBLISHED[layout], **IMAGENET)
     found = {key: value for key, value in _read(file).items() if not key.startswith("classifier.")}
     names = _published_names(network)
     if found.keys() != names.keys():

@@ -109,7 +109,7 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
               cache: which one it is, is told by their sizes
     init      "random": stages without weights start from a fixed seed; otherwise they raise. "meta": sizes without values, to
               list sites
-    variants  stage -> variant, where not the default
+    variants  stage -> variant, where not the default; what pipeline.json says that one was trained `with` comes along
     published stage -> folder or hub id of what others published of it: {"text": "google-t5/t5-base", "image":
               "facebook/DiT-XL-2-256"} of the preset article (`wanlab.pipelines.published`); of a pipeline that was trained around
               them they are found where they were, unless told here
@@ -138,7 +138,8 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     if not folder.is_dir():
         raise unknown(str(name), [*shipped, *WAN])
     manifest = read_manifest(folder)
-    chosen = {stage: entry["default"] for stage, entry in manifest["stages"].items()} | (variants or {})
+    asked = variants or {}
+    chosen = {stage: entry["default"] for stage, entry in manifest["stages"].items()} | _brought(manifest, asked) | asked
     for stage in (*chosen, *(published or {})):
         if stage not in STAGES:
             raise LookupError(f"{manifest['name']} has no stage {stage!r}{suggestion(stage, STAGES)}")
@@ -146,6 +147,12 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     config |= {"published": {stage: str(source) for stage, source in published.items()}} if published else {}
     stages = {stage: build_stage(config, folder, stage, chosen[stage], init) for stage in STAGES}
     return Cascade(stages, config, folder).to("meta" if init == "meta" else device)
+
+
+def _brought(manifest: dict[str, Any], asked: dict[str, str]) -> dict[str, str]:
+    """stage -> variant: what the variants asked for were trained with and do not come without (`Cascade.companions`)."""
+    entries = [manifest["stages"].get(stage, {}).get("variants", {}).get(variant, {}) for stage, variant in asked.items()]
+    return {stage: variant for entry in entries for stage, variant in entry.get("with", {}).items()}
 
 
 def _wan(name: str, init: str | None, device: torch.device, offload: bool | str, settings: dict[str, Any]) -> Pipeline:

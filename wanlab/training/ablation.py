@@ -11,9 +11,10 @@ import fcntl
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,13 @@ from wanlab.core.nearest import suggestion
 from wanlab.graph import digest, source_digest
 from wanlab.pipelines.load import read_manifest
 from wanlab.training import adversarial, diffusion, upsampling
+from wanlab.training.naming import demand_named, entry_made
 from wanlab.training.settings import origins, recipe_of
 from wanlab.training.shipping import processor_minutes
+from wanlab.training.start import demand_predicts
 
+PACKAGES = ("numpy", "pillow", "av", "torchvision", "diffusers", "transformers", "tokenizers", "ftfy")  # beside torch
+LOOKED_UP = ("published", "vgg", "videos")  # settings that say where something lies: what is there counts, not where
 CODE = ("core", "nn", "diffusion", "data", "stages", "pipelines", "training")
 FAILED = "failed.txt"  # in a training's folder: why it did not end
 
@@ -116,6 +121,8 @@ def retraining(
     known = {one.name for one in fields(kind)}
     recipe_of(kind, {**settings, **({"variant": variant} if "variant" in known else {})})
     starts: dict[str, str] = {}
+    if kind is diffusion.Recipe:
+        settings["ships"] = _renamed(settings.get("ships") or {}, changes or {}, manifest)
     if given is None and settings.get("published"):  # the recipe that weights carry tells names alone, pipeline.json the places
         around = {one: each["variants"][each["default"]].get("published") for one, each in manifest["stages"].items()}
         settings["published"] = {one: told["source"] for one, told in around.items() if told}
@@ -128,15 +135,25 @@ def retraining(
         settings["start"] = str(folder)
     recipe = recipe_of(kind, {**settings, **({"variant": variant} if "variant" in known else {})})
     ships = dict(recipe.ships) if kind is diffusion.Recipe else {stage: variant}
-    if stage not in ships:
-        raise ValueError(f"the recipe of {part} ships {', '.join(ships) or 'nothing'}, not {stage}")
-    content = {key: value for key, value in asdict(recipe).items() if key not in ("start", "upsample", "pool", "published")}
-    content |= {name: held for name, held in origins(recipe).items() if name not in ("start", "upsample")}
-    key = digest({"part": part, "recipe": content, "starts": starts, "code": _code(), "torch": torch.__version__,
-                  "machine": platform.machine()})  # fmt: skip
-    entry = {name: _entry(manifest, name, ships[name], recipe) for name in ships}
-    same = _as_long(content, {**asdict(kind()), **(provenance.get("recipe") or {})})
+    if ships.get(stage) != variant:
+        made = ", ".join(f"{one}.{name}" for one, name in ships.items())
+        raise ValueError(f"the recipe of {part} ships {made or 'nothing'}, not {part}")
+    demand_named(recipe)
+    if starts and kind is diffusion.Recipe:
+        demand_predicts(recipe.predicts, folder)
+    content = {name: value for name, value in asdict(recipe).items() if name not in ("start", "upsample", "pool", *LOOKED_UP)}
+    held = {name: value for name, value in origins(recipe).items() if name not in ("start", "upsample")}
+    key = digest({"part": part, "recipe": content, "from": held, "starts": starts, "code": _code(), "torch": torch.__version__,
+                  "packages": _versions(), "machine": platform.machine()})  # fmt: skip
+    entry = {name: _entry(recipe, name, ships) for name in ships}
+    same = _as_long(asdict(recipe), {**asdict(kind()), **(provenance.get("recipe") or {})})
     return Retraining(part, recipe, ships, entry, key, processor_minutes(provenance) if same else None)
+
+
+def _renamed(ships: Mapping[str, str], changes: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What is shipped where changes of a recipe ask for another variant of a stage: that one, by its own name."""
+    variants = {stage: entry["variants"] for stage, entry in manifest["stages"].items()}
+    return {stage: kind if (kind := changes.get(stage)) in variants[stage] else name for stage, name in ships.items()}
 
 
 def _as_long(content: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
@@ -169,6 +186,15 @@ def _one_thread() -> Iterator[None]:
 def _code() -> str:
     """Code version of everything that a training computes."""
     return source_digest(Path(__file__).parents[1] / name for name in CODE)
+
+
+def _versions() -> dict[str, str]:
+    """The versions of the packages whose numbers stand in clips, captions and what others published."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _train(recipe: Any, home: Path) -> None:
@@ -210,13 +236,8 @@ def _starts(manifest: Mapping[str, Any], folder: Path, wanted: Mapping[str, str]
     return found
 
 
-def _entry(manifest: Mapping[str, Any], stage: str, variant: str, recipe: Any) -> dict[str, Any]:
-    """Class and configuration of a trained stage: as the manifest's variant, but for what the recipe builds differently."""
-    known = manifest["stages"][stage]["variants"]
-    entry = known.get(variant) or known[manifest["stages"][stage]["default"]]
-    built: dict[str, Any] = {"class": entry["class"], "config": dict(entry.get("config", {}))}
-    if isinstance(recipe, diffusion.Recipe) and stage == "generator":
-        built["config"]["temporal"] = recipe.temporal
-    if isinstance(recipe, diffusion.Recipe) and stage == "align":
-        built["class"] = recipe.align
-    return built
+def _entry(recipe: Any, stage: str, ships: Mapping[str, str]) -> dict[str, Any]:
+    """What pipeline.json would say of a trained stage. What the same training ships comes along by itself, under its own name."""
+    entry = entry_made(recipe, stage)
+    beside = {other: variant for other, variant in entry.pop("with", {}).items() if other not in ships}
+    return entry | ({"with": beside} if beside else {})

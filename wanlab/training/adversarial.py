@@ -20,10 +20,10 @@ from wanlab.core.nearest import suggestion
 from wanlab.core.quote import quoted
 from wanlab.stages import detail, discriminator
 from wanlab.training import losses, machine, watch
-from wanlab.training.content import LEAST, TAPS, network_of, vgg_file
+from wanlab.training.content import LEAST, TAPS, network_of, vgg_file, widths_of
 from wanlab.training.degradation import Source, degrade, enlarged, window
 from wanlab.training.descent import Descent
-from wanlab.training.presets import Sized, fresh, preset_of
+from wanlab.training.presets import Sized, entry_of, fresh, preset_of
 from wanlab.training.settings import demand, origins, stated
 from wanlab.training.shipping import read, ship
 from wanlab.training.sources import called, clips_of, of_what
@@ -93,6 +93,17 @@ class Recipe(Sized):
         """stage -> variant of all that is handed over: the opponent too, where there is one."""
         return {"detail": self.variant, **({"discriminator": "gan"} if self.weight else {})}
 
+    def entry(self, stage: str) -> dict[str, Any]:
+        """Class and configuration of a stage as the recipe builds it, as pipeline.json has them."""
+        changes = {"taps": list(widths_of(self.vgg)[: self.taps])} if stage == "discriminator" else {}
+        return entry_of(preset_of(self.preset), stage, **changes)
+
+    @property
+    def built(self) -> dict[str, Any]:
+        """All that is built from the preset's settings, and the sizes of its videos."""
+        stages = {stage: self.entry(stage) for stage in ("upsample", "detail", "discriminator")}
+        return {"size": self.size, "frames": self.frames} | stages
+
     @property
     def batches(self) -> dict[str, int]:
         """Rows of a batch, by setting."""
@@ -135,14 +146,15 @@ def train_detail(recipe: Recipe, out: Path, network: nn.Module | None = None) ->
         "origins": origins(recipe),
     }
     if recipe.weight:                   # first: whoever finds the detail stage finds its opponent
-        ship(opponent, "discriminator", "gan", out, steps=recipe.gan_steps, config=opponent.to_config(), **known)
+        entry = recipe.entry("discriminator") | {"config": opponent.to_config()}
+        ship(opponent, "discriminator", "gan", out, steps=recipe.gan_steps, entry=entry, **known)
     ship(
         trained,
         "detail",
         recipe.variant,
         out,
         steps=recipe.content_steps + recipe.gan_steps,
-        config=trained.to_config(),
+        entry=recipe.entry("detail"),
         **known,
     )
     return figures

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from wanlab.core import trace
 from wanlab.data.procedural import MOTIONS
-from wanlab.pipelines.load import read_manifest
 from wanlab.stages.text import UNKNOWN
 from wanlab.stages.umt5 import CutWarning
-from wanlab.training import checkpoint, machine, watch
+from wanlab.training import machine, watch
 from wanlab.training.bank import Bank, drawn, filmed
 from wanlab.training.checkpoint import Spent
 from wanlab.training.descent import Descent
@@ -30,9 +29,11 @@ from wanlab.training.diffusion import (
     optimiser,
 )
 from wanlab.training.distil import distil_losses
+from wanlab.training.naming import entry_made
 from wanlab.training.settings import origins, stated
-from wanlab.training.shipping import read, ship
+from wanlab.training.shipping import ship
 from wanlab.training.sources import called, of_what, reel
+from wanlab.training.start import kinds_of, take_over
 
 QUIET = Recipe(drop_text=0.0, drop_image=0.0)
 
@@ -42,7 +43,7 @@ def train_base(recipe: Recipe, out: Path) -> Base:
     torch.manual_seed(recipe.seed)
     base = Base(recipe)
     if recipe.start:
-        take_over(base, Path(recipe.start))
+        take_over(base, Path(recipe.start), recipe.train)
     spent = Spent()
     data, held = (_clips(base, recipe, split, n) for split, n in (("train", recipe.clips), ("val", recipe.held)))
     if not recipe.start and not recipe.videos:
@@ -109,8 +110,9 @@ def _distil(base: Base, data: Bank, recipe: Recipe, out: Path) -> Spent:
     """The phase before, for stages of another kind: they learn to stand in for those that they replace. What it took."""
     if not recipe.distil_steps or recipe.start is None:
         return Spent()
-    teacher = Base(Recipe(preset=recipe.preset, published=recipe.published, init=recipe.init))
-    take_over(teacher, Path(recipe.start))
+    start = Path(recipe.start)
+    teacher = Base(Recipe(preset=recipe.preset, published=recipe.published, init=recipe.init, **kinds_of(start)))
+    take_over(teacher, start, ("classify",))               # whole, but for what it does not teach
     teacher.to(machine.present().device)
     descent = _descent(base, data, recipe, out / "distil.pt", recipe.distil_steps)
     for step in descent:
@@ -160,26 +162,9 @@ def _slot_accuracy(base: Base, slots: Tensor, labels: Tensor) -> float:
     return (named == motions)[motions >= 0].float().mean().item()
 
 
-def take_over(base: Base, path: Path) -> None:
-    """Start from another training's averaged weights (a checkpoint of ours, or a pipeline's folder: the default variants), for
-    every parameter that fits. Raises ValueError for a folder without weights."""
-    own, given = base.state_dict(), _shipped(base, path) if path.is_dir() else checkpoint.load(path)["average"]
-    if not given:
-        raise ValueError(f"a training was to start from {path}, which has no weights: train its base first")
-    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    base.load_state_dict(own | fitting)
-
-
-def _shipped(base: Base, folder: Path) -> dict[str, Tensor]:
-    """The weights of a pipeline's folder under the names of the base."""
-    stages = read_manifest(folder)["stages"]
-    files = {name: stages[name]["variants"][stages[name]["default"]].get("file") for name in base if name in stages}
-    return {f"{name}.{key}": value for name, file in files.items() if file for key, value in read(folder / file).items()}
-
-
 def _ship(base: Base, recipe: Recipe, out: Path, known: dict[str, Any]) -> None:
     """Write the trained stages, each under the variant's name that the recipe gives it."""
     for stage, variant in recipe.ships.items():
         facts = {"steps": recipe.steps, "origins": origins(recipe), **known}
         facts |= {"published": recipe.published.get(stage), "apart": base.apart.get(stage, ())}
-        ship(base[stage], stage, variant, out, seed=recipe.seed, recipe=asdict(recipe), config={}, **facts)
+        ship(base[stage], stage, variant, out, seed=recipe.seed, recipe=asdict(recipe), entry=entry_made(recipe, stage), **facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,10 @@ from wanlab.training.adversarial import train_detail
 from wanlab.training.base import train_base
 from wanlab.training.content import there
 from wanlab.training.diffusion import Recipe
+from wanlab.training.naming import demand_named, entry_made
 from wanlab.training.presets import preset_of
 from wanlab.training.settings import among, differences, recipe_of, stated
+from wanlab.training.start import demand_predicts
 from wanlab.training.upsampling import train_upsampling
 
 PLAIN = ("kind", "preset", "published", "init", "machine", "only")     # settings of no single network
@@ -45,7 +47,8 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
     upsample    variant -> an `upsampling.Recipe`; detail: variant -> an `adversarial.Recipe`
     Returns stage.variant -> provenance. Raises ValueError as `planned`, and where a batch is too small for the processes.
     """
-    parts = planned(config, out)
+    every = _every(config, out)
+    parts = _chosen(every, config.get("only"))
     with machine.on(machine.machine_of(config.get("machine") or {}, out)) as here:
         for part in parts:
             part.demand_rows(here.processes)
@@ -55,7 +58,7 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         if not here.main:
             return {}
     preset = config.get("preset", "tiny")
-    known = assemble(preset, sorted(out.glob("*/provenance-*.json")), out / "pipeline")
+    known = assemble(preset, _standing(every, parts, out), out / "pipeline")
     if config.get("only") or "base" not in config:
         complete(out / "pipeline", PRESETS / preset)
     return known
@@ -65,8 +68,14 @@ def planned(config: Mapping[str, Any], out: Path) -> list[Part]:
     """The parts that a file asks for, in turn; nothing is drawn or written.
 
     Raises ValueError, with the place in the file, for parts and settings that there are not, values out of range, files that are
-    missing, and a device that is not here.
+    missing, a device that is not here, weights that are another variant than the one by whose name they are shipped, and two parts
+    that ship the same variant.
     """
+    return _chosen(_every(config, out), config.get("only"))
+
+
+def _every(config: Mapping[str, Any], out: Path) -> list[Part]:
+    """All parts of a file, chosen or not."""
     for key, value in config.items():
         if key not in PARTS:
             raise ValueError(f"unknown part {quoted(key)} of a cascade's training{suggestion(str(key), PARTS)}")
@@ -77,7 +86,23 @@ def planned(config: Mapping[str, Any], out: Path) -> list[Part]:
     for key in ("published", "init"):
         if key in config and "base" not in config and not config.get("variants"):
             raise ValueError(f"{key}: what others published stands in base and variants, and this file has neither")
-    return _chosen(list(_parts(config, out)), config.get("only"))
+    maker: dict[str, str] = {}
+    parts = list(_parts(config, out))
+    for part in parts:
+        for name in part.ships:
+            if (other := maker.setdefault(name, part.name)) != part.name:
+                raise ValueError(f"{part.name} and {other} both ship {name}, and a pipeline has one: ship one under another name")
+    return parts
+
+
+def _standing(every: Sequence[Part], asked: Sequence[Part], out: Path) -> list[Part]:
+    """The parts that stand in `out` as the file has them. What else stands there is told: an older training, with other settings or
+    of a part that the file no longer has."""
+    standing = [part for part in every if part in asked or part.stands()]
+    mine = {note for part in standing for note in part.notes}
+    for note in sorted(set(out.glob("*/provenance-*.json")) - mine):
+        watch.present().note(f"{note.relative_to(out)} is of other settings, or of no part of this file: left out of pipeline/")
+    return standing
 
 
 def _train(parts: Sequence[Part]) -> None:
@@ -127,6 +152,13 @@ class Part:
                 raise ValueError(f"{self.name}: {note} was trained with other settings: {', '.join(other)}; choose another --out")
         return True
 
+    def stands(self) -> bool:
+        """Whether all that it ships stands there, trained with these settings from these weights."""
+        try:
+            return self.finished()
+        except ValueError:
+            return False
+
     def demand_rows(self, processes: int) -> None:
         """Raise ValueError where it is still to be trained and a batch has fewer rows than there are processes."""
         for key, rows in self.recipe.batches.items():
@@ -139,6 +171,8 @@ def _parts(config: Mapping[str, Any], out: Path) -> Iterator[Part]:
     """Each part in turn; what is wrong with its settings raises ValueError here, before anything is trained."""
     preset = config.get("preset", "tiny")
     stages = preset_of(preset)["stages"]
+    trained = out / "base" / "diffusion.pt"
+    base: Part | None = None
 
     def part(place: str, folder: Path, train: Callable[..., Any], values: Mapping[str, Any], **more: Any) -> Part:
         stage, kind = place.partition(".")[0], KINDS.get(place.partition(".")[0], Recipe)
@@ -156,26 +190,33 @@ def _parts(config: Mapping[str, Any], out: Path) -> Iterator[Part]:
                 existing(file)
             for one, variant in recipe.ships.items():
                 among(f"variants of {one} in {preset}", [variant], stages[one]["variants"])
+            demand_named(recipe)
+            if start := getattr(recipe, "start", None):
+                demand_predicts(recipe.predicts, Path(start), base.recipe.unet if base and Path(start) == trained else None)
         notes = [folder / f"provenance-{one}.{variant}.json" for one, variant in recipe.ships.items()]   # written after the weights
         name = folder.name if kind is Recipe else f"{stage} {more['variant']}"
         return Part(name, recipe, notes, lambda: train(recipe, folder))
 
-    def own(path: Path, made: bool, shipped: Path) -> str:
-        """What was or will be trained here; else what the preset ships."""
-        return str(path if path.exists() or (made and config.get("only") is None) or not shipped.exists() else shipped)
+    def own(path: Path, made: Iterable[str], shipped: Path) -> str:
+        """What was or will be trained here, as one of `made`; else what the preset ships."""
+        only = config.get("only")
+        asked = made if only is None else [name for name in (only if isinstance(only, list) else [only]) if name in made]
+        return str(path if path.exists() or asked or not shipped.exists() else shipped)
 
     above = {key: config[key] for key in ("published", "init") if key in config}
-    if "base" in config:
-        yield part("base", out / "base", train_base, config["base"], **above)
+    base = part("base", out / "base", train_base, config["base"], **above) if "base" in config else None
+    if base:
+        yield base
     for name, values in config.get("variants", {}).items():
         if not re.fullmatch(r"\w[\w.-]*", str(name)) or name in RESERVED:
             kept = ", ".join(RESERVED)
             raise ValueError(f"variants: {quoted(name)} is to name a folder, of letters, digits and _-., and none of {kept}")
-        start = own(out / "base" / "diffusion.pt", "base" in config, PRESETS / preset)
+        start = own(trained, ["base", *base.ships] if base else [], PRESETS / preset)
         yield part(f"variants.{name}", out / str(name), train_base, values, start=start, **above)
     for variant, values in config.get("upsample", {}).items():
         yield part(f"upsample.{variant}", out / "upsample", train_upsampling, values, variant=variant)
-    levels = own(out / "upsample" / (name := "upsample.residual.safetensors"), "upsample" in config, PRESETS / preset / name)
+    made = [f"upsample.{variant}" for variant in config.get("upsample", {}) if variant == "residual"]
+    levels = own(out / "upsample" / (name := "upsample.residual.safetensors"), made, PRESETS / preset / name)
     for variant, values in config.get("detail", {}).items():
         yield part(f"detail.{variant}", out / "detail", train_detail, values, variant=variant, upsample=levels)
 
@@ -196,31 +237,28 @@ def told_at(place: str) -> Iterator[None]:
         raise ValueError(f"{place}: {error}") from error
 
 
-def assemble(preset: str, notes: list[Path], folder: Path) -> dict[str, Any]:
-    """Copy the weights beside the `notes` into `folder` with a pipeline.json that holds their hashes and provenance.
-
-    A variant that `preset`'s own pipeline.json does not know is refused with a ValueError. Returns the provenance by file.
+def assemble(preset: str, parts: Iterable[Part], folder: Path) -> dict[str, Any]:
+    """Copy the weights of `parts` into `folder` with a pipeline.json that says what they are, with hashes and provenance, amid the
+    other variants of the preset. Returns the provenance by file.
     """
     manifest = read_manifest(PRESETS / preset)
     folder.mkdir(parents=True, exist_ok=True)
     known: dict[str, Any] = {}
-    for note in notes:
+    for recipe, note in ((part.recipe, note) for part in parts for note in part.notes):
         facts = json.loads(note.read_text())
         stage, variant = facts.pop("stage"), facts.pop("variant")
-        variants = manifest["stages"][stage]["variants"]
-        if variant not in variants:
-            raise ValueError(f"{note}: {preset} has no variant {variant!r} of {stage}{suggestion(variant, variants)}")
         file = f"{stage}.{variant}.safetensors"
         _bring(note.parent / file, folder, facts["sha256"])
-        facts.pop("config", None)
+        # of the recipe, not of the note: those of older trainings say nothing of class and configuration
+        made = entry_made(recipe, stage) | {"file": file, "sha256": facts.pop("sha256")}
         around = {"published": facts.pop("published")} if "published" in facts else {}
-        variants[variant] |= {"file": file, "sha256": facts.pop("sha256"), **around, "provenance": facts}
-        known[file] = facts
+        known[file] = {key: value for key, value in facts.items() if key not in ("class", "config", "with")}
+        manifest["stages"][stage]["variants"][variant] = made | around | {"provenance": known[file]}
     if all(stage["variants"][stage["default"]].get("file") for stage in manifest["stages"].values()):
         manifest.pop("note", None)                      # which said of the preset that it is untrained
-    part = folder / "pipeline.part"
-    part.write_text(json.dumps(manifest, indent=1) + "\n")
-    part.replace(folder / "pipeline.json")
+    written = folder / "pipeline.part"
+    written.write_text(json.dumps(manifest, indent=1) + "\n")
+    written.replace(folder / "pipeline.json")
     return known
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from wanlab.core.quote import quoted
-from wanlab.nn.vgg import FILES, WIDTHS, Vgg, content_network, published_network
+from wanlab.nn.vgg import FILES, PUBLISHED_WIDTHS, WEIGHTS, WIDTHS, Vgg, content_network, published_network
 
 TAPS = len(WIDTHS)  # of each of them
 LEAST = 2 ** (TAPS - 1)  # pixels of a side that it takes
@@ -37,6 +37,16 @@ def vgg_file(vgg: str) -> Path:
     if not path.name.startswith(tuple(FILES)):
         raise ValueError(f"vgg: which network {path} holds cannot be told: its name begins with neither of {', '.join(FILES)}")
     return path
+
+
+def file_of(vgg: str | None) -> Path:
+    """The file of the network: what `vgg_file` finds, or the shipped one."""
+    return WEIGHTS if vgg is None else vgg_file(vgg)
+
+
+def widths_of(vgg: str | None) -> tuple[int, ...]:
+    """Channels of the network's taps."""
+    return WIDTHS if vgg is None else PUBLISHED_WIDTHS
 
 
 def network_of(vgg: str | None) -> Vgg:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from wanlab.pipelines.published import USUAL, fill_published, folder_of
 from wanlab.stages import fusion, image
 from wanlab.training import machine
 from wanlab.training.bank import Bank
-from wanlab.training.presets import class_of, configured, fresh, preset_of, settings_of
+from wanlab.training.presets import class_of, configured, entry_of, fresh, preset_of, settings_of
 from wanlab.training.settings import among, demand, number
 
 STAGES = ("text", "image", "fusion", "generator", "align")     # that are trained together; beside them `classify` reads the slots
@@ -34,6 +34,8 @@ CLAMP = 0.3                              # of sigma, in the weight of the pictur
 @dataclass(frozen=True)
 class Recipe:
     """What `wanlab train` reads for the base; loss weights and drop rates as in the study file."""
+
+    CHOSEN: ClassVar = ("image", "fusion", "align")      # the stages that a recipe may build otherwise than its preset
 
     steps: int = 6000
     batch: int = 16
@@ -103,6 +105,21 @@ class Recipe:
                              f"{{{usual}}} (folders, or ids of the hub), or init: random, and they learn from noise with the rest")
 
     @property
+    def unet(self) -> dict[str, Any]:
+        """What the generator's configuration has from the recipe."""
+        return {"temporal": self.temporal, "predicts": self.predicts}
+
+    def entry(self, stage: str) -> dict[str, Any]:
+        """Class and configuration of a stage as the recipe builds it, as pipeline.json has them."""
+        kind = getattr(self, stage) if stage in self.CHOSEN else None
+        return entry_of(preset_of(self.preset), stage, kind, **(self.unet if stage == "generator" else {}))
+
+    @property
+    def built(self) -> dict[str, Any]:
+        """All that is built from the preset's settings, and the length of its videos."""
+        return {"frames": preset_of(self.preset)["frames"]} | {stage: self.entry(stage) for stage in STAGES}
+
+    @property
     def batches(self) -> dict[str, int]:
         """Rows of a batch in each phase that there is, by setting."""
         phases = {"grounding_batch": self.grounding_steps and not self.start and not self.videos, "distil_batch": self.distil_steps}
@@ -133,7 +150,7 @@ class Base(nn.ModuleDict):
             "text": fresh(preset, "text"),
             "image": fresh(preset, "image", recipe.image, output=picture),  # the larger reference is for later stages
             "fusion": fresh(preset, "fusion", recipe.fusion),
-            "generator": fresh(preset, "generator", temporal=recipe.temporal, predicts=recipe.predicts),
+            "generator": fresh(preset, "generator", **recipe.unet),
             "align": fresh(preset, "align", recipe.align),
         }
         stages["classify"] = nn.Linear(stages["fusion"].config.width, len(COLOURS) + len(SHAPES) + len(MOTIONS))
@@ -267,12 +284,13 @@ def _rows(values: Any, keep: Tensor) -> Any:
 
 
 def ground_step(base: Base, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Loss of the first phase: text, image and fusion learn which slot is where, and what it does, without any diffusion."""
+    """Loss of the first phase: text, image and fusion learn what each slot does, and where it is, without any diffusion."""
     here = machine.present()
     sigma, batch = here.share(noise_level(len(batch.ids), generator)), here.share(batch)
     words, still = base["text"](batch.ids), base["image"](batch.first, batch.present)
     condition = base["fusion"](words, still, sigma)
-    return slot_loss(base, condition.slots, batch.labels) + mask_loss(base, still, condition, batch.masks)
+    what = slot_loss(base, condition.slots, batch.labels)
+    return what + mask_loss(base, still, condition, batch.masks) if hasattr(base["align"], "segment") else what
 
 
 def optimiser(base: Base, rate: float) -> torch.optim.Optimizer:

@@ -56,23 +56,27 @@ def class_of(preset: Mapping[str, Any], stage: str, variant: str | None = None) 
     return name
 
 
+def entry_of(preset: Mapping[str, Any], stage: str, kind: str | None = None, **changes: Any) -> dict[str, Any]:
+    """Class and configuration of a stage, as pipeline.json has them: the preset's default variant's, with `changes` of the
+    configuration; where told, those of the variant `kind`, or the class `kind` with the default's settings."""
+    variants, usual = preset["stages"][stage]["variants"], preset["stages"][stage]["default"]
+    entry = variants.get(kind) or {**variants[usual], "class": kind or variants[usual]["class"]}
+    return {"class": entry["class"], "config": {**entry.get("config", {}), **changes}}
+
+
 def configured(preset: Mapping[str, Any], stage: str, kind: str | None = None, **changes: Any) -> tuple[Any, Any]:
-    """Class and configuration of a stage as the preset's default variant has it, with `changes` of the configuration; where told,
-    of the variant `kind`, or of the class `kind` with the default's settings.
+    """Module and configuration of what `entry_of` gives.
 
     Raises ValueError for a class that the stage does not have, and for one that is not built from the preset's settings.
     """
-    usual, given = class_of(preset, stage), settings_of(preset, stage)
-    if kind in preset["stages"][stage]["variants"]:
-        given, kind = settings_of(preset, stage, kind), class_of(preset, stage, kind)
-    kind = kind or usual
-    if kind not in CLASSES[stage]:
-        raise ValueError(f"{stage} has no class {quoted(kind)}{suggestion(str(kind), CLASSES[stage])}")
-    module, config = CLASSES[stage][kind]
+    name, given = entry_of(preset, stage, kind, **changes).values()
+    if name not in CLASSES[stage]:
+        raise ValueError(f"{stage} has no class {quoted(name)}{suggestion(str(name), CLASSES[stage])}")
+    module, config = CLASSES[stage][name]
     try:
-        return module, config(**{**given, **changes})
+        return module, config(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
     except TypeError:
-        raise ValueError(f"{stage}: the settings that {preset['name']} has for {usual} build no {kind}") from None
+        raise ValueError(f"{stage}: the settings that {preset['name']} has for {class_of(preset, stage)} build no {name}") from None
 
 
 def fresh(preset: Mapping[str, Any], stage: str, kind: str | None = None, **changes: Any) -> Any:

@@ -18,7 +18,7 @@ from wanlab.pipelines.load import read_manifest
 from wanlab.pipelines.published import content_key
 from wanlab.pipelines.weights import WeightsError
 from wanlab.training import checkpoint
-from wanlab.training.content import there, vgg_file
+from wanlab.training.content import file_of, there
 from wanlab.training.shipping import told
 from wanlab.training.sources import videos_digest
 
@@ -103,11 +103,12 @@ def stated(recipe: Any) -> dict[str, Any]:
 
 
 def origins(recipe: Any) -> dict[str, str]:
-    """Setting -> content key of what a recipe starts from, looks through or learns from; what is not there has none."""
+    """Setting -> content key of what a recipe starts from, looks through, learns from, and builds by its preset; what is not there
+    has none."""
     paths = {name: Path(path) for name in ("start", "upsample") if (path := getattr(recipe, name, None))}
-    if vgg := getattr(recipe, "vgg", None):
-        paths["vgg"] = vgg_file(vgg)
-    found = {name: _held(path) for name, path in paths.items() if there(path)}
+    if hasattr(recipe, "vgg") and getattr(recipe, "content", 1.0):
+        paths["vgg"] = file_of(recipe.vgg)
+    found = {name: _held(path) for name, path in paths.items() if there(path)} | {"preset": digest(recipe.built)}
     for stage, source in getattr(recipe, "published", {}).items():
         with suppress(WeightsError):
             found[f"published.{stage}"] = content_key(stage, source)
@@ -135,4 +136,4 @@ def _at(place: str, settings: Mapping[str, Any]) -> Any:
     """The setting at a dotted place: `published.text`."""
     for key in place.split("."):
         settings = settings[key]
-    return settings
+    return "the shipped one" if settings is None else settings

@@ -30,15 +30,15 @@ def ship(
     metrics: dict[str, float],
     judged: str,
     recipe: dict[str, Any],
-    config: Any,
+    entry: Mapping[str, Any],
     origins: dict[str, str],
     published: str | None = None,
     apart: tuple[str, ...] = (),
 ) -> Path:
     """Write <stage>.<variant>.safetensors (float16) and provenance-<stage>.<variant>.json into `out`, each whole or
-    not at all; of several processes one does. `judged`: what the metrics are of; `origins`: what the recipe's files held. The
-    modules `apart` are what others published, found at `published`: of them there is but a note where and what it was. Raises
-    OSError where they cannot be written.
+    not at all; of several processes one does. `judged`: what the metrics are of; `origins`: what the recipe's files held; `entry`:
+    class, configuration and companions (`with`), as pipeline.json has them. The modules `apart` are what others published, found at
+    `published`: of them there is but a note where and what it was. Raises OSError where they cannot be written.
     """
     path = out / f"{stage}.{variant}.safetensors"
     if not machine.present().main:
@@ -58,7 +58,7 @@ def ship(
         "metrics_of": judged,
         "recipe": {key: told(value) for key, value in recipe.items() if key != "pool"},
         "from": origins,
-        "config": config,
+        **entry,
         "sha256": sha256,
         **({"published": {"source": found_at(published), "key": content_key(stage, published)}} if published else {}),
     }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wanlab.core.nearest import suggestion
 from wanlab.core.quote import quoted
 from wanlab.nn.residual import enlarge
+from wanlab.pipelines.load import CLASSES
 from wanlab.stages.resize import ResizeConv, Trilinear
 from wanlab.stages.upsample import Config, Upsample
 from wanlab.training import losses, machine
@@ -21,7 +22,7 @@ from wanlab.training.checkpoint import Spent
 from wanlab.training.content import LEAST, network_of, vgg_file
 from wanlab.training.degradation import Example, Source, clean, crop, degrade, window
 from wanlab.training.descent import Descent
-from wanlab.training.presets import Sized, preset_of, settings_of
+from wanlab.training.presets import Sized, entry_of, preset_of, settings_of
 from wanlab.training.settings import demand, origins, stated
 from wanlab.training.shipping import ship
 from wanlab.training.sources import called, clips_of, of_what
@@ -82,6 +83,18 @@ class Recipe(Sized):
         """stage -> variant of what is handed over."""
         return {"upsample": self.variant}
 
+    def entry(self, stage: str) -> dict[str, Any]:
+        """Class and configuration of the levels as the recipe builds them, as pipeline.json has them."""
+        level, link = VARIANTS[self.variant]
+        name = next(name for name, (levels, _) in CLASSES[stage].items() if getattr(levels, "level", None) is level)
+        levels = settings_of(preset_of(self.preset), stage)["levels"]
+        return entry_of(preset_of(self.preset), stage, name, levels=[{**one, "link": link} for one in levels])
+
+    @property
+    def built(self) -> dict[str, Any]:
+        """All that is built from the preset's settings, and the sizes of its videos."""
+        return {"size": self.size, "frames": self.frames, "upsample": self.entry("upsample")}
+
     @property
     def batches(self) -> dict[str, int]:
         """Rows of the smallest batch, by setting."""
@@ -133,8 +146,8 @@ def train_upsampling(recipe: Recipe, out: Path) -> dict[str, float]:
         judged=of_what(held),
         recipe=asdict(recipe),
         origins=origins(recipe),
-        config=[level.to_config() for level in levels],
-    )  # type: ignore[operator, union-attr]
+        entry=recipe.entry("upsample"),
+    )
     return figures
 
 
