@@ -41,6 +41,24 @@ def test_a_pool_is_drawn_once_and_keyed_by_content(tmp_path: Path, monkeypatch: 
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_code_that_draws_otherwise_gets_another_pool_though_no_looked_at_sample_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    World(size=16).pool(3, tmp_path)
+    monkeypatch.setattr(pools, "_code", lambda folder: "other code")
+    World(size=16).pool(3, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_code_of_a_folder_is_every_source_in_it(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "draw.py").write_text("a = 1")
+    before = pools._code(tmp_path)
+    assert pools._code(tmp_path) == before
+    (tmp_path / "deep" / "draw.py").write_text("a = 2")
+    assert pools._code(tmp_path) != before
+
+
 def test_nothing_is_left_of_a_pool_that_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -392,9 +392,9 @@ def test_a_report_of_what_is_not_measured_is_refused() -> None:
 
 
 def test_a_trained_variant_is_removed_from_the_start_only_if_it_lacks_something() -> None:
-    train = {"less": "{part: detail.no_gan}", "alike": "{part: align.temporal_attention}",
-             "light": "{part: detail.gan, set: {lam: 0.0}}"}  # fmt: skip
-    cells = "".join(f"  {name}: {{train: {what}, pairs_with: text}}\n" for name, what in train.items())
+    train = {"less": "detail.no_gan", "alike": "align.temporal_attention", "light": "detail.gan, set: {lam: 0.0}",
+             "apart": "generator.unet, set: {temporal: false}", "still": "generator.unet, set: {align: none}"}  # fmt: skip
+    cells = "".join(f"  {name}: {{train: {{part: {what}}}, pairs_with: text}}\n" for name, what in train.items())
     study, _ = parse_study(STUDY.replace("  detail:", cells + "  detail:", 1))
-    assert [_how(study, name) for name in (*train, "text")] == ["removed from the start", "", "removed from the start",
-                                                                "removed at inference"]  # fmt: skip
+    start = "removed from the start"
+    assert [_how(study, name) for name in (*train, "text")] == [start, "", start, start, start, "removed at inference"]

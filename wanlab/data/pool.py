@@ -59,9 +59,9 @@ class Pool:
     def of(cls, world: World, n: int, path: str | Path | None, dtype: Any = np.uint8) -> Pool:
         """The first n samples of a world, in memory (path None) or in `path/<key>`, drawn only if not there yet.
 
-        The key covers the world's parameters and the bytes of a few of its samples, so a world that draws differently
-        gets another folder. A folder appears complete or not at all. Raises ValueError for n < 1 or a dtype that is
-        neither uint8 nor floating.
+        The key covers the world's parameters, the code that draws, and the bytes of a few samples (they show what else draws
+        differently, such as another numpy), so a world that draws differently gets another folder. A folder appears complete or not
+        at all. Raises ValueError for n < 1 or a dtype that is neither uint8 nor floating.
         """
         dtype = np.dtype(dtype)
         if n < 1:
@@ -95,12 +95,18 @@ def _layout(world: World, n: int, dtype: np.dtype) -> dict[str, tuple[tuple[int,
 
 
 def _key(world: World, n: int, dtype: np.dtype) -> str:
-    digest = hashlib.sha256(f"{world!r} n={n} {dtype}".encode())
+    digest = hashlib.sha256(f"{world!r} n={n} {dtype} {_code(Path(__file__).parent)}".encode())
     for index in range(3):
         sample = world[index]
         digest.update(sample.video.numpy().tobytes() + sample.motion.numpy().tobytes() + sample.caption.encode())
         digest.update(json.dumps(sample.factors, sort_keys=True).encode())
     return f"{world.split}-{world.size}x{world.frames}-{n}-{digest.hexdigest()[:12]}"
+
+
+def _code(folder: Path) -> str:
+    """Of all Python sources in `folder`: what no few samples would show."""
+    sources = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in sorted(folder.rglob("*.py"))]
+    return hashlib.sha256(repr(sources).encode()).hexdigest()
 
 
 def _quantise(values: NDArray[np.float32], dtype: np.dtype) -> NDArray[Any]:

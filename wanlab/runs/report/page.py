@@ -16,7 +16,7 @@ from ..cautions import cautions
 from ..files import to_yaml
 from ..logs import finished, spent
 from ..progress import clock
-from ..spec import Study
+from ..spec import Study, Train
 from ..stats import Result
 from ..store import CellFolder, RunFolder
 from .cost import sharing
@@ -168,11 +168,17 @@ def _pairs(study: Study, table: Mapping[str, Mapping[str, Result]], metrics: Seq
     ]
 
 
+def _lacks(train: Train) -> bool:
+    """Whether what is trained lacks something, by the name of the variant or by a setting."""
+    less = {"lam": 0, "temporal": False, "align": "none"}
+    return train.part.partition(".")[2].startswith("no_") or any(train.set.get(key, ...) == value for key, value in less.items())
+
+
 def _how(study: Study, name: str) -> str:
     """Since when a cell lacks what it lacks; nothing for a variant that is another, not a lesser one."""
     cell = study.cells[name]
-    trained = cell.train is not None and (cell.train.part.partition(".")[2].startswith("no_") or cell.train.set.get("lam") == 0)
-    if trained or any(variant == "none" or variant.startswith("no_") for variant in cell.swap.values()):
+    swapped = any(variant == "none" or variant.startswith("no_") for variant in cell.swap.values())
+    if swapped or (cell.train is not None and _lacks(cell.train)):
         return "removed from the start"
     return "removed at inference" if cell.ablate or cell.edits else ""
 
