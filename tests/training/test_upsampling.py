@@ -31,7 +31,7 @@ def test_it_hands_over_weights_figures_and_provenance(trained) -> None:
     assert figures["psnr_first.1"] > figures["psnr_bicubic.1"] and figures["sharpness.0"] > 0
     note = json.loads((out / "provenance-upsample.residual.json").read_text())
     assert note["seed"] == 0 and note["steps"] == 5 and note["metrics"] == figures
-    assert [Upsample.from_config(config).config for config in note["config"]] == list(LEVELS)
+    assert [Upsample.from_config(config).config for config in note["config"]["levels"]] == list(LEVELS)
 
 
 def test_the_same_recipe_gives_the_same_bytes_and_a_finished_one_is_not_repeated(trained, tmp_path: Path) -> None:
