@@ -11,11 +11,13 @@ import pytest
 
 import wanlab
 from wanlab import training
-from wanlab.training import Watch, watched_by
+from wanlab.pipelines.weights import WeightsError
+from wanlab.training import Watch, adversarial, content, presets, watched_by
 from wanlab.training.cascade import planned
 from wanlab.training.diffusion import Recipe
 from wanlab.training.naming import entry_made
 from wanlab.training.presets import preset_of
+from wanlab.training.settings import differences, stated
 
 FEW = {"clips": 4, "held": 4, "steps": 1, "batch": 2}
 SHIPS = {"text": "t5", "image": "dit", "fusion": "cross_attention", "generator": "unet", "align": "flow_warp"}
@@ -72,6 +74,8 @@ def test_a_base_that_predicts_something_else_is_sampled_so(tmp_path: Path) -> No
     training.run(config(base={**BASE, "predicts": "v", "temporal": False}, only="generator.unet"), tmp_path)
     pipe = wanlab.load(tmp_path / "pipeline")
     assert (pipe.generator.config.predicts, pipe.generator.config.temporal) == ("v", False)
+    with pytest.raises(WeightsError, match="variant 'no_temporal' has no weights in"):     # what ships is of another base
+        pipe.swap("generator", "no_temporal")
     note = json.loads((tmp_path / "base" / "provenance-generator.unet.json").read_text())
     assert note["class"] == "unet" and note["config"]["predicts"] == "v"
 
@@ -100,6 +104,21 @@ def test_an_opponent_of_other_sizes_loads_and_a_folder_of_older_code_is_put_righ
         mine, theirs = (dict(one["stages"][stage]["variants"]["gan"]) for one in (again, whole))
         mine.pop("provenance"), theirs.pop("provenance")
         assert mine == theirs
+
+
+def test_weights_of_other_sizes_or_seen_through_another_network_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    then = stated(adversarial.Recipe())
+    assert differences(then, {**then, "from": {}}) == []                     # notes of older code, which had neither
+    (tmp_path / "tiny").mkdir()
+    manifest = (presets.PRESETS / "tiny" / "pipeline.json").read_text()
+    (tmp_path / "tiny" / "pipeline.json").write_text(manifest.replace('"gan_blocks": 2', '"gan_blocks": 3'))
+    (tmp_path / "vgg.safetensors").write_bytes(b"another content network")
+    monkeypatch.setattr(presets, "PRESETS", tmp_path)
+    monkeypatch.setattr(content, "WEIGHTS", tmp_path / "vgg.safetensors")
+    told = differences(stated(adversarial.Recipe()), then)
+    assert told == ["vgg (the shipped one) held something else", "preset (tiny) held something else"]
 
 
 class Listener(Watch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from wanlab.training import adversarial, machine, upsampling, watch
 from wanlab.training.adversarial import train_detail
 from wanlab.training.base import train_base
 from wanlab.training.content import there
-from wanlab.training.diffusion import Recipe
+from wanlab.training.diffusion import STAGES, Recipe
 from wanlab.training.naming import demand_named, entry_made
 from wanlab.training.presets import preset_of
 from wanlab.training.settings import among, differences, recipe_of, stated
@@ -58,9 +58,10 @@ def train(config: dict[str, Any], out: Path) -> dict[str, Any]:
         if not here.main:
             return {}
     preset = config.get("preset", "tiny")
-    known = assemble(preset, _standing(every, parts, out), out / "pipeline")
+    standing = _standing(every, parts, out)
+    known = assemble(preset, standing, out / "pipeline")
     if config.get("only") or "base" not in config:
-        complete(out / "pipeline", PRESETS / preset)
+        complete(out / "pipeline", PRESETS / preset, STAGES if any(part.name == "base" for part in standing) else ())
     return known
 
 
@@ -262,11 +263,12 @@ def assemble(preset: str, parts: Iterable[Part], folder: Path) -> dict[str, Any]
     return known
 
 
-def complete(folder: Path, preset: Path) -> None:
-    """Copy into `folder` what its pipeline.json names and it lacks: the preset's own weights, from which the variants started."""
-    for stage in read_manifest(folder)["stages"].values():
+def complete(folder: Path, preset: Path, apart: Collection[str] = ()) -> None:
+    """Copy into `folder` what its pipeline.json names and it lacks: the preset's own weights, from which the variants started; of
+    the stages `apart` none, where others were trained together: the preset's fit its own base alone."""
+    for name, stage in read_manifest(folder)["stages"].items():
         for variant in stage["variants"].values():
-            if file := variant.get("file"):
+            if name not in apart and (file := variant.get("file")):
                 _bring(preset / file, folder, variant["sha256"])
 
 
