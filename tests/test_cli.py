@@ -223,6 +223,15 @@ def test_a_failed_cell_gives_code_1_and_ctrl_c_130(call: Call, toy: Toy, study: 
     assert call("generate", "-p", "toy", "--prompt", "a") == (130, "stopped")
 
 
+def test_sites_of_sizes_alone_are_those_of_the_swapped_pipeline(call: Call) -> None:
+    swapped = "sites", "tiny", "--match", "align.**", "--swap", "align=none"
+    assert call(*swapped, "--meta") == call(*swapped) != call(*swapped[:4], "--meta")
+    code, said = call("sites", "tiny", "--meta", "--swap", "align=nonne")
+    assert code == 2 and "nearest: none" in said
+    code, said = call("sites", "wan-random-tiny", "--meta", "--cost", "--swap", "dit=other")
+    assert code == 2 and "has no variants" in said
+
+
 def test_sites_schema_metrics(call: Call, toy: Toy, tmp_path: Path) -> None:
     from wanlab.data.folder import write_video
 

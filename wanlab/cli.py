@@ -263,19 +263,15 @@ def sites(
         raise ValueError("--cost is computed from sizes alone: give --meta with it")
     name = pipeline or (str(path) if path else "tiny")
     with errors.status(f"loading {escape(name)}", spinner="line"):
+        from wanlab.pipelines.cost import sized, told
+        from wanlab.runs.generating import model, opened, swapped
+
+        swaps = swap or []
+        pipe = swapped(sized(name), swaps, "meta") if meta else opened(model(pipeline, path), "cpu", init, swaps)
         if cost:
-            from wanlab.pipelines.cost import told
-
-            print(told(name))
+            print(told(pipe))
             return
-        if meta:
-            from wanlab.pipelines.load import load
-
-            found = load(name, init="meta").sites(match)
-        else:
-            from wanlab.runs.generating import model, opened
-
-            found = opened(model(pipeline, path), "cpu", init, swap or []).sites(match)
+        found = pipe.sites(match)
     if as_json:
         import json
 

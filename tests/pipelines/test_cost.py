@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wanlab.core import GIB
-from wanlab.pipelines.cost import bytes_of, costs, footprint, of_wan, stage_costs, told
+from wanlab.pipelines.cost import bytes_of, costs, footprint, of_wan, sized, stage_costs, told
 from wanlab.pipelines.load import load
 
 
@@ -31,7 +31,7 @@ def test_a_chain_of_tensors_counts_those_that_live_at_once() -> None:
     assert 2 * video <= found["decode"].activations <= 20 * video
     most = max(one.activations for one in found.values())
     assert footprint("wan-random-tiny-t2v", dtype=torch.float32) == bytes_of([pipe]) + most
-    assert "detail" in told("tiny")
+    assert "detail" in told(sized("tiny"))
     with pytest.raises(ValueError, match="meta device"):
         costs(load("wan-random-tiny-t2v"))
 
@@ -52,4 +52,4 @@ def test_stages_of_the_article_and_of_wan_are_counted_by_one_rule() -> None:
     assert article["discriminator"].runs == 0 and article["text"].parameters == 110_219_904
     wan = {one.name: one for one in stage_costs(of_wan("wan2.1-t2v-1.3b"))}
     assert wan["dit"].flop == pytest.approx(283e12, rel=0.01) and wan["dit"].runs == 100
-    assert "upsample.3" in told("article") and "GFLOP a run" in told("wan-random-tiny-t2v")
+    assert "upsample.3" in told(sized("article")) and "GFLOP a run" in told(sized("wan-random-tiny-t2v"))

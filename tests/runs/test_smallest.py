@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import pytest
 import torch
 
 from tests.runs.toy import STUDY, Toy, load_toy
-from wanlab.measure import Features, SetMeasure, available, info, resolve
+from wanlab.measure import Batch, Features, MissingWeights, SetMeasure, available, info, resolve, stored
 from wanlab.measure.sets import DISTANCES
 from wanlab.runs.cautions import cautions
 from wanlab.runs.inference import Resampler
 from wanlab.runs.reading import parse_study
 from wanlab.runs.stats import Result, Scores, analyse
+from wanlab.runs.study import report_study
 
 NEIGHBOURLY = ("precision", "recall", "density", "coverage")
 
@@ -134,3 +136,29 @@ def test_a_share_at_its_bound_has_no_interval_and_no_p_of_nothing() -> None:
     study = parse_study("name: t\ndata: {kind: procedural}\nmetrics: [precision]\ncells: {baseline: , far: }\n", ())[0]
     said = [sentence for sentence in cautions(study, found) if "far precision, far recall, far coverage" in sentence]
     assert len(said) == 2 and any("smallest that sign flips" in sentence for sentence in said)
+
+
+def test_a_report_is_made_again_without_the_networks_that_measured(run: Callable[..., Any]) -> None:
+    """Features and values are kept, so a machine without the published weights can report them."""
+    measures = {"psnr": resolve(["psnr"])[0], "fvd": distances()[0], "fvd[videogpt]": distances()[0]}
+    measures["fvd[videogpt]"] = replace(distances()[0], key="fvd[videogpt]", name="fvd[videogpt|16f|s1|i3d:1234]")
+    sets = ("seeds=[0]", "data.n=4", "metrics=[psnr, fvd, 'fvd[videogpt]']", "report.videos=0")
+    text = STUDY.partition("  both:")[0] + "metrics: [psnr]\nreport: {figures: []}\n"
+    root, _ = run("out", *sets, text=text, resolve=lambda names, device: [measures[name] for name in names], report=True)
+    before = (root / "results.csv").read_bytes()
+    (root / "results.csv").unlink()
+    with pytest.raises(MissingWeights):
+        resolve(["fvd[videogpt]"])
+    report_study(root)
+    assert (root / "results.csv").read_bytes() == before and rows(root)["detail", "fvd"]["delta"]
+
+
+def test_stored_measures_are_those_that_measured() -> None:
+    x, y = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0)).double()
+    (fvd, unbiased), ours = stored(["fvd[styleganv]", "fvd"]), distances()[0]
+    assert unbiased.distance(x, y) == ours.distance(x, y) != fvd.distance(x, y) and fvd.key == "fvd[styleganv]"
+    names = [name for name in available() if not info(name).weights]
+    for one, name in zip(stored(names), names, strict=True):
+        assert (one.key, one.kind, one.higher_is_better, one.needs) == (name, *info(name)[2:0:-1], info(name).needs)
+    with pytest.raises(ValueError, match="without its network"):
+        fvd.features(Batch(torch.rand(2, 8, 3, 16, 16)))

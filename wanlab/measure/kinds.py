@@ -175,3 +175,8 @@ class SetMeasure:
 
 
 Measure = SampleMeasure | SetMeasure
+
+
+def absent(*_: Any) -> Tensor:
+    """In place of a network, where what it measured is kept."""
+    raise ValueError("it was taken from what is stored, without its network: resolve it to measure")

@@ -11,7 +11,7 @@ from wanlab.core import suggestion
 from wanlab.measure import sets
 from wanlab.measure.catalogue import ALIASES, ROWS, Row
 from wanlab.measure.door import part
-from wanlab.measure.kinds import Measure, MetricInfo, SampleMeasure
+from wanlab.measure.kinds import Measure, MetricInfo, SampleMeasure, absent
 from wanlab.measure.sets import Clips, Workshop
 
 
@@ -73,6 +73,23 @@ def resolve(
     """
     workshop = Workshop(torch.device(device), dict(weights or {}), clips or Clips())
     return [_build(name, workshop) for name in names]
+
+
+def stored(names: Sequence[str]) -> list[Measure]:
+    """The measures of these names for values and features that were kept: no weights are looked for, and none can measure anew.
+
+    Raises:
+        UnknownMetric: a name that nothing has; the message gives the nearest.
+    """
+    return [_stored(name) for name in names]
+
+
+def _stored(name: str) -> Measure:
+    base, parts = taken_apart(name)
+    if base in sets.DISTANCES:
+        return sets.stored(base, parts)
+    row = _row(name, base, parts)
+    return SampleMeasure(_key(row, _choice(row, parts)), name, row.better, row.info.needs, absent, still=row.still)
 
 
 def taken_apart(name: str) -> tuple[str, list[str]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wanlab.measure.door import part
-from wanlab.measure.kinds import Features, MetricInfo, SetMeasure
+from wanlab.measure.kinds import Features, MetricInfo, SetMeasure, absent
 
 DEFAULT = "motionnet"
 OFFSETS = ("first", "middle", "seeded", "uniform")
@@ -109,6 +109,14 @@ def build(name: str, parts: list[str], workshop: Workshop) -> SetMeasure:
     source = workshop.features(clips)
     key, full, of = key_of(name, clips), f"{name}[{source.extractor.label}]", function(source.extractor.protocol.ddof)
     return SetMeasure(key, full, better, frozenset({"reference"}), source, of, bounds, fewest)
+
+
+def stored(name: str, parts: list[str]) -> SetMeasure:
+    """A distance between features that were kept: without the network that made them. Raises ValueError as `build`."""
+    clips = asked(parts, Clips())
+    better, bounds, fewest, function, _ = DISTANCES[name]
+    of = function(part("protocol").preset(clips.preset).ddof)
+    return SetMeasure(key_of(name, clips), name, better, frozenset({"reference"}), absent, of, bounds, fewest)
 
 
 def key_of(name: str, clips: Clips) -> str:

@@ -154,11 +154,15 @@ def of_wan(name: str, dtype: torch.dtype | None = None, **settings: Any) -> Pipe
     return pipe
 
 
-def told(name: str) -> str:
-    """The costs of a preset as a table."""
+def sized(name: str) -> Pipeline:
+    """A pipeline of sizes alone, a Wan model in the precision in which it runs."""
     from wanlab.pipelines.load import load
 
-    pipe = of_wan(name) if name in PRESETS else load(name, init="meta")
+    return of_wan(name) if name in PRESETS else load(name, init="meta")
+
+
+def told(pipe: Pipeline) -> str:
+    """The costs of a pipeline of sizes alone as a table."""
     return f"{stage_table(stage_costs(pipe))}\n\n{table(costs(pipe), bytes_of([pipe]))}"
 
 

@@ -36,17 +36,22 @@ def opened(
     if init not in (None, "random"):
         raise ValueError(f"--init {init}: the one way to go without trained weights is --init random")
     place = pick_device(device)
-    pipe = opening.opened(model, place, init)
-    for text in swaps:
-        stage, equals, variant = text.partition("=")
-        if not equals:
-            raise ValueError(f"--swap {text}: expected STAGE=VARIANT, for example align=none")
-        pipe = pipe.swap(stage, variant, init=init)
+    pipe = swapped(opening.opened(model, place, init), swaps, init)
     if tile is not None:
         if not isinstance(pipe, Cascade):
             raise ValueError(f"--tile {tile}: {pipe.config['name']} has no super-resolution")
         pipe = pipe.tiled(Tiling(tile) if tile else None)
     return pipe if pipe.residence is not None else pipe.to(place)
+
+
+def swapped(pipe: Any, swaps: Sequence[str], init: str | None = None) -> Any:
+    """A pipeline with the variants of `swaps` ("align=none"). Raises ValueError, and LookupError for one that there is not."""
+    for text in swaps:
+        stage, equals, variant = text.partition("=")
+        if not equals:
+            raise ValueError(f"--swap {text}: expected STAGE=VARIANT, for example align=none")
+        pipe = pipe.swap(stage, variant, init=init)
+    return pipe
 
 
 def model(name: str | None, path: Path | None, dtype: str | None = None, offload: str = "auto") -> Model:

@@ -101,7 +101,7 @@ def run_study(
 def report_study(
     root: Path, device: str = "cpu", resolve: Callable[..., Sequence[Any]] | None = None, sets: Sequence[str] = ()
 ) -> Path:
-    """Write results.csv and report/ of a run folder again, from what it holds. Returns report.html.
+    """Write results.csv and report/ of a run folder again, from what it holds: no metric's weights are needed. Returns report.html.
 
     Args:
         sets: settings `a.b=c` of `report`, `stats` or `title` over the study's own, for this report alone.
@@ -109,7 +109,7 @@ def report_study(
     Raises:
         RunFolderError: there is no finished cell. StudyError: a setting that is wrong, or that would need another run.
     """
-    from wanlab.measure import resolve as shipped_measures
+    from wanlab.measure import stored
 
     folder = RunFolder(root)
     study = folder.study()
@@ -119,7 +119,7 @@ def report_study(
             raise StudyError([], f"--set {setting}: a report can be given {', '.join(REPORTED)}; anything else is another run")
     if sets:
         study, _ = parse_study(to_yaml(study.resolved()), sets, str(folder.root / "study.yaml"))
-    return write_report(folder, (resolve or shipped_measures)(study.metrics, device), study=study)
+    return write_report(folder, resolve(study.metrics, device) if resolve else stored(study.metrics), study=study)
 
 
 def write_report(
