@@ -33,6 +33,7 @@ from wanlab.pipelines.residence import Residence
 
 Outputs = dict[str, Tensor]
 Progress = Callable[[int, int], None]
+FOUND_OUT = ("_nodes", "_known_sites", "_known_lineage")    # what a pipeline finds out about itself once
 
 
 @dataclass
@@ -323,6 +324,10 @@ class Pipeline(nn.Module):
         """Raise for what the open traces ask of this pipeline and cannot have, before anything runs."""
 
     # -- being ------------------------------------------------------------------------------------------------------------
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies find out about themselves: nodes know the weights of one pipeline, and of a copy they may be changed."""
+        return {name: value for name, value in self.__dict__.items() if name not in FOUND_OUT}
+
     def resident(self, node: str) -> list[list[str]]:
         """The stages that a node needs on the device at once; several lists where it needs one after the other."""
         return [list(self.node(node).stages)]

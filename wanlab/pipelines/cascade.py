@@ -20,6 +20,7 @@ from wanlab.diffusion.sampler import COND, Sampler, draw_noise
 from wanlab.diffusion.segment import State
 from wanlab.nn.layers import MOTION, Window
 from wanlab.pipelines.base import Outputs, Pipeline, Progress
+from wanlab.pipelines.component import removing
 from wanlab.pipelines.denoise import motion_std, predict
 from wanlab.pipelines.guide import Guide
 from wanlab.pipelines.node import Node, with_hashes
@@ -50,15 +51,15 @@ class Cascade(Pipeline):
         self.tiling = Tiling(**config["tiling"]) if config.get("tiling") else None
         self.sampler = Sampler({"video": "b f c h w", "motion": "b f m d"})
         self.components = {
-            "text": lambda: [Bypass("text.{out,mask}")],
-            "image": lambda: [Bypass("image.{tokens,pooled,frame,reference,present}")],
-            "fusion": lambda: [Bypass("fusion.out")],
-            "temporal": lambda: [Bypass("generator.**.temporal.out")],
-            "alignment": lambda: [Bypass("align.{out,valid,scope}")],
-            "residual": lambda: [Zero("upsample.*.residual.skip")],
-            "detail": lambda: [Bypass("detail.out")],
-            "gan_head": lambda: [Zero("detail.gan")],
-            "guidance": lambda: [Bypass("sampler.*.guided")],
+            "text": removing(Bypass("text.{out,mask}")),
+            "image": removing(Bypass("image.{tokens,pooled,frame,reference,present}")),
+            "fusion": removing(Bypass("fusion.out")),
+            "temporal": removing(Bypass("generator.**.temporal.out")),
+            "alignment": removing(Bypass("align.{out,valid,scope}")),
+            "residual": removing(Zero("upsample.*.residual.skip")),
+            "detail": removing(Bypass("detail.out")),
+            "gan_head": removing(Zero("detail.gan")),
+            "guidance": removing(Bypass("sampler.*.guided")),
         }
         self.eval()
 

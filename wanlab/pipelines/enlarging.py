@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wanlab.core import Bypass, Edit, Zero
 from wanlab.pipelines.base import Pipeline
+from wanlab.pipelines.component import removing
 from wanlab.pipelines.node import Node
 
 ENLARGING = ("upsample", "detail")
@@ -36,5 +37,5 @@ def enlarging_components(pipe: Pipeline) -> dict[str, Callable[[], list[Edit]]]:
     """The components that attached stages bring; none where nothing is attached."""
     if not hasattr(pipe, "upsample"):
         return {}
-    return {"upsample.residual": lambda: [Zero("upsample.*.residual.skip")], "detail": lambda: [Bypass("detail.out")],
-            "gan_head": lambda: [Zero("detail.gan")]}
+    return {"upsample.residual": removing(Zero("upsample.*.residual.skip")), "detail": removing(Bypass("detail.out")),
+            "gan_head": removing(Zero("detail.gan"))}

@@ -22,6 +22,7 @@ from wanlab.diffusion.flow import flow_scheduler
 from wanlab.diffusion.sampler import COND, Sampler, branches, draw_noise
 from wanlab.diffusion.segment import State
 from wanlab.pipelines.base import Outputs, Pipeline, Progress
+from wanlab.pipelines.component import removing
 from wanlab.pipelines.enlarging import ENLARGING, enlarged, enlarging_components, enlarging_nodes
 from wanlab.pipelines.inputs import sides
 from wanlab.pipelines.node import Node, with_hashes
@@ -297,18 +298,18 @@ def _components(pipe: Wan) -> dict[str, Callable[[], list[Any]]]:
     """What may be removed, under the names that it has in every pipeline; of two experts, in both."""
     dit = "dit.*" if isinstance(pipe.dit, Experts) else "dit"
     components: dict[str, Callable[[], list[Any]]] = {
-        "text": lambda: [Bypass("text.out")],
-        "fusion": lambda: [Bypass(f"{dit}.blocks.*.cross_out")],
-        "temporal": lambda: [CutFrames(f"{dit}.blocks.*.self_attn.frames")],
-        "alignment": lambda: [ShuffleFrames(f"{dit}.rotary.time")],
-        "residual": lambda: [Bypass(f"{dit}.blocks.*.{{attn_out,cross_out,mlp_out}}")],
-        "guidance": lambda: [Bypass("sampler.video.guided")],
+        "text": removing(Bypass("text.out")),
+        "fusion": removing(Bypass(f"{dit}.blocks.*.cross_out")),
+        "temporal": removing(CutFrames(f"{dit}.blocks.*.self_attn.frames")),
+        "alignment": removing(ShuffleFrames(f"{dit}.rotary.time")),
+        "residual": removing(Bypass(f"{dit}.blocks.*.{{attn_out,cross_out,mlp_out}}")),
+        "guidance": removing(Bypass("sampler.video.guided")),
     }
     clip = [Bypass("dit.blocks.*.cross_attn.img.z")] if pipe.dit.img_emb is not None else []
     latent = [Bypass("vae.encoder.{mask,latent}")] if pipe.takes_image else []
     components |= enlarging_components(pipe)
     parts = {"image": [*clip, *latent], "image.clip": clip, "image.latent": latent}
-    return components | {name: lambda edits=edits: list(edits) for name, edits in parts.items() if edits}
+    return components | {name: removing(*edits) for name, edits in parts.items() if edits}
 
 
 def check_geometry(size: int | tuple[int, int], frames: int, patch: tuple[int, int, int],

@@ -12,9 +12,9 @@ from wanlab.core import Hookable, clock
 from wanlab.core.firing import Key
 from wanlab.core.lazy import Lazy
 from wanlab.core.tap import Onlooker
+from wanlab.pipelines.base import FOUND_OUT
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-CACHES = {"_known_sites", "_nodes"}         # what a pipeline finds out about itself once
 
 
 class Witness(Onlooker):
@@ -58,7 +58,7 @@ def state_of(model: nn.Module) -> dict[str, Any]:
     for path, module in model.named_modules():
         name = path or type(module).__name__
         found[f"hooks of {name}"] = tuple(len(getattr(module, kind)) for kind in HOOKS)
-        found[f"attributes of {name}"] = tuple(sorted(set(vars(module)) - CACHES))
+        found[f"attributes of {name}"] = tuple(sorted(set(vars(module)) - set(FOUND_OUT)))
     return found
 
 
