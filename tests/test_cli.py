@@ -76,6 +76,7 @@ def test_generate_writes_a_video_and_warns_about_words(call: Call, toy: Toy, tmp
     assert read_video(tmp_path / "deep" / "out.mp4").shape == (8, 3, 16, 16)
     assert "the prompt is empty" in call("generate", "-p", "toy", "--prompt", " ")[1]
     assert "does not know: xyzzy" in call("generate", "-p", "toy", "--prompt", "a", "--negative", "xyzzy xyzzy")[1]
+    assert "the toy takes in 23 words" in call("generate", "-p", "toy", "--prompt", "a " * 24)[1]
 
 
 def test_a_negative_prompt_that_guidance_of_1_leaves_without_effect_is_told(call: Call, toy: Toy) -> None:

@@ -15,6 +15,7 @@ from wanlab.graph import edits_by_node
 from wanlab.pipelines.cascade import STAGES, Cascade
 from wanlab.pipelines.load import WeightsError, load
 from wanlab.pipelines.request import Request
+from wanlab.stages.prompt import PromptWarning
 
 PROMPT = "a red circle moves left"
 COMPONENTS = ("text", "image", "fusion", "temporal", "alignment", "residual", "detail", "gan_head", "guidance")
@@ -205,6 +206,17 @@ def test_words_select_their_tokens(pipe: Cascade) -> None:
     with pytest.raises(LookupError, match=r"no word 'circel'; nearest: circle.*it has: a red circle moves"):
         pipe.tokens_of(request, "circel", 0)
     assert pipe.unknown_words("a mauve circle") == ["mauve"]
+
+
+@pytest.mark.parametrize(("prompt", "settings", "said"), [
+    (f"{PROMPT} " * 5, {}, "takes in 23 words; 'moves left' were cut"),
+    ("a mauve circle", {}, "does not know: mauve"),
+    (PROMPT, {"negative": "a blue star", "guidance": 1.0}, "with guidance 1 the negative prompt has no effect"),
+])  # fmt: skip
+def test_what_of_a_prompt_has_no_effect_is_told_once(pipe: Cascade, prompt: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.warns(PromptWarning, match=said) as heard:
+        pipe.generate(None, [prompt] * 2, [0, 1], steps=1, **settings)
+    assert len(heard) == 1
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [

@@ -148,14 +148,14 @@ def test_what_real_pictures_cannot_tell_is_left_out_with_a_word(run: Run, pipe: 
     Image.new("RGB", (40, 30), "red").save(tmp_path / "p.png")
     text = STUDY.replace(
         "{kind: procedural, split: test, n: 5, seed: 0}",
-        f"{{kind: image, path: {tmp_path / 'p.png'}, prompts: [a cat, xyzzy, ' ']}}",
+        f"{{kind: image, path: {tmp_path / 'p.png'}, prompts: [{'a ' * 24}, xyzzy, ' ']}}",
     ).replace("[psnr, flicker", "[motion_accuracy, background_psnr, psnr, flicker")
     said = io.StringIO()
     root, outcome = run("photo", text=text, said=said, report=True)
     words = " ".join(said.getvalue().split())
     assert not outcome.failed
     assert "left out: motion_accuracy, background_psnr; they need the truth of rendered videos (factors, masks)" in words
-    assert "1 of 3 samples have an empty prompt" in words and "does not know: xyzzy" in words
+    assert "1 of 3 samples have an empty prompt" in words and "does not know: xyzzy" in words and "takes in 23 words" in words
     results = (root / "results.csv").read_text()
     assert "motion_accuracy" not in results and "background_psnr" not in results
     assert "baseline,psnr,100" in results

@@ -155,6 +155,9 @@ class Toy(Pipeline):
     def tokens_of(self, request: Request, word: str, row: int) -> list[int]:
         raise LookupError(f"no tokens here for {word!r}")
 
+    def cut_of(self, prompt: str) -> str:
+        return "the toy takes in 23 words" if len(prompt.split()) > 23 else ""
+
     def unknown_words(self, prompt: str) -> list[str]:
         return [word for word in prompt.split() if word == "xyzzy"]
 

@@ -7,6 +7,7 @@ import torch
 
 from wanlab.core import Bypass, trace
 from wanlab.data.procedural import VOCABULARY, World
+from wanlab.stages.prompt import CutWarning
 from wanlab.stages.text import Config, TextEncoder, Tokenizer, relative_bucket
 
 WORDS = ("a", "circle", "moves", "red", "left")
@@ -70,6 +71,17 @@ def test_the_tokenizer_ends_and_pads_and_cuts() -> None:
     assert read[0] == ["a", "red", "red", "circle", "</s>"]
     assert read[1] == ["</s>", "<pad>", "<pad>", "<pad>", "<pad>"]
     assert read[2] == ["a", "a", "a", "a", "</s>"]
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_says_what_was_lost() -> None:
+    text = TextEncoder(Config(("a", "red"), length=4))
+    for prompt, said in (("a red a grows", "in 3 words; 'grows' was cut"), ("a red a b c", "in 3 words; 'b c' were cut")):
+        with pytest.warns(CutWarning, match=said) as heard:
+            text.ids([prompt, prompt, "a red"])
+        assert len(heard) == 1
+    with pytest.raises(LookupError, match="the word 'grows' was cut: the text stage takes in 3 words; 'grows' was cut"):
+        text.tokens_of("a red a grows", "grows")
+    assert text.cut_of("a red a") == ""
 
 
 def test_unknown_words_are_told_and_read_as_one_token() -> None:

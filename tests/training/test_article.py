@@ -26,7 +26,7 @@ from wanlab.pipelines.denoise import predict
 from wanlab.pipelines.load import adopt
 from wanlab.pipelines.published import DIT, REVISIONS, T5
 from wanlab.pipelines.weights import WeightsError
-from wanlab.stages.umt5 import CutWarning
+from wanlab.stages.prompt import CutWarning
 from wanlab.training import checkpoint, machine
 from wanlab.training.ablation import retraining
 from wanlab.training.bank import Bank, bank

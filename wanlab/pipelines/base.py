@@ -30,6 +30,7 @@ from wanlab.graph.keys import digest as content_key
 from wanlab.pipelines.node import Node
 from wanlab.pipelines.request import Request
 from wanlab.pipelines.residence import Residence
+from wanlab.pipelines.unread import warn_of_unread
 
 Outputs = dict[str, Tensor]
 Progress = Callable[[int, int], None]
@@ -152,10 +153,11 @@ class Pipeline(nn.Module):
         progress    called with (steps done, steps) in the denoising loop
 
         An edit or capture that did not act as it should raises LedgerError; what was generated is its `result`. ValueError for grad
-        where stages move between devices (`offload`), and as `request`.
+        where stages move between devices (`offload`), and as `request`. PromptWarning for what of a prompt has no effect.
         """
         request = self.request(image, prompt, seed, last_image=last_image, steps=steps, guidance=guidance, guidance_2=guidance_2,
                                negative=negative)
+        warn_of_unread(self, request)
         nodes_steps = {node.name: node.steps for node in self.nodes}
         if grad and self.residence is not None:
             raise ValueError("gradients need every stage where it ran until the backward pass is over: load with offload=False")
@@ -229,6 +231,14 @@ class Pipeline(nn.Module):
     def words_of(self, request: Request, row: int) -> list[str]:
         """The words of row `row`'s prompt that the text tokens hold, in order: labels of records. Here none are known."""
         return []
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that the text stage's vocabulary does not hold. Here none are known."""
+        return []
+
+    def cut_of(self, prompt: str) -> str:
+        """What of a prompt the text stage does not take in, in words; empty where it takes in all."""
+        return ""
 
     def grid_of(self, site: str) -> Grid | None:
         """The grid on which the tokens of a site stand (axis n, else j, as of keys and values); None: on none."""

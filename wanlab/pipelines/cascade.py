@@ -227,6 +227,10 @@ class Cascade(Pipeline):
         """Positions of `word` among the text tokens of a row."""
         return self.text.tokens_of(request.prompts[row], word)
 
+    def cut_of(self, prompt: str) -> str:
+        """What of a prompt the text stage does not take in, in words; empty where it takes in all."""
+        return str(self.text.cut_of(prompt))
+
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of a prompt that the text stage's vocabulary does not hold."""
         return self.text.unknown(prompt)

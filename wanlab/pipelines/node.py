@@ -42,14 +42,14 @@ class _Hash:
     """The hash of some stages of a pipeline, kept for as long as nothing of them was changed or replaced."""
 
     def __init__(self, pipe: Any, stages: tuple[str, ...]) -> None:
-        self._owner = weakref.ref(pipe)     # nodes that refer to their pipeline would keep all its weights until the next collection
+        self._owner = weakref.ref(pipe)     # a pipeline whose nodes refer to it would wait for the garbage collector
         self._stages, self._seen, self._hash = stages, None, ""
 
     def __call__(self) -> str:
         pipe = self._owner()
         if pipe is None:
             if not self._hash:
-                raise RuntimeError(f"the pipeline of {', '.join(self._stages)} is gone, and nobody asked for the hash of its weights")
+                raise RuntimeError(f"the pipeline of {', '.join(self._stages)} is gone, and nobody asked for its hash")
             return self._hash
         seen = _seen(pipe, self._stages)
         if seen != self._seen:

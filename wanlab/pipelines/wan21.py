@@ -285,6 +285,10 @@ class Wan(Pipeline):
         """Positions of a word's pieces among the text tokens of a row."""
         return self.text.tokens_of(request.prompts[row], word)
 
+    def cut_of(self, prompt: str) -> str:
+        """What of a prompt the text stage does not take in, in words; empty where it takes in all."""
+        return str(self.text.cut_of(prompt))
+
     def unknown_words(self, prompt: str) -> list[str]:
         """None: the tokenizer splits whatever it does not know into pieces that it does."""
         return []

@@ -346,7 +346,7 @@ def _measurable(measures: Sequence[Any], source: Source) -> tuple[list[Any], lis
 
 
 def _notes_on_prompts(study: Study, pipe: Any, source: Source) -> list[str]:
-    """Prompts that say nothing, and words that the text stage has never seen."""
+    """Prompts that say nothing, words that the text stage has never seen, and prompts that it does not read to their end."""
     prompts = source.prompts(range(source.n))
     empty = sum(not prompt.strip() for prompt in prompts)
     notes = [f"{empty} of {source.n} samples have an empty prompt: their videos follow the image alone"] if empty else []
@@ -355,4 +355,7 @@ def _notes_on_prompts(study: Study, pipe: Any, source: Source) -> list[str]:
     if unknown:
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
         notes.append(f"the text stage does not know: {', '.join(unknown[:20])}{more}")
+    cut = [said for prompt in dict.fromkeys([*prompts, *negative]) if (said := pipe.cut_of(prompt))]
+    if cut:
+        notes.append(cut[0] + (f", and of {len(cut) - 1} more prompts the ends" if len(cut) > 1 else ""))
     return notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ from wanlab.core import LedgerError, edit_from_dict
 from wanlab.core.quote import quoted
 from wanlab.data.folder import write_video
 from wanlab.data.media import demand_rate
-from wanlab.diffusion.sampler import UNCOND
 from wanlab.pipelines.cascade import Cascade
 from wanlab.pipelines.inputs import sides
 from wanlab.pipelines.tiles import Tiling
+from wanlab.pipelines.unread import unread
 from wanlab.pipelines.wan21 import Wan
 from wanlab.runs import opening
 from wanlab.runs.document import StudyError, parse
 from wanlab.runs.environment import pick_device
 from wanlab.runs.model import Model
+from wanlab.stages.prompt import PromptWarning
 
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOAD: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
@@ -103,7 +105,8 @@ def generate(
     demand_rate(file["fps"])
     fault: LedgerError | None = None
     try:
-        result = pipe.generate(None if picture is None else picture.image, prompt, edits=list(edits), **settings)
+        with warnings.catch_warnings(action="ignore", category=PromptWarning):     # `expectations` has told it
+            result = pipe.generate(None if picture is None else picture.image, prompt, edits=list(edits), **settings)
     except LedgerError as error:  # what was made all the same is kept, with what is wrong with it
         fault, result = error, error.result
     write_video(out, result.video[0], **file)
@@ -117,20 +120,16 @@ def generate(
 
 
 def expectations(pipe: Any, picture: Any, prompt: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What to expect, as (note | warning, text): what a preset says of itself, what was decided about the first frame, words
-    that mean nothing here, and a negative prompt that nothing reads. `settings` as in `generate`; raises what that would."""
-    negative = settings.get("negative") or ""
+    """What to expect, as (note | warning, text): what a preset says of itself, what was decided about the first frame, and what
+    of the prompts has no effect. `settings` as in `generate`; raises what that would."""
     if "note" in pipe.config:
         yield "warning", f"{pipe.config['name']} is {pipe.config['note']}"
     if picture is not None:
         yield from (("note", text) for text in _about(picture, pipe))
     if not prompt.strip():
         yield "warning", "the prompt is empty: the video follows the image alone"
-    unknown = list(dict.fromkeys([*pipe.unknown_words(prompt), *pipe.unknown_words(negative)]))
-    if unknown:
-        yield "warning", f"the text stage does not know: {', '.join(unknown)}"
-    if negative and UNCOND not in pipe.branches(pipe.request(prompt=prompt, **settings)):
-        yield "warning", "with guidance 1 the negative prompt has no effect: the branch that reads it does not run"
+    yield from (("warning", said) for text in (prompt, settings.get("negative") or "") if (said := pipe.cut_of(text)))
+    yield from (("warning", said) for said in unread(pipe, pipe.request(prompt=prompt, **settings)))
 
 
 def _about(picture: Any, pipe: Any) -> list[str]:

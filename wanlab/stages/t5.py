@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wanlab.stages.pieces import small_tokenizer
+from wanlab.stages.prompt import warn_of_cut
 from wanlab.stages.text import Text
 from wanlab.stages.umt5 import Umt5, clean
 
@@ -57,8 +58,7 @@ class T5Encoder(Umt5):
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """Token numbers (b j) of prompts, ended and padded; one that is longer is cut, with a warning that shows what fell off."""
         texts = [clean(prompt) for prompt in prompts]
-        for text in texts:
-            self._warn(text)
+        warn_of_cut(texts, self.cut_of)
         told = self.tokenizer(texts, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt")
         ids: Tensor = told.input_ids
         return ids

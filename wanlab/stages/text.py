@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from wanlab.core import Hookable
 from wanlab.core.nearest import suggestion
+from wanlab.core.quote import quoted
 from wanlab.nn.attention import Attention
 from wanlab.nn.norm import RMSNorm
+from wanlab.stages.prompt import warn_of_cut
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 STREAM = "b j c"
@@ -124,8 +126,15 @@ class TextEncoder(Hookable):
         return self.config.length
 
     def ids(self, prompts: list[str]) -> Tensor:
-        """Token numbers (b j) of prompts, ended and padded."""
+        """Token numbers (b j) of prompts, ended and padded; one that is longer is cut, with a warning that shows what fell off."""
+        warn_of_cut(prompts, self.cut_of)
         return self.tokenizer(prompts)
+
+    def cut_of(self, prompt: str) -> str:
+        """What is not taken in of a prompt, in words; empty where all is."""
+        lost = self.tokenizer.split(prompt)[self.length - 1 :]
+        were = "was" if len(lost) == 1 else "were"
+        return f"the text stage takes in {self.length - 1} words; {quoted(' '.join(lost))} {were} cut" if lost else ""
 
     def words(self, prompt: str) -> list[str]:
         """The words of a prompt; one token each, as many as are taken in."""
@@ -136,6 +145,8 @@ class TextEncoder(Hookable):
         found = [i for i, w in enumerate(self.words(prompt)) if w == word.lower()]
         if not found:
             words = self.tokenizer.split(prompt)
+            if word.lower() in words:
+                raise LookupError(f"the word {word!r} was cut: {self.cut_of(prompt)}")
             raise LookupError(f"the prompt has no word {word!r}{suggestion(word, words)}; it has: {' '.join(words)}")
         return found
 

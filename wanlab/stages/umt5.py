@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import warnings
 from collections.abc import Sequence
 from contextvars import Context
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from wanlab.core import Hookable, Place, adapt
 from wanlab.core.nearest import suggestion
 from wanlab.stages.pieces import rules_of
+from wanlab.stages.prompt import warn_of_cut
 
 LENGTH = 512        # tokens, as the transformer was trained; the rest of a longer prompt is cut
 _LAYER = "encoder.block.{i}.layer"
@@ -32,10 +32,6 @@ SITES = {
     "norm": Place("encoder.final_layer_norm", "b j c"),
 }
 _WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]", re.UNICODE)
-
-
-class CutWarning(UserWarning):
-    """A prompt is longer than a text stage takes in."""
 
 
 class Umt5(Hookable):
@@ -66,21 +62,22 @@ class Umt5(Hookable):
         device = next(self.encoder.parameters()).device
         texts = [clean(prompt) for prompt in prompts]
         told = self.tokenizer(texts, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt")
-        for text in texts:
-            self._warn(text)
+        warn_of_cut(texts, self.cut_of)
         mask = told.attention_mask.to(device)
         seen = None if mask.is_meta else mask               # a mask without values cannot be looked into
         hidden = self.encoder(told.input_ids.to(device), seen).last_hidden_state
         return hidden * mask[..., None].to(hidden.dtype)
 
-    def _warn(self, text: str) -> None:
+    def cut_of(self, prompt: str) -> str:
+        """What is not taken in of a prompt, in words; empty where all is."""
+        text = clean(prompt)
         ends = [end for _, end in self._spans(text)]
         kept = self.length - 1                                                          # the last place is the end's
-        if len(ends) > kept:
-            lost = text[ends[kept - 1]:].strip()
-            shown = lost if len(lost) <= 200 else f"{lost[:100]} … {lost[-100:]}"
-            warnings.warn(f"the prompt has {len(ends)} tokens and the text stage takes {kept}; what it does not see: {shown!r}",
-                          CutWarning, stacklevel=2)
+        if len(ends) <= kept:
+            return ""
+        lost = text[ends[kept - 1]:].strip()
+        shown = lost if len(lost) <= 200 else f"{lost[:100]} … {lost[-100:]}"
+        return f"the prompt has {len(ends)} tokens and the text stage takes {kept}; what it does not see: {shown!r}"
 
     def words(self, prompt: str) -> list[str]:
         """The words and marks of a prompt, in order."""
@@ -93,8 +90,11 @@ class Umt5(Hookable):
         if not spans:
             words = self.words(prompt)
             raise LookupError(f"the prompt has no word {word!r}{suggestion(word, words)}; it has: {' '.join(words)}")
-        return [i for i, (start, end) in enumerate(self._spans(text)[: self.length - 1])
-                if any(start < stop and begin < end for begin, stop in spans)]
+        found = [i for i, (start, end) in enumerate(self._spans(text)[: self.length - 1])
+                 if any(start < stop and begin < end for begin, stop in spans)]
+        if not found:
+            raise LookupError(f"the word {word!r} was cut: {self.cut_of(prompt)}")
+        return found
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
         """Where each token of a text stands in it; the token of the end has no place."""

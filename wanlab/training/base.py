@@ -13,8 +13,8 @@ from torch import Tensor
 
 from wanlab.core import trace
 from wanlab.data.procedural import MOTIONS
+from wanlab.stages.prompt import CutWarning
 from wanlab.stages.text import UNKNOWN
-from wanlab.stages.umt5 import CutWarning
 from wanlab.training import machine, watch
 from wanlab.training.bank import Bank, drawn, filmed
 from wanlab.training.checkpoint import Spent
