@@ -57,11 +57,14 @@ class _Hash:
         return self._hash
 
 
+RULING = ("config", "tokenizer", "processor")       # of a module: what decides its output beside its tensors
+
+
 def _seen(pipe: Any, stages: Sequence[str]) -> Any:
     """What differs once modules are replaced or weights written to, without reading any. Stages that come and go between devices
     (`Residence`) are at another place each time, and their buffers other tensors, with the values they had."""
     moves, modules = pipe.residence is not None, [pipe.get_submodule(stage) for stage in stages]
-    parts = [(id(part), id(vars(part).get("config"))) for module in modules for part in module.modules()]
+    parts = [(id(part), *(id(vars(part).get(name)) for name in RULING)) for module in modules for part in module.modules()]
     values = [value for module in modules for value in (*module.parameters(), *(() if moves else module.buffers()))]
     return parts, [(id(value), 0 if moves else value.data_ptr(), value.dtype, value.shape, _version(value)) for value in values]
 
