@@ -110,6 +110,12 @@ def test_generate_keeps_what_an_edit_that_did_not_act_made(call: Call, toy: Toy,
     assert '"fault": "never due' in (tmp_path / "out.ledger.json").read_text()
 
 
+def test_a_ledger_of_an_earlier_video_does_not_stay(call: Call, toy: Toy, tmp_path: Path) -> None:
+    for more, beside in ((["--edit", "zero:generator.out"], True), ([], False)):
+        code, said = call("generate", "-p", "toy", "--prompt", "a red circle", *more)
+        assert code == 0 and (tmp_path / "out.ledger.json").exists() is beside, said
+
+
 def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
     def video(*more: str) -> torch.Tensor:
         from wanlab.data.folder import read_video
@@ -134,9 +140,13 @@ def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
     (["generate", "-p", "toy", "--prompt", "a", "--edit", "zero"], "expected KIND:SITE"),
     (["generate", "-p", "toy", "--prompt", "a", "--edit", "zro:text.out"], "no kind of edit 'zro'; nearest: zero"),
     (["generate", "-p", "toy", "--prompt", "a", "--edit", "zero:text.ouut"], "text.out"),
+    (["generate", "-p", "toy", "--prompt", "a", "--edit", "scale(by=.5):text.out"], "for example scale[factor=0.5]:fusion.attn.z"),
+    (["generate", "-p", "toy", "--prompt", "a", "--edit", "scale:text.out"], "changes nothing without factor"),
     (["generate", "-p", "toy", "--prompt", "a", "--device", "tpu"], "--device tpu"),
     (["generate", "-p", "tyni", "--prompt", "a"], "'tyni'; nearest: tiny"),
     (["generate", "-p", "toy", "--prompt", "a", "--out", "empty"], "--out empty: a folder; say the name of a file"),
+    (["generate", "-p", "toy", "--prompt", "a", "--out", "x.gif"], "x.gif: videos are written as MP4; call it x.mp4"),
+    (["generate", "-p", "toy", "--prompt", "a", "--out", "noext"], "call it noext.mp4"),
     (["generate", "-p", "toy", "--prompt", "a", "--out", "study.yaml/o.mp4"], "the folder study.yaml cannot be made"),
     (["generate", "-p", "toy", "--prompt", "a", "--image", "cut.jpg"], "cut.jpg: truncated or corrupt"),
     (["run", "empty"], "empty: a folder, where a YAML file is wanted"),

@@ -129,7 +129,8 @@ def generate(
     guidance_2: Annotated[float | None, typer.Option(min=0, help="Guidance of the second of two experts (Wan2.2).")] = None,
     negative: Annotated[str | None, typer.Option(help="What the video should not show (a negative prompt).")] = None,
     edit: Annotated[list[str] | None, typer.Option(
-        metavar="KIND:SITE", help=r'An edit at a site: "zero:fusion.attn.z\[heads=2]@steps=0:4" (repeatable).')] = None,
+        metavar="KIND:SITE", help=r'An edit at a site: "zero:fusion.attn.z\[heads=2]@steps=0:4"; in brackets '
+                                r'what the kind takes: "scale\[factor=0.5]:fusion.attn.z" (repeatable).')] = None,
     ablate: Annotated[list[str] | None, typer.Option(help="Remove a component: text, temporal, ... (repeatable).")] = None,
     swap: Swaps = None,
     tile: Annotated[int | None, typer.Option(min=0, help="Super-resolution in tiles of so many pixels; 0: untiled.")] = None,
@@ -153,9 +154,8 @@ def generate(
     """
     from wanlab.data.folder import load_image
     from wanlab.runs import generating
-    from wanlab.runs.files import demand_place
 
-    demand_place(out)
+    generating.demand_name(out)
     picture = None if image is None else load_image(image)
     pipe = generating.opened(generating.model(pipeline, path, dtype, offload), device, init, swap or [], tile)
     edits = [e for name in ablate or [] for e in pipe.ablate(name)] + [generating.edit(text) for text in edit or []]

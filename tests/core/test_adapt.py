@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import wanlab
 from tests.core.foreign import (
     T5,
     UNET,
@@ -24,6 +28,16 @@ from tests.core.foreign import (
 )
 from tests.core.models import Denoiser, start
 from wanlab.core import Bypass, Identity, Mean, Place, Probe, Replace, Scale, UnknownSite, Zero, adapt, clock, trace
+
+
+def test_the_example_of_the_documents_runs_and_a_module_without_sites_is_told_of_adapt() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "swaps.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "wanlab.adapt(" in block)
+    names: dict[str, Any] = {"wanlab": wanlab}
+    exec(compile(code, "docs/swaps.md", "exec"), names)
+    assert names["t"].record["out"].sizes == {"s": 4, "branch": 1, "b": 1, "c": 8} and names["t"].ledger.ok
+    with pytest.raises(UnknownSite, match=r"no site matches 'out', for the module has none: wanlab.adapt\(module, table\)"):
+        trace(names["denoiser"], capture="out")
 
 
 @pytest.fixture(scope="module")

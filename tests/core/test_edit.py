@@ -6,6 +6,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -283,6 +284,9 @@ def test_mean_and_resample_from_a_reference_do_not_depend_on_the_batch() -> None
     (lambda: edit_from_dict({"kind": "noise", "at": "a", "sd": 1}), "kind 'noise' has no 'sd'; nearest: std"),
     (lambda: edit_from_dict({"kind": "zero"}), "names no site"),
     (lambda: edit_from_dict("zero"), "an edit is a mapping"),
+    (lambda: edit_from_dict({"kind": "scale", "at": "a"}), r"changes nothing without factor: say it, as in scale\[factor=0.5\]:a"),
+    (lambda: Patch("a", SimpleNamespace(record=Record())), "its record is a part of it: record=out.record"),
+    (lambda: Patch("a", torch.zeros(99, 99)), "^.{1,250}$"),
     (lambda: Noise("a", std=-1), "negative"), (lambda: Scale("a", float("nan")), "not a finite number"),
     (lambda: Mean("a", over="b", reference="r"), "not both"), (lambda: Patch("a"), "record= is missing"),
     (lambda: Patch("a", "nowhere.safetensors"), "no saved record at nowhere"), (lambda: Steer("a"), "a vector"),
@@ -300,6 +304,24 @@ def test_mean_and_resample_from_a_reference_do_not_depend_on_the_batch() -> None
 def test_mistakes_are_one_clear_error(make, message: str) -> None:
     with pytest.raises((ValueError, TypeError, LookupError), match=message):
         make()
+
+
+def test_a_kind_belongs_to_one_class() -> None:
+    def defined(name: str) -> type[Edit]:
+        return type(name, (Edit,), {"kind": "test_mine", "__qualname__": name})
+
+    try:
+        first = defined("Mine")
+        assert KINDS["test_mine"] is first and defined("Mine") is KINDS["test_mine"] is not first     # a notebook's cell, run again
+        with pytest.raises(EditError, match=r"^Other: the kind 'test_mine' is that of .*Mine; name yours otherwise"):
+            defined("Other")
+        with pytest.raises(EditError, match=r"kind 'zero' is that of wanlab\.core\.values\.Zero"):
+            type("Bad", (Edit,), {"kind": "zero"})
+        assert KINDS["zero"] is Zero
+    finally:
+        del KINDS["test_mine"]
+    with pytest.raises(EditError, match="Nothing has no kind of its own"):
+        type("Nothing", (Zero,), {})("a")
 
 
 def test_a_kind_of_ones_own_is_a_few_lines_and_may_not_write_to_its_input() -> None:

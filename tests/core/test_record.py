@@ -91,6 +91,15 @@ def test_labelled_arrays_and_slices() -> None:
         kept.take(branch="cnd")
 
 
+def test_an_entry_is_taken_for_an_array() -> None:
+    x = torch.arange(6.0).reshape(2, 3)
+    entry = Entry(x, ("b", "c"), "a")
+    assert entry.shape == (2, 3) and np.asarray(entry).shape == (2, 3) and np.asarray(entry, np.float16).dtype == np.float16
+    assert np.allclose(np.add(entry, 1), x.numpy() + 1) and np.array(entry).base is None
+    assert np.asarray(Entry(x.bfloat16(), ("b", "c"))).dtype == np.float32
+    assert torch.equal(torch.as_tensor(entry), x)
+
+
 def test_a_part_is_asked_for_by_the_numbers_of_the_model() -> None:
     whole, kept = record(SITE)[SITE], record(f"{SITE}[heads=1,frames=1|3]@steps=1:")[SITE]
     assert torch.equal(kept.take(frames=3, heads=-1).tensor, whole.tensor[1:][..., 1:, 3:, :])
@@ -310,6 +319,8 @@ def test_a_loaded_record_is_mapped_not_read(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_records_say_so(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="is a folder; a saved record is one file"):
+        Record.load(tmp_path)
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(RecordError, match="is a safetensors file, but not a saved record"):
         Record.load(tmp_path / "other.safetensors")

@@ -108,9 +108,10 @@ def test_edits_at_one_site_compose_in_order_and_nested_traces_from_the_outside_i
     add = Replace(site, lambda x: x + 1)
     out, _ = run(model, [add, Scale(site, 2)])
     assert torch.equal(out, (plain + 1) * 2)
-    with trace(model, add), trace(model, Scale(site, 2), site) as inner:
+    with trace(model, add, site) as outer, trace(model, Scale(site, 2), site) as inner:
         assert torch.equal(model(start()), (plain + 1) * 2)
     assert torch.equal(inner.record[site].tensor, (plain + 1) * 2)
+    assert torch.equal(outer.record[site].tensor, plain + 1), "before the edits of a trace within"
 
 
 def test_patterns_are_computed_only_when_wanted_and_can_be_edited() -> None:
@@ -159,7 +160,7 @@ def test_known_shapes_and_clocks_are_checked_before_anything_runs() -> None:
 
 
 def test_steps_at_a_site_outside_the_loop_raise() -> None:
-    with pytest.raises(SelectionError, match="picture fires outside any step, so steps="):
+    with pytest.raises(SelectionError, match=r"picture fires outside any step, so steps=.*with wanlab.core.clock.at\(step=i"):
         run(Denoiser(), Zero("picture@steps=0"))
     with pytest.raises(SelectionError, match="latent fires outside any branch"):
         run(Denoiser(), Zero("latent@branch=cond"))

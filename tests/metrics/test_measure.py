@@ -56,6 +56,7 @@ BLIND = ("motion_accuracy", "shape_accuracy", "ghost", "lag_drift")  # to a litt
 def test_names_carry_the_protocol_and_resolve_again() -> None:
     measures = resolve(SHIPPED)
     names = [found.name for found in measures]
+    assert [found.key for found in resolve("psnr")] == ["psnr"]
     assert len(set(names)) == len(names)
     by_key = {found.key: found.name for found in measures}
     assert by_key["warp_error"] == "warp_error[farneback|reference]"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wanlab.core import BudgetError, Identity, Scale, SelectionError, UnknownSite, Zero, trace
+from wanlab.core import BudgetError, Capture, Identity, Scale, Select, SelectionError, UnknownSite, Zero, trace
 from wanlab.data.procedural import World
 from wanlab.graph import edits_by_node
 from wanlab.pipelines.cascade import STAGES, Cascade
@@ -230,6 +230,14 @@ def test_what_of_a_prompt_has_no_effect_is_told_once(pipe: Cascade, prompt: str,
     (lambda p: p.generate(IMAGE, PROMPT, edits=[Zero("fusion.out", steps=2)]), ValueError, "step"),
     (lambda p: p.generate(IMAGE, PROMPT, edits=[Zero("text.out", steps=0)]), SelectionError, "step"),
     (lambda p: p.generate(IMAGE, PROMPT, steps=0), ValueError, "steps must be at least 1"),
+    (lambda p: p.generate(IMAGE, PROMPT, steps=2.7), TypeError, "steps is a whole number, got 2.7"),
+    (lambda p: p.generate(IMAGE, PROMPT, seed=None), TypeError, "seed is a whole number, got None"),
+    (lambda p: p.generate(IMAGE, [PROMPT, None]), TypeError, "prompt is a sentence, or one for each row, got None"),
+    (lambda p: p.generate(IMAGE, PROMPT, guidance="3"), TypeError, "guidance is a number, got '3'"),
+    (lambda p: p(IMAGE, PROMPT), TypeError, r"pipe\.generate\(image, prompt"),
+    (lambda p: p.ablate(["text", "image"]), TypeError, "the name of one component"),
+    (lambda p: p.generate(IMAGE, PROMPT, edits="zero:text.out"), ValueError, "'zero:text.out' is no edit"),
+    (lambda p: load(None), TypeError, "load takes a name or a folder, not None; there are .*tiny"),
     (lambda p: p.generate(torch.rand(2, 3, 8, 8), [PROMPT] * 3), ValueError, "as many of each"),
 ])  # fmt: skip
 def test_mistakes_are_answered_with_what_is_right(pipe: Cascade, call: Any, error: type, message: str) -> None:
@@ -247,6 +255,34 @@ def test_edits_can_be_checked_without_running(pipe: Cascade) -> None:
     pipe.check([Zero("fusion.out", branch="cond")], request)
     with pytest.raises(SelectionError, match="uncond"):
         pipe.check([Zero("fusion.out", branch="uncond")], request)
+
+
+def test_captures_and_edits_come_in_any_form(pipe: Cascade) -> None:
+    def kept(capture: Any) -> list[str]:
+        return list(pipe.generate(IMAGE, PROMPT, steps=1, guidance=1, edits=None, capture=capture).record)
+
+    assert kept(None) == []
+    assert kept("text.out") == kept(Select("text.out")) == kept({"at": "text.out"}) == kept(Capture("text.out")) == ["text.out"]
+
+
+def test_an_output_shows_itself_in_a_line(pipe: Cascade) -> None:
+    out = pipe.generate(IMAGE, PROMPT, [0, 1], steps=1, guidance=1, capture="text.out", edits=[Zero("fusion.out")])
+    assert repr(out) == ("Output(video: b=2 f=4 c=3 h=64 w=64; seeds: 0, 1; record: text.out; "
+                         "ledger: 2 edits and captures at sites, all as expected)")
+    assert "record: empty; ledger: empty" in repr(pipe.generate(IMAGE, PROMPT, steps=1, guidance=1))
+
+
+def test_a_ledger_beside_a_video_is_of_that_video(pipe: Cascade, tmp_path: Path) -> None:
+    (tmp_path / "other.ledger.json").write_text("{}")
+    for edits, beside in (([Zero("fusion.out")], True), ([], False)):
+        pipe.generate(IMAGE, PROMPT, steps=1, guidance=1, edits=edits).save(tmp_path / "out.mp4")
+        assert (tmp_path / "out.ledger.json").exists() is beside
+    assert (tmp_path / "other.ledger.json").exists()
+
+
+def test_a_cascade_in_another_precision_says_how_to_bring_it_back(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"the stage text is in torch.float64: a cascade runs in float32 \(pipe.float\(\)\)"):
+        load(folder, init="random").double().generate(IMAGE, PROMPT, steps=1)
 
 
 def test_progress_is_told_and_the_video_can_be_saved(pipe: Cascade, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from wanlab.data.media import MediaError
-from wanlab.pipelines.inputs import as_images, rows
+from wanlab.pipelines.inputs import as_images, number, rows, sentences, whole
 
 SIZE = 8
 
@@ -112,6 +112,22 @@ def test_a_missing_file_is_named_with_the_nearest(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "first.png")
     with pytest.raises(MediaError, match=r"frist\.png.*first\.png"):
         as_images(tmp_path / "frist.png", SIZE)
+
+
+@pytest.mark.parametrize(("read", "value", "message"), [
+    (sentences, None, "prompt is a sentence, or one for each row, got None; '' says nothing"),
+    (sentences, ["a", None], "prompt is a sentence.*got None"),
+    (whole, None, "seed is a whole number, got None"), (whole, 1.5, "got 1.5"), (whole, "3", "got '3'"),
+    (number, "3", "guidance is a number, got '3'"), (number, [1, 2], r"got \[1, 2\]"),
+])  # fmt: skip
+def test_nothing_is_rounded_or_guessed(read: Any, value: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        read(value, {sentences: "prompt", whole: "seed", number: "guidance"}[read])
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    assert whole(np.int64(3), "seed") == whole(torch.tensor(3), "seed") == 3 and sentences("a", "prompt") == ["a"]
+    assert number(np.float32(1.5), "guidance") == number(torch.tensor(1.5), "guidance") == 1.5
 
 
 def test_one_value_serves_all_rows() -> None:

@@ -223,6 +223,11 @@ def test_words_are_found_through_the_pieces_of_the_tokenizer(t2v: Wan) -> None:
         t2v.tokens_of(request, "circel", 0)
 
 
+def test_a_pipeline_that_was_moved_to_half_precision_as_a_whole_says_how_to_load_it() -> None:
+    with pytest.raises(ValueError, match=r"the stage vae is in torch.bfloat16, .* wanlab.load\(name, dtype=torch.bfloat16\)"):
+        made("t2v").to(torch.bfloat16).generate(None, "a cat", steps=1)
+
+
 def test_a_prompt_that_is_too_long_is_cut_and_says_what_was_lost(t2v: Wan) -> None:
     with pytest.warns(UserWarning, match=r"603 tokens.*takes 511.*blue cat'"):
         t2v.text(["red " * 600 + "the blue cat"])

@@ -77,6 +77,13 @@ class Capture:
             return _read_once(value)
         return cls(value)
 
+    @classmethod
+    def several(cls, value: Any) -> list[Capture]:
+        """The captures of what a user may give: None, one in any form, or several."""
+        if value is None:
+            return []
+        return [cls.of(one) for one in ([value] if isinstance(value, (str, Capture, Select, Mapping)) else value)]
+
     @property
     def streams(self) -> bool:
         """Whether a statistic is kept instead of values."""

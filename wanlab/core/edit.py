@@ -70,6 +70,7 @@ class Edit(Limits):
     kind: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()       # axes without which the kind means nothing
     inert: ClassVar[bool] = False               # whether it changes nothing
+    demands: ClassVar[tuple[str, ...]] = ()     # parameters without which it changes nothing: data of it has to say them
 
     where: Select = field(init=False, repr=False, compare=False)
 
@@ -77,11 +78,14 @@ class Edit(Limits):
         super().__init_subclass__(**kwargs)
         if "__repr__" not in vars(cls):
             cls.__repr__ = Edit.__repr__        # type: ignore[method-assign]   # dataclass would make one with every None
-        if cls.kind:
+        if "kind" in vars(cls):
+            _demand_free(cls)
             KINDS[cls.kind] = cls
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.kind and "kind" not in vars(type(self)):
+            raise EditError(f"{type(self).__name__} has no kind of its own, by which it is written and read: kind = \"...\"")
         object.__setattr__(self, "where", Select(self.at, **self.limits))
 
     def change(self, x: Tensor, event: Event) -> Tensor:
@@ -146,7 +150,8 @@ class Edit(Limits):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for YAML or JSON: kind, at, limits, parameters; `edit_from_dict` reads it back."""
-        parameters = {key: _plain(value) for key, value in self.parameters().items()}
+        said = {key: getattr(self, key) for key in self.demands} | self.parameters()
+        parameters = {key: _plain(value) for key, value in said.items()}
         return {"kind": self.kind, **self.where.to_dict(), **parameters}
 
     @property
@@ -180,7 +185,18 @@ def edit_from_dict(data: Mapping[str, Any]) -> Edit:
             raise EditError(f"an edit of kind {kind!r} has no {quoted(key)}{suggestion(str(key), known)}")
     if "at" not in rest:
         raise EditError(f"the edit of kind {kind!r} names no site (at:)")
+    if missing := [key for key in KINDS[kind].demands if key not in rest]:
+        raise EditError(f"an edit of kind {kind!r} changes nothing without {' and '.join(missing)}: say it, as in "
+                        f"{kind}[{missing[0]}=0.5]:{rest['at']}, or {{kind: {kind}, at: ..., {missing[0]}: 0.5}} in a study")
     return KINDS[kind](**rest)
+
+
+def _demand_free(kind: type[Edit]) -> None:
+    """EditError where another class has the kind; the same class may be defined again, as a notebook's cell does."""
+    there = KINDS.get(kind.kind)
+    if there is not None and (there.__module__, there.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise EditError(f"{kind.__qualname__}: the kind {kind.kind!r} is that of {there.__module__}.{there.__qualname__}; "
+                        "name yours otherwise")
 
 
 def _plain(value: Any) -> Any:

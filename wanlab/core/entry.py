@@ -40,6 +40,15 @@ class Entry:
         return dict(zip(self.axes, self.tensor.shape, strict=True))
 
     @property
+    def shape(self) -> torch.Size:
+        """Length of each axis, in the order of `axes`."""
+        return self.tensor.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """For numpy: the values, as `to_numpy` gives them."""
+        return np.array(self.to_numpy(), dtype=dtype, copy=copy)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the values."""
         return self.tensor.numel() * self.tensor.element_size()

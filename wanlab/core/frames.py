@@ -1,4 +1,8 @@
-"""Edits of time: FreezeFrame, ShuffleFrames, ReverseFrames, LowPassFrames, CutFrames. All need the axis f."""
+"""Edits of time: FreezeFrame, ShuffleFrames, ReverseFrames, LowPassFrames, CutFrames. All need the axis f.
+
+What they make is made of all frames of the site; `frames=` says in which of them it stands. ReverseFrames(site, frames="0:4") of
+eight frames puts frames 7 6 5 4 into 0 1 2 3, and leaves 4 to 7 as they are: it does not turn the first four around.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from wanlab.core.site import Site
 
 @dataclass(frozen=True)
 class FreezeFrame(Edit):
-    """Every (selected) frame gets the value of one frame."""
+    """Every frame, or those of `frames=`, gets the value of one frame: of any, whether it is among them or not."""
 
     kind = "freeze_frame"
     reads_seeds = False
@@ -41,7 +45,10 @@ class FreezeFrame(Edit):
 
 @dataclass(frozen=True)
 class ShuffleFrames(Edit):
-    """The frames in another order, drawn by `seed`: the same at all sites and steps, and never the order they had."""
+    """The frames in another order, drawn by `seed`: the same at all sites and steps, and never the order they had.
+
+    The order is of all frames of the site; `frames=` says which of them get what it puts there, from wherever that is.
+    """
 
     kind = "shuffle_frames"
     reads_seeds = False
@@ -74,7 +81,7 @@ def frame_order(frames: int, seed: int) -> list[int]:
 
 @dataclass(frozen=True)
 class ReverseFrames(Edit):
-    """The frames from last to first."""
+    """The frames from last to first. `frames="0:4"` of eight gets frames 7 6 5 4: all are turned around, four are replaced."""
 
     kind = "reverse_frames"
     reads_seeds = False
@@ -86,7 +93,10 @@ class ReverseFrames(Edit):
 
 @dataclass(frozen=True)
 class LowPassFrames(Edit):
-    """A moving average over `window` frames (odd); at the ends over those that there are."""
+    """A moving average over `window` frames (odd); at the ends of the video over those that there are.
+
+    `frames=` says which frames get it; their neighbours outside are averaged too.
+    """
 
     kind = "low_pass_frames"
     reads_seeds = False
@@ -110,7 +120,8 @@ class LowPassFrames(Edit):
 class CutFrames(Edit):
     """Attention between frames is cut into blocks of `block` frames: weights across blocks are 0, rows sum to 1 again.
 
-    Acts on the `pattern` of temporal attention, whose last two axes are query frames f and key frames j.
+    Acts on the `pattern` of temporal attention, whose last two axes are query frames f and key frames j. Blocks are counted from
+    frame 0 of the site; `frames=` says whose queries are cut.
     EditError at any other site.
     """
 

@@ -119,7 +119,8 @@ class Select(Limits):
         for what, got, noun in (("steps", tick.step, "step"), ("sigma", tick.sigma, "step"),
                                 ("branch", tick.branch, "branch")):
             if getattr(self, what) is not None and got is None:
-                raise SelectionError(f"{site} fires outside any {noun}, so {what}= cannot limit it: leave it out")
+                raise SelectionError(f"{site} fires outside any {noun}, so {what}= cannot limit it: leave it out, or, in "
+                                     f"a loop of your own, say where it is: with wanlab.core.clock.at(step=i, branch='cond')")
         if self.steps is not None and not holds(self.steps, tick.step, plan.steps, "steps"):  # type: ignore[arg-type]  # known
             return False
         if self.sigma is not None and not self.sigma[0] <= tick.sigma <= self.sigma[1]:

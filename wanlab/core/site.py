@@ -180,6 +180,9 @@ class Sites(Sequence[Site]):
     def find(self, pattern: str) -> Sites:
         """As narrow, but a pattern that matches nothing raises UnknownSite with the three nearest names."""
         found = self.narrow(pattern)
+        if not self._sites:
+            raise UnknownSite(f"no site matches {pattern!r}, for the module has none: wanlab.adapt(module, table) gives sites to "
+                              "those of other libraries, and what it returns is what to trace")
         if not found:
             raise UnknownSite(f"no site matches {pattern!r} (of {len(self)}){suggestion(pattern, self._sites)}")
         return found

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from wanlab.core.clock import Tick
 from wanlab.core.entry import Entry
 from wanlab.core.label import RecordError
+from wanlab.core.quote import quoted
 from wanlab.core.record import Record
 from wanlab.core.select import Select
 from wanlab.core.site import Site
@@ -47,7 +48,9 @@ class Source:
             return found
         if isinstance(value, (str, Path)):
             return _saved(Path(value))
-        raise RecordError(f"{value!r} is neither a Record nor the path of a saved one")
+        if isinstance(getattr(value, "record", None), Record):
+            raise RecordError(f"{type(value).__name__} is what a run gave, its record is a part of it: record=out.record")
+        raise RecordError(f"{quoted(value)} is neither a Record nor the path of a saved one")
 
     @property
     def record(self) -> Record:

@@ -42,6 +42,8 @@ class Stored:
 
 def opened(path: Path) -> Any:
     """A safetensors file, open; RecordError where it is none or was cut off."""
+    if path.is_dir():
+        raise RecordError(f"{path} is a folder; a saved record is one file")
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:

@@ -11,7 +11,7 @@ pass a forward is a checkpoint's recomputation: edits act again, captures and th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -29,6 +29,7 @@ from wanlab.core.gradient import GradientError, GradientLine, graph_task, own, r
 from wanlab.core.lazy import Lazy
 from wanlab.core.ledger import Ledger
 from wanlab.core.listener import Listener, listeners
+from wanlab.core.quote import quoted
 from wanlab.core.recorder import Recorder
 from wanlab.core.region import check
 from wanlab.core.select import Select
@@ -61,9 +62,8 @@ class Trace(BaseTap):
         self._lock, self._task = threading.Lock(), graph_task()
         self._plan_seen: Plan | None = None
         self._plan = plan
-        edits = [edits] if isinstance(edits, Edit) else list(edits)
-        captures = [Capture.of(one) for one in ([capture] if isinstance(capture, (str, Capture)) else capture)]
-        self._resolve(edits, captures, stop_after)
+        edits = [edits] if isinstance(edits, (Edit, str, Mapping)) else list(edits or ())     # text is refused as a whole
+        self._resolve(edits, Capture.several(capture), stop_after)
         self._check_plan()
 
     # ------------------------------------------------------------------------------------------------ before the run
@@ -73,7 +73,7 @@ class Trace(BaseTap):
         at = {place.site.name: place for place in self._places.values()}
         for edit in edits:
             if not isinstance(edit, Edit):
-                raise EditError(f"{edit!r} is no edit: write Zero('site'), or read data by edit_from_dict")
+                raise EditError(f"{quoted(edit)} is no edit: write Zero('site'), or read data by edit_from_dict")
             named = self._find(found, edit.where)
             for site in [site for site in named if not site.derived or edit.inert] or named:      # what can be edited of a glob
                 edit.check(site)
@@ -257,6 +257,9 @@ def trace(root: nn.Module, edits: Sequence[Edit] | Edit = (), capture: Sequence[
     watch_finite: raise at the first site where NaN or infinity passes. stop_after: end the forward after this site.
     sites: the sites with known shapes (from a `Probe`), for checks before the run. within: which sites will run at all,
     by name; a pattern then means those alone.
+
+    Traces may stand within each other, and `generate` opens one. What passes a site comes to the outermost first: its capture sees
+    the tensor before the edits of those within it, its edits act before theirs, and a capture within sees what outer edits made.
 
     Raises UnknownSite, SelectionError, EditError, BudgetError on the call; LedgerError on leaving the block.
     """

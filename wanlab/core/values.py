@@ -51,6 +51,7 @@ class Scale(Edit):
 
     kind = "scale"
     reads_seeds = False
+    demands = ("factor",)
     factor: float = 1.0
 
     def __post_init__(self) -> None:

@@ -39,6 +39,12 @@ def existing(path: str | Path) -> Path:
     raise MediaError(f"{path}: no such file{hint}")
 
 
+def demand_mp4(path: Path) -> None:
+    """Raise ValueError for a name that says another format than the one that videos are written in."""
+    if path.suffix.lower() not in (".mp4", ".m4v"):
+        raise ValueError(f"{path}: videos are written as MP4; call it {path.with_suffix('.mp4').name}")
+
+
 def demand_rate(fps: float) -> None:
     """Raise ValueError for frames per second that no file is written with."""
     if not RATES[0] <= fps <= RATES[1]:

@@ -53,7 +53,7 @@ def key_of(name: str) -> str:
 
 
 def resolve(
-    names: Sequence[str],
+    names: Sequence[str] | str,
     device: str | torch.device = "cpu",
     weights: Mapping[str, str | Path] | None = None,
     clips: Clips | None = None,
@@ -61,7 +61,7 @@ def resolve(
     """The measures of these names, their networks loaded onto a device, in the order given.
 
     Args:
-        names: short, with a choice in brackets, or full.
+        names: short, with a choice in brackets, or full; one, or several.
         device: where networks run.
         weights: name -> path of what others published (see `metrics.weights.PUBLISHED`); what is not given is looked for.
         clips: protocol of the set distances whose names do not say one; default motionnet's.
@@ -71,6 +71,7 @@ def resolve(
         MissingWeights: weights that are missing, damaged, or not those of a full name.
         ValueError: clips that a network cannot take.
     """
+    names = [names] if isinstance(names, str) else names
     workshop = Workshop(torch.device(device), dict(weights or {}), clips or Clips())
     return [_build(name, workshop) for name in names]
 

@@ -12,22 +12,22 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from wanlab.core import GIB, Capture, Edit, Grid, Ledger, Probe, Record, Sites, clock, stretch, suggestion, trace
+from wanlab.core import GIB, Capture, Edit, Grid, Probe, Sites, clock, stretch, suggestion, trace
 from wanlab.core.gradient import GradientError
 from wanlab.core.lineage import Lineage, Lines
 from wanlab.core.pattern import matches
+from wanlab.core.quote import quoted
 from wanlab.core.stretch import Stretch
 from wanlab.diffusion.segment import Paused, Segment, segment
 from wanlab.graph.configs import told
 from wanlab.graph.keys import digest as content_key
 from wanlab.pipelines.node import Node
+from wanlab.pipelines.output import Output
 from wanlab.pipelines.request import Request
 from wanlab.pipelines.residence import Residence
 from wanlab.pipelines.unread import warn_of_unread
@@ -35,27 +35,6 @@ from wanlab.pipelines.unread import warn_of_unread
 Outputs = dict[str, Tensor]
 Progress = Callable[[int, int], None]
 FOUND_OUT = ("_nodes", "_known_sites", "_known_lineage")    # what a pipeline finds out about itself once
-
-
-@dataclass
-class Output:
-    """A generated video (b f c h w in [0, 1]) with what was recorded on the way and what the edits did."""
-
-    video: Tensor
-    record: Record
-    ledger: Ledger
-    request: Request
-    nodes: dict[str, Outputs] = field(default_factory=dict, repr=False)
-    pipe: Pipeline | None = field(default=None, repr=False, compare=False)
-
-    def save(self, path: str | Path, fps: float = 8, row: int = 0) -> Path:
-        """Write one row as an mp4 for looking at, and beside it what the edits and captures did (NAME.ledger.json)."""
-        from wanlab.data.folder import write_video
-
-        write_video(path, self.video[row], fps=fps)
-        if len(self.ledger):
-            self.ledger.save(Path(path).with_suffix(".ledger.json"))
-        return Path(path)
 
 
 class Pipeline(nn.Module):
@@ -135,7 +114,7 @@ class Pipeline(nn.Module):
     def generate(self, image: Any = None, prompt: str | Sequence[str] = "", seed: int | Sequence[int] = 0, *,
                  last_image: Any = None, steps: int | None = None, guidance: float | None = None,
                  guidance_2: float | None = None, negative: str | Sequence[str] | None = None,
-                 edits: Iterable[Edit] | Edit = (), capture: Iterable[Capture | str] | str = (),
+                 edits: Iterable[Edit] | Edit | None = None, capture: Iterable[Capture | str] | Capture | str | None = None,
                  budget: int | None = 2 * GIB, grad: bool | str = False, checkpoint: bool = False,
                  progress: Progress | None = None) -> Output:
         """Image and prompt to video.
@@ -177,9 +156,9 @@ class Pipeline(nn.Module):
                 negative: str | Sequence[str] | None = None) -> Request:
         """Bring what a caller gives to one row each, with the preset's defaults.
 
-        ValueError for a last frame or a `guidance_2` that it does not take.
+        ValueError for a last frame or a `guidance_2` that it does not take; TypeError for what is no sentence or no number.
         """
-        from wanlab.pipelines.inputs import as_images, rows
+        from wanlab.pipelines.inputs import as_images, number, rows, sentences, whole
 
         if last_image is not None and not self.takes_last:
             raise ValueError(f"{self.config['name']} takes no last frame; wan2.1-flf2v-14b-720p and wan2.2-i2v-a14b do")
@@ -187,13 +166,16 @@ class Pipeline(nn.Module):
         if guidance_2 is not None and "guidance_2" not in sampler:
             raise ValueError(f"{self.config['name']} denoises with one network: guidance_2 is for the second of two experts")
         images, last = (None if one is None else as_images(one, self.config["size"]) for one in (image, last_image))
-        b = max(len(x) for x in (rows(prompt), rows(seed), *(one for one in (images, last) if one is not None)))
+        prompts, seeds = sentences(prompt, "prompt"), [whole(s, "seed") for s in rows(seed)]
+        b = max(len(x) for x in (prompts, seeds, *(one for one in (images, last) if one is not None)))
         images, last = (one.expand(b, *one.shape[1:]) if one is not None and len(one) == 1 else one for one in (images, last))
         second = sampler.get("guidance_2") if guidance_2 is None and guidance is None else guidance_2
         return Request(
-            rows(prompt, b, "prompt"), [int(s) for s in rows(seed, b, "seed")], images,
-            sampler["steps"] if steps is None else int(steps), float(sampler["guidance"] if guidance is None else guidance),
-            None if negative is None else rows(negative, b, "negative"), last, None if second is None else float(second),
+            rows(prompts, b, "prompt"), rows(seeds, b, "seed"), images,
+            sampler["steps"] if steps is None else whole(steps, "steps"),
+            number(sampler["guidance"] if guidance is None else guidance, "guidance"),
+            None if negative is None else rows(sentences(negative, "negative"), b, "negative"), last,
+            None if second is None else number(second, "guidance_2"),
         )
 
     def _run_here(self, name: str, inputs: Mapping[str, Outputs], request: Request, progress: Progress | None) -> Outputs:
@@ -243,6 +225,10 @@ class Pipeline(nn.Module):
     def grid_of(self, site: str) -> Grid | None:
         """The grid on which the tokens of a site stand (axis n, else j, as of keys and values); None: on none."""
         return None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """A pipeline is not called: TypeError names `generate`."""
+        raise TypeError("a pipeline is not called itself: pipe.generate(image, prompt, seed=0) makes a video")
 
     # -- looking ----------------------------------------------------------------------------------------------------------
     def sites(self, pattern: str = "**") -> Sites:
@@ -307,7 +293,10 @@ class Pipeline(nn.Module):
         raise LookupError(f"{self.config['name']} has no node {name!r}{suggestion(name, [n.name for n in self.nodes])}")
 
     def ablate(self, component: str) -> list[Edit]:
-        """The edits that remove a component. LookupError names the nearest."""
+        """The edits that remove a component. LookupError names the nearest; TypeError for several at once."""
+        if not isinstance(component, str):
+            raise TypeError(f"ablate takes the name of one component, not {quoted(component)}; "
+                            "of several the edits add up: [*pipe.ablate('text'), *pipe.ablate('image')]")
         if component not in self.components:
             raise LookupError(f"{self.config['name']} has no component {component!r}{suggestion(component, self.components)}; "
                               f"there are {', '.join(self.components)}")
@@ -383,9 +372,9 @@ class Pipeline(nn.Module):
         return hashlib.sha256("".join(node.weights_hash for node in self.nodes).encode()).hexdigest()
 
 
-def _of_values(capture: Iterable[Capture | str] | Capture | str) -> list[Capture]:
+def _of_values(capture: Iterable[Capture | str] | Capture | str | None) -> list[Capture]:
     """The captures; one of a gradient raises, as none comes back before the run has returned."""
-    captures = [Capture.of(one) for one in ([capture] if isinstance(capture, (str, Capture)) else capture)]
+    captures = Capture.several(capture)
     for one in captures:
         if one.grad:
             raise GradientError(f"{one}: a gradient comes back after the run; open the trace around it and the backward pass: "

@@ -164,12 +164,12 @@ class Cascade(Pipeline):
                                   "untiled with pipe.tiled(None), which needs memory in proportion to the video")
 
     def _admit(self) -> None:
-        """Raise, too, where the weights have fewer bits than positions of layers and noise levels need."""
+        """Raise, too, where weights are not in float32: fewer bits are less than positions of layers and noise levels need."""
         for name in STAGES:
             value = next(self.get_submodule(name).parameters(), None)
-            if value is not None and value.dtype in (torch.float16, torch.bfloat16):
-                raise ValueError(f"the stage {name} is in {value.dtype}: a cascade runs in float32; for matrix products in half "
-                                 "precision, run it within torch.autocast")
+            if value is not None and value.dtype != torch.float32:
+                raise ValueError(f"the stage {name} is in {value.dtype}: a cascade runs in float32 (pipe.float()); for matrix "
+                                 "products in half precision, run it within torch.autocast")
         for node in self.nodes:
             if self._in_tiles(node.name):
                 self._demand_unwatched(node.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wanlab.core.quote import quoted
 from wanlab.data.media import fit
 
 
@@ -21,6 +23,33 @@ def rows(value: Any, b: int | None = None, what: str = "value") -> list[Any]:
     if len(entries) != 1:
         raise ValueError(f"{what} has {len(entries)} rows where the others have {b}")
     return entries * b
+
+
+def sentences(value: Any, what: str) -> list[str]:
+    """Rows of text. TypeError for anything else."""
+    entries = rows(value)
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise TypeError(f"{what} is a sentence, or one for each row, got {quoted(entry)}; '' says nothing")
+    return entries
+
+
+def whole(value: Any, what: str) -> int:
+    """A whole number. TypeError for anything that would have to be rounded or read."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} is a whole number, got {quoted(value)}") from None
+
+
+def number(value: Any, what: str) -> float:
+    """A number. TypeError for a text and for what is none."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} is a number, got {quoted(value)}") from None
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:

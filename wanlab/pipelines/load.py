@@ -121,6 +121,8 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     """
     if init not in (None, "random", "meta"):
         raise ValueError(f"init must be None, 'random' or 'meta', got {init!r}")
+    if not isinstance(name, str | Path):
+        raise TypeError(f"load takes a name or a folder, not {quoted(name)}; there are {', '.join([*_shipped(), *WAN])}")
     shipped = _shipped()
     if name not in WAN and name not in shipped and (place := place_of(name)) is not None:
         if wan.get("path") is not None:

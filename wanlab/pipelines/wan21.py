@@ -93,6 +93,14 @@ class Wan(Pipeline):
         """The noise levels of the denoising loop, which can pause between any two steps."""
         return self.sampler.sigmas(request.steps)
 
+    def _admit(self) -> None:
+        """Raise where stages that compute in float32 are in another precision, as after `pipe.to(torch.bfloat16)`."""
+        for name in ("clip", "vae", *ENLARGING):
+            value = next(self.get_submodule(name).parameters(), None) if hasattr(self, name) else None
+            if value is not None and value.dtype != torch.float32:
+                raise ValueError(f"the stage {name} is in {value.dtype}, and it computes in float32: give the precision on "
+                                 "loading, wanlab.load(name, dtype=torch.bfloat16), which is for text encoder and transformer")
+
     def steps_of(self, request: Request) -> Callable[[str], range | None]:
         """Of a site of one of two experts, the steps in which that one is at work."""
         always = super().steps_of(request)

@@ -9,10 +9,10 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -103,6 +103,7 @@ def _half(held: Sequence[Any], shown: Any = None) -> tuple[Any, ...]:
 
 
 Reduction = Callable[[list[Kept]], list[Kept]]
+T = TypeVar("T")
 
 
 def _reductions(view: View) -> Iterator[Reduction]:
@@ -148,18 +149,16 @@ class Sheets:
     def guess(self, plan: list[Kept]) -> float:
         """Bytes that the sheets of a plan take in a page, from one that is made of each layer."""
         total = 0.0
-        for kept in plan:
+        for kept in _counted(plan, "sizes"):
             first = self.moment(kept, kept.steps[0], kept.branches[0])[None]
             total += 4 / 3 * len(first) * len(kept.steps) * len(kept.branches) * (1 + len(kept.heads))
         return 0.9 * total
 
     def of(self, plan: list[Kept]) -> dict[str, str]:
         """All sheets by name (layer|step|branch|head), base64."""
-        from rich.progress import track
-
         moments = [(kept, step, branch) for kept in plan for step in kept.steps for branch in kept.branches]
         made = {}
-        for kept, step, branch in track(moments, "maps", transient=True, disable=len(moments) < 8):
+        for kept, step, branch in _counted(moments, "maps"):
             for head, sheet in self.moment(kept, step, branch).items():
                 if head is None or head in kept.heads:
                     made[_name(kept.layer.name, step, branch, head)] = base64.b64encode(sheet).decode()
@@ -181,6 +180,14 @@ class Sheets:
             heads: list[np.ndarray] = [heat.mean(0), *heat]
             maps.append([Map.of(one, view.word is not None) for one in heads])
         return {head: _sheet([one[i] for one in maps]) for i, head in enumerate([None, *range(layer.heads)])}
+
+
+def _counted(items: list[T], title: str) -> Iterable[T]:
+    """The items, with a bar on stderr where they are many and a terminal or a notebook looks on."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, title, console=Console(stderr=True), transient=True, disable=len(items) < 8)
 
 
 def _sheet(maps: list[Map]) -> bytes:

@@ -13,15 +13,17 @@ from rich.markup import escape
 from wanlab.core import LedgerError, edit_from_dict
 from wanlab.core.quote import quoted
 from wanlab.data.folder import write_video
-from wanlab.data.media import demand_rate
+from wanlab.data.media import demand_mp4, demand_rate
 from wanlab.pipelines.cascade import Cascade
 from wanlab.pipelines.inputs import sides
+from wanlab.pipelines.output import save_ledger
 from wanlab.pipelines.tiles import Tiling
 from wanlab.pipelines.unread import unread
 from wanlab.pipelines.wan21 import Wan
 from wanlab.runs import opening
 from wanlab.runs.document import StudyError, parse
 from wanlab.runs.environment import pick_device
+from wanlab.runs.files import demand_place
 from wanlab.runs.model import Model
 from wanlab.stages.prompt import PromptWarning
 
@@ -73,8 +75,9 @@ def edit(text: str) -> Any:
     """
     head, colon, site = text.partition(":")
     kind, bracket, inside = head.partition("[")
-    if not colon or (bracket and not inside.endswith("]")):
-        raise ValueError(f"--edit {quoted(text)}: expected KIND:SITE, for example zero:fusion.attn.z[heads=2]@steps=0:4")
+    if not colon or (bracket and not inside.endswith("]")) or not kind.strip().isidentifier():
+        raise ValueError(f"--edit {quoted(text)}: expected KIND:SITE, for example zero:fusion.attn.z[heads=2]@steps=0:4, "
+                         "or KIND[NAME=VALUE]:SITE, for example scale[factor=0.5]:fusion.attn.z")
     pairs = [pair.partition("=") for pair in inside[:-1].split(",") if pair] if bracket else []
     try:
         parameters = {name.strip(): parse(value).data for name, _, value in pairs}
@@ -82,6 +85,12 @@ def edit(text: str) -> Any:
         said = "; ".join(problem.message for problem in error.problems)
         raise ValueError(f"--edit {quoted(text)}: what follows an = in brackets is a plain value: {said}") from None
     return edit_from_dict({"kind": kind, "at": site, **parameters})
+
+
+def demand_name(out: Path) -> None:
+    """Raise ValueError where no video can be written to `out`, or where its name says another format than MP4."""
+    demand_place(out)
+    demand_mp4(out)
 
 
 def generate(
@@ -94,7 +103,7 @@ def generate(
     file: Mapping[str, Any],
     console: Console,
 ) -> None:
-    """Write one video to `out` and, beside it, what the edits did (NAME.ledger.json).
+    """Write one video to `out` and, beside it, what the edits did (NAME.ledger.json; without edits an earlier one goes).
 
     picture     the first frame as `load_image` gives it, or None
     settings    seed, last_image, steps, guidance, guidance_2, negative of `pipe.generate`
@@ -110,8 +119,7 @@ def generate(
     except LedgerError as error:  # what was made all the same is kept, with what is wrong with it
         fault, result = error, error.result
     write_video(out, result.video[0], **file)
-    if edits:
-        result.ledger.save(out.with_suffix(".ledger.json"))
+    save_ledger(result.ledger, out)
     if fault is not None:
         raise fault
     f, _, h, w = result.video[0].shape
