@@ -35,7 +35,7 @@ def test_the_example_of_the_documents_runs_and_a_module_without_sites_is_told_of
     code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "wanlab.adapt(" in block)
     names: dict[str, Any] = {"wanlab": wanlab}
     exec(compile(code, "docs/swaps.md", "exec"), names)
-    assert names["t"].record["out"].sizes == {"s": 4, "branch": 1, "b": 1, "c": 8} and names["t"].ledger.ok
+    assert names["t"].record["out"].sizes == {"s": 4, "b": 1, "c": 8} and names["t"].ledger.ok
     with pytest.raises(UnknownSite, match=r"no site matches 'out', for the module has none: wanlab.adapt\(module, table\)"):
         trace(names["denoiser"], capture="out")
 

@@ -48,6 +48,14 @@ class Entry:
         """For numpy: the values, as `to_numpy` gives them."""
         return np.array(self.to_numpy(), dtype=dtype, copy=copy)
 
+    def __dlpack__(self, **asked: Any) -> Any:
+        """For torch and others: the values, shared where they are."""
+        return self.tensor.detach().__dlpack__(**asked)
+
+    def __dlpack_device__(self) -> Any:
+        """Where they are, in the terms of DLPack."""
+        return self.tensor.__dlpack_device__()
+
     @property
     def nbytes(self) -> int:
         """Bytes of the values."""

@@ -271,6 +271,7 @@ class Pipeline(nn.Module):
         """Run every node once on one row, each within `around(its name)`; returns what was asked."""
         from wanlab.pipelines.inputs import sides
 
+        self._demand_precision()
         frame = torch.zeros(1, 3, *sides(self.config["size"]))
         request = Request([""], [0], frame, *self._dry, last=frame if self.takes_last else None)
         with self._announced(request):
@@ -320,7 +321,11 @@ class Pipeline(nn.Module):
             self._admit()
 
     def _admit(self) -> None:
-        """Raise for what the open traces ask of this pipeline and cannot have, before anything runs."""
+        """Raise for what the open traces ask of this pipeline and cannot have, before anything runs; and for its precision."""
+        self._demand_precision()
+
+    def _demand_precision(self) -> None:
+        """Raise where the weights are in a precision in which it does not run."""
 
     # -- being ------------------------------------------------------------------------------------------------------------
     def __getstate__(self) -> dict[str, Any]:

@@ -163,13 +163,17 @@ class Cascade(Pipeline):
                 raise TilingError(f"{full} lies in a stage that runs in tiles of {side} pixels, where no tensor is whole: run it "
                                   "untiled with pipe.tiled(None), which needs memory in proportion to the video")
 
-    def _admit(self) -> None:
-        """Raise, too, where weights are not in float32: fewer bits are less than positions of layers and noise levels need."""
+    def _demand_precision(self) -> None:
+        """Raise where weights are not in float32: fewer bits are less than positions of layers and noise levels need."""
         for name in STAGES:
             value = next(self.get_submodule(name).parameters(), None)
             if value is not None and value.dtype != torch.float32:
                 raise ValueError(f"the stage {name} is in {value.dtype}: a cascade runs in float32 (pipe.float()); for matrix "
                                  "products in half precision, run it within torch.autocast")
+
+    def _admit(self) -> None:
+        """As every pipeline's; raise, too, for what is asked of stages that run in tiles."""
+        super()._admit()
         for node in self.nodes:
             if self._in_tiles(node.name):
                 self._demand_unwatched(node.name)

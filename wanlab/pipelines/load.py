@@ -116,8 +116,8 @@ def load(name: str | Path = "tiny", init: str | None = None, device: str | torch
     offload   of a Wan model: True: stages wait in main memory and are on the device only while their node runs; "auto": where not
               all of it is free on the device (`wanlab sites NAME --meta --cost` says what that is)
     wan       of a Wan model: see `wanlab.pipelines.wan_load.load_wan`
-    Raises LookupError for an unknown preset or variant, ValueError for another `init`, SettingError for a setting of other
-    pipelines, WeightsError for missing or damaged weights.
+    Raises TypeError for what is no name, LookupError for an unknown preset or variant, ValueError for another `init`,
+    SettingError for a setting of other pipelines, WeightsError for missing or damaged weights.
     """
     if init not in (None, "random", "meta"):
         raise ValueError(f"init must be None, 'random' or 'meta', got {init!r}")

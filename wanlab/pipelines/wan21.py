@@ -93,7 +93,7 @@ class Wan(Pipeline):
         """The noise levels of the denoising loop, which can pause between any two steps."""
         return self.sampler.sigmas(request.steps)
 
-    def _admit(self) -> None:
+    def _demand_precision(self) -> None:
         """Raise where stages that compute in float32 are in another precision, as after `pipe.to(torch.bfloat16)`."""
         for name in ("clip", "vae", *ENLARGING):
             value = next(self.get_submodule(name).parameters(), None) if hasattr(self, name) else None
