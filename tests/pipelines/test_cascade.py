@@ -64,7 +64,7 @@ def test_weights_in_half_precision_are_refused_and_autocast_comes_close() -> Non
         half = tiny.generate(image, PROMPT, seed=0, steps=2).video
     assert half.dtype == torch.float32 and half.isfinite().all()
     assert 0 < (half - plain).abs().mean() < CLOSE
-    with pytest.raises(ValueError, match=r"the stage text is in torch.bfloat16: a cascade runs in float32; .* torch.autocast"):
+    with pytest.raises(ValueError, match=r"the stage text is in torch.bfloat16: a cascade runs in float32 .* torch.autocast"):
         tiny.to(torch.bfloat16).generate(image, PROMPT, seed=0, steps=1)
 
 

@@ -148,6 +148,8 @@ def test_a_part_that_is_larger_than_asked_is_found(monkeypatch: pytest.MonkeyPat
     from wanlab.runs import soundness
 
     class Wide(Replace):
+        kind = ""
+
         def apply(self, x: Tensor, event: Any) -> Tensor:
             return self.change(x, event)
 

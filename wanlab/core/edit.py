@@ -78,7 +78,7 @@ class Edit(Limits):
         super().__init_subclass__(**kwargs)
         if "__repr__" not in vars(cls):
             cls.__repr__ = Edit.__repr__        # type: ignore[method-assign]   # dataclass would make one with every None
-        if "kind" in vars(cls):
+        if vars(cls).get("kind"):
             _demand_free(cls)
             KINDS[cls.kind] = cls
 
