@@ -62,13 +62,11 @@ def test_a_study_of_few_samples_ends_with_its_report(run: Callable[..., Any], n:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [1, 2])
-def test_every_metric_that_a_study_can_name_bears_one_sample(run: Callable[..., Any], n: int) -> None:
+def test_every_metric_that_a_study_can_name_bears_one_sample(run: Callable[..., Any]) -> None:
     names = [name for name in available() if not info(name).weights]
-    text = STUDY.replace("n: 5", f"n: {n}").replace("psnr, flicker, colour_distance", ", ".join(names))
+    text = STUDY.replace("n: 5", "n: 1").replace("psnr, flicker, colour_distance", ", ".join(names))
     root, outcome = run("out", "seeds=[0]", text=text, resolve=resolve, load=load_toy(Toy(size=176)), report=True)
-    found = rows(root)
-    assert not outcome.failed and len(found) == 5 * len(names)
+    assert not outcome.failed and len((root / "results.csv").read_text().splitlines()) == 1 + 5 * len(names)
     assert (root / "report" / "report.html").exists()
 
 
