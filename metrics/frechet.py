@@ -34,7 +34,7 @@ def frechet_distance(x: Tensor, y: Tensor, ddof: int = 1) -> Tensor:
         A float64 scalar, 0 for identical sets, never negative. Biased upwards by about `frechet_bias`.
 
     Raises:
-        ValueError: features that are not two matrices of one width, fewer than two rows, NaN.
+        TypeError: no tensors. ValueError: features that are not two matrices of one width, fewer than two rows, NaN.
     """
     x, y = check_sets(x, y)
     if min(len(x), len(y)) > x.shape[1]:

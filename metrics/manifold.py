@@ -30,7 +30,8 @@ class Manifold(NamedTuple):
 
 
 def manifold_metrics(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> Manifold:
-    """Precision, recall, density and coverage of generated features against real ones.
+    """Precision, recall, density and coverage of generated features against real ones. THE REAL ONES COME FIRST, unlike in
+    `psnr(video, reference)` and all that compares video by video: the other way round precision and recall change places.
 
     Args:
         real: features (n, d), n > neighbours.

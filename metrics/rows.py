@@ -20,8 +20,10 @@ def check_rows(features: Tensor, name: str, minimum: int = 2) -> Tensor:
     """Features (n, d) as they are, n >= minimum.
 
     Raises:
-        ValueError: not a matrix, too few rows, NaN or infinite values; the message says which rows.
+        TypeError: no tensor. ValueError: not a matrix, too few rows, NaN or infinite values; the message says which rows.
     """
+    if not isinstance(features, Tensor):
+        raise TypeError(f"{name} must be a tensor of (n, d) features, got {type(features).__name__}: torch.as_tensor makes one")
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(f"{name} must be (n, d) features, got shape {tuple(features.shape)}")
     if len(features) < minimum:

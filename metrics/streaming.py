@@ -16,6 +16,21 @@ from torchmetrics import Metric
 from .guard import Guarded
 
 
+# what a mean inherits of its score: the functions of this package whose values have a better direction
+BETTER = dict.fromkeys(
+    "psnr ssim ms_ssim masked_psnr image_psnr image_ssim text_alignment clip_score motion_accuracy shape_accuracy colour_accuracy "
+    "realness consistency i2v_subject motion_smoothness temporal_flickering".split(), True
+) | dict.fromkeys(
+    "lpips_distance tlp dists image_lpips flicker tof warp_error trajectory_error flow_error ghosting content_loss gan_loss".split(), False
+)  # fmt: skip
+
+
+def direction(score: Callable[..., Any]) -> bool | None:
+    """Whether higher values of a score of this package are better; None: neither, or a function of others."""
+    ours = str(getattr(score, "__module__", "")).startswith(f"{__package__}.")
+    return BETTER.get(getattr(score, "__name__", "")) if ours else None
+
+
 class MeanOverSamples(Metric):
     """Mean over samples of any one-shot function that gives one value per sample.
 
@@ -23,6 +38,7 @@ class MeanOverSamples(Metric):
         score: for example `metrics.quality.psnr`; called with the arguments of `update`, returns `b`.
 
     A NaN (the score does not apply to that sample) is left out; `count` says how many remain. The sums are float64.
+    `higher_is_better` is the score's; None for functions of others.
     """
 
     is_differentiable = False
@@ -33,6 +49,7 @@ class MeanOverSamples(Metric):
     def __init__(self, score: Callable[..., Tensor]) -> None:
         super().__init__()
         self.score = score
+        self.higher_is_better = direction(score)
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -68,6 +85,7 @@ class GuardedMean(Metric):
     def __init__(self, score: Callable[..., Guarded]) -> None:
         super().__init__()
         self.score = score
+        self.higher_is_better = direction(score)
         self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")  # score, motion, stills, n
 
     def set_dtype(self, dst_type: str | torch.dtype) -> GuardedMean:

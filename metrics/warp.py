@@ -58,6 +58,9 @@ def warp_error(video: Tensor, field: FlowField) -> Tensor:
 
     Returns:
         `b`; 0 is a perfectly consistent video (a still of a still scene also: report motion beside it).
+
+    Raises:
+        TypeError: no `FlowField`, but the reference itself. ValueError: as `warp_error_curve`.
     """
     return warp_error_curve(video, field).mean(1)
 
@@ -66,8 +69,10 @@ def warp_error_curve(video: Tensor, field: FlowField) -> Tensor:
     """`warp_error` of every step from one frame to the next, `b f-1`.
 
     Raises:
-        ValueError: a field that is not `b f-1 2 h w` of the video.
+        TypeError: no `FlowField`. ValueError: a field that is not `b f-1 2 h w` of the video.
     """
+    if not isinstance(field, FlowField):
+        raise TypeError(f"warp_error takes a flow, not {type(field).__name__}: give estimate_flow(reference)")
     video = check_video(video, minimum_frames=2)
     expected = (video.shape[0], video.shape[1] - 1, 2, *video.shape[-2:])
     if tuple(field.flow.shape) != expected:

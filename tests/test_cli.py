@@ -168,6 +168,9 @@ def test_generate_takes_edits_ablations_and_swaps(call: Call, toy: Toy) -> None:
     (["doctor", "toy", "--device", "tpu"], "--device tpu"),
     (["doctor", "toy", "--seed", "1"], "--seed is for the search for NaN: add --nan"),
     (["doctor", "toy", "--nan", "--image", "nothing.png"], "nothing.png: no such file"),
+    (["metrics", "--metric", "fvd"], "needs both --real and --fake"),
+    (["metrics", "--real", "empty", "--fake", "empty", "--metric", "psnr", "--preset", "nope"], "no preset 'nope'"),
+    (["metrics", "--real", "empty", "--fake", "empty", "--weights", "i3dd=x"], "no weights 'i3dd' are known; nearest: i3d"),
     (["metrics", "--real", "empty"], "needs both --real and --fake"),
     (["metrics", "--real", "empty", "--fake", "empty", "--metric", "psnr"], "no videos and no folders of frames"),
     (["metrics", "--real", "empty", "--fake", "empty", "--size", "16x24"], "--size 16x24: expected one number or H,W"),
@@ -264,6 +267,7 @@ def test_sites_schema_metrics(call: Call, toy: Toy, tmp_path: Path) -> None:
     assert code == 0 and rows["psnr"]["value"] == pytest.approx(20.0, abs=0.1) and rows["flicker"]["n"] == 2
     code, said = call("metrics", *folders, "--metric", "psnr", "--size", "16,24", "--json", "o.json")
     assert code == 0 and json.loads(Path("o.json").read_text())["settings"]["size"] == [16, 24]
+    assert "clips" not in json.loads(Path("o.json").read_text())["settings"]
 
 
 def test_metrics_at_infinite_n_and_its_cautions(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

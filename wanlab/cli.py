@@ -330,20 +330,21 @@ def metrics(
     batch: Annotated[int, typer.Option(min=1, help="Videos at once, at most.")] = 8,
     device: Device = "auto", debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Judge a folder of videos against another; without folders, list the metrics and what each needs.
+    """Judge a folder of videos against another; without anything, list the metrics and what each needs.
 
     \b
       wanlab metrics --real clips --fake made --metric fvd lpips warp_error --json out.json
     """
     from wanlab.runs import judging
-    if real is None and fake is None:
+    names = [*(metric or []), *(more or [])]
+    if real is None and fake is None and not (names or weights or json or size or prompts or cache):
         judging.listing(console)
         return
     if json is not None:
         from wanlab.runs.files import demand_place
 
         demand_place(json, "--json", "out.json")
-    names, clips = [*(metric or []), *(more or [])], judging.Clips(preset, frames, stride, offset, seed)
+    clips = judging.Clips(preset, frames, stride, offset, seed)
     more_of_it: dict[str, Any] = {"batch": batch, "device": device, "out": json, "prompts": prompts, "cache": cache}
     judging.judge(judging.request(real, fake, names, clips, weights or [], size, **more_of_it), console, errors)
 

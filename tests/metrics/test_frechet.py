@@ -214,3 +214,8 @@ def test_no_scipy_is_involved(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
     for n in (5, 50):
         assert float(frechet_distance(gaussian(n, 9, 0), gaussian(n, 9, 1))) > 0
+
+
+def test_arrays_are_told_how_to_come() -> None:
+    with pytest.raises(TypeError, match="x must be a tensor of .n, d. features, got ndarray: torch.as_tensor makes one"):
+        frechet_distance(np.zeros((4, 2)), np.zeros((4, 2)))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from metrics import MeanOverSamples, psnr
+from metrics.streaming import BETTER
 
 
 def test_mean_over_samples_leaves_out_what_does_not_apply() -> None:
@@ -22,3 +23,14 @@ def test_mean_over_samples_of_a_video_metric() -> None:
     metric.update(x[:2], y[:2])
     metric.update(x[2:], y[2:])
     assert float(metric.compute()) == pytest.approx(float(psnr(x, y).double().mean()), rel=1e-6)
+
+
+def test_a_mean_is_better_where_its_score_is() -> None:
+    from metrics import GuardedMean, flicker, sharpness, temporal_flickering
+    from wanlab.measure import available
+
+    means = [MeanOverSamples(psnr), MeanOverSamples(flicker), MeanOverSamples(sharpness), GuardedMean(temporal_flickering)]
+    assert [mean.higher_is_better for mean in means] == [True, False, None, True]
+    assert MeanOverSamples(lambda video: video).higher_is_better is None
+    known = available()
+    assert all(known[name].higher_is_better == better for name, better in BETTER.items() if name in known)

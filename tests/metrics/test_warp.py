@@ -68,3 +68,10 @@ def test_a_half_uncovered_frame_counts_only_where_it_is_seen() -> None:
 def test_a_field_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="b f-1 2 h w"):
         warp_error(torch.zeros(1, 4, 3, 96, 96), estimate_flow(sliding()[..., :48]))
+
+
+def test_a_reference_in_the_place_of_its_flow_is_told() -> None:
+    import metrics
+
+    with pytest.raises(TypeError, match=r"warp_error takes a flow, not Tensor: give estimate_flow\(reference\)"):
+        metrics.warp_error(torch.rand(1, 2, 3, 16, 16), torch.rand(1, 2, 3, 16, 16))

@@ -32,6 +32,21 @@ def test_effects_know_their_direction() -> None:
     assert Effect("a", "m", 1, 0.5, 1.5, True, "none").kind == "changed"
 
 
+def test_values_against_the_baseline_are_drawn_as_values() -> None:
+    far = [Effect(f"c{i}", "psnr", 30.0 + i, 29.0 + i, 31.0 + i, False, "higher", (35.0,), apart=True) for i in range(3)]
+    assert {e.kind for e in far} == {"apart"}
+    figure = forest(far)
+    assert figure.axes[0].get_xlim()[0] > 20 and "value against baseline" in figure.legends[0].get_title().get_text()
+    tiles = {("a", str(i)): [effect] for i, effect in enumerate(far)}
+    drawn = heatmap(tiles, "row", "column")
+    assert {text.get_text() for text in drawn.axes[0].texts} >= {"30", "31", "32"}
+    assert any("value against baseline" in text.get_text() for text in drawn.texts)
+    mixed = forest([*far, *EFFECTS[:2]])
+    assert "difference to, or value against, baseline" in mixed.legends[0].get_title().get_text()
+    curve = windows({"a": [Window(effect, i, i + 1) for i, effect in enumerate(far)]})
+    assert curve.axes[0].get_ylim()[0] > 20 and "value against baseline" in curve.legends[0].get_title().get_text()
+
+
 def grid() -> dict[tuple[str, str], list[Effect]]:
     """Three layers by two windows: a hole, a NaN, both directions, one metric without."""
     nothing = float("nan")

@@ -196,6 +196,22 @@ def test_bad_files_are_named_and_counted_and_the_rest_is_judged(clips: Path, mix
     assert squared.rows[0].n == 7
 
 
+def test_lossy_files_are_told(clips: Path, tmp_path: Path) -> None:
+    from wanlab.data.folder import read_video
+
+    video = read_video(clips / "0.mp4")
+    write_video(tmp_path / "lossy" / "0.mp4", video)
+    for suffix in ("png", "jpg"):
+        (tmp_path / suffix / "0").mkdir(parents=True)
+        for index, frame in enumerate(video):
+            pixels = (frame.movedim(0, -1) * 255).round().byte().numpy()
+            Image.fromarray(pixels).save(tmp_path / suffix / "0" / f"{index}.{suffix}")
+    for side, told in (("lossy", "fake: yuv420p h264, read as decoded"), ("jpg", "fake: JPEG, read as decoded"), ("png", "")):
+        found, said = verdict(Request(clips, tmp_path / side, ["psnr"], device="cpu"))
+        assert (found.rows[0].value == 100) == (not told) == ("as decoded" not in said)
+        assert not told or (told in said and any(told in warning for warning in found.warnings))
+
+
 def test_too_few_for_a_number_say_n(clips: Path, tmp_path: Path) -> None:
     from wanlab.data.folder import read_video
 
@@ -217,6 +233,12 @@ def test_too_few_for_a_number_say_n(clips: Path, tmp_path: Path) -> None:
     ({"names": ["fvd[tf1]"]}, MissingWeights, "i3d: no weights on this machine"),
     ({"names": ["fvd"], "clips": Clips("motionnet", frames=16)}, ValueError, "defined on clips of 8 frames"),
     ({"names": ["fvd"], "clips": Clips("vidoegpt")}, ValueError, "nearest: videogpt"),
+    ({"clips": Clips("vidoegpt")}, ValueError, "nearest: videogpt"),
+    ({"clips": Clips(offset="sedeed")}, ValueError, "no offset 'sedeed'; nearest: seeded"),
+    ({"clips": Clips(frames=100)}, ValueError, "--frames 100: it is of set distances .fvd, kvd, ....., and none is asked for"),
+    ({"names": ["fvd"], "clips": Clips(seed=3)}, ValueError, "--seed 3: fvd as asked for does not use it"),
+    ({"names": ["fvd[videogpt]"], "clips": Clips(frames=8)}, ValueError, "--frames 8: fvd.videogpt. as asked for does not use"),
+    ({"prompts": Path("p.csv")}, ValueError, "--prompts p.csv: none of psnr reads prompts"),
     ({"real": None, "names": ["psnr"]}, ValueError, "needs a reference: give --real"),
     ({"fake": "three"}, ValueError, "no pairs could be made"),
 ])  # fmt: skip

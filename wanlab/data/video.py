@@ -19,6 +19,7 @@ from torch import Tensor
 from wanlab.data.image import load_image
 from wanlab.data.media import IMAGE_SUFFIXES, LARGEST, MediaError, Size, demand_rate, existing, fit
 
+DECODED = "read as decoded (numbers differ from those of the tensors that were written)"
 _CRF = 16  # visually without loss; metrics are computed from tensors, not from files
 
 
@@ -64,7 +65,7 @@ def load_video(
     stride: int = 1,
     crop: tuple[float, float] = (0.5, 0.5),
 ) -> Footage:
-    """Like `read_video`, with the file's rate and notes on what had to be decided (depth, transparency, colour space)."""
+    """Like `read_video`, with the file's rate and notes on what had to be decided (depth, transparency, colour space, a lossy form)."""
     _check_request(frames, fps, start, stride)
     path = existing(path)
     notes: dict[str, str] = {}
@@ -127,7 +128,8 @@ def _from_folder(folder: Path, notes: dict[str, str]) -> Iterator[Tensor]:
         raise MediaError(f"{folder}: no images in this folder")
     for file in files:
         picture = load_image(file)
-        for note in picture.notes:
+        jpeg = [f"JPEG, {DECODED}"] if file.suffix.lower() in (".jpg", ".jpeg") else []
+        for note in [*picture.notes, *jpeg]:
             notes.setdefault(note, file.name)
         yield picture.image
 
@@ -137,7 +139,7 @@ def _decoded(path: Path, fps: float | None, start: float, notes: dict[str, str],
     with _opened(path) as container:
         stream = container.streams.video[0]
         rate.extend([float(stream.average_rate)] if stream.average_rate else [])
-        for note in _notes_on(stream.format):
+        for note in _notes_on(stream.format, stream.codec_context.name):
             notes.setdefault(note, "")
         frames = _from_start(container, start)
         yield from map(_rgb, frames if fps is None else _resampled(frames, fps, start))
@@ -169,11 +171,13 @@ def _address(path: Path) -> str:
     return f"file:{path}"
 
 
-def _notes_on(form: av.VideoFormat | None) -> list[str]:
-    """What reading a pixel format as 8-bit RGB leaves out."""
+def _notes_on(form: av.VideoFormat | None, codec: str) -> list[str]:
+    """What reading a pixel format as 8-bit RGB leaves out, and what writing it has left out already."""
     if form is None:
         return []
     notes = []
+    if codec == "gif" or not (form.is_rgb or form.name.startswith("gray")):
+        notes.append(f"{form.name} {codec}, {DECODED}")
     if (depth := max(part.bits for part in form.components)) > 8:
         notes.append(f"{depth} bits per channel, read as 8")
     if any(part.is_alpha for part in form.components):

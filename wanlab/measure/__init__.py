@@ -15,7 +15,7 @@ A name in brackets is the protocol: `fvd[motionnet|8f|net:sha8]`. Short names (`
 from wanlab.measure.batch import Batch, Memory
 from wanlab.measure.door import package, part
 from wanlab.measure.kinds import Curve, Features, Measure, MetricInfo, SampleMeasure, SetMeasure
-from wanlab.measure.naming import MissingWeights, UnknownMetric, available, info, key_of, resolve, stored
+from wanlab.measure.naming import MissingWeights, UnknownMetric, available, idle, info, key_of, resolve, stored
 from wanlab.measure.sets import Clips
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "SetMeasure",
     "UnknownMetric",
     "available",
+    "idle",
     "info",
     "key_of",
     "package",

@@ -93,6 +93,28 @@ def _stored(name: str) -> Measure:
     return SampleMeasure(_key(row, _choice(row, parts)), name, row.better, row.info.needs, absent, still=row.still)
 
 
+def idle(names: Sequence[str], clips: Clips) -> list[str]:
+    """The fields of `clips`, of those that differ from none said, which no measure of these names uses.
+
+    Raises:
+        ValueError: a preset or an offset that there is not; the message gives the nearest.
+    """
+    preset = part("protocol").preset
+    preset(clips.preset)
+    if clips.offset is not None and clips.offset not in sets.OFFSETS:
+        raise ValueError(f"no offset {clips.offset!r}{suggestion(clips.offset, sets.OFFSETS)}")
+    used: set[str] = set()
+    for base, parts in map(taken_apart, names):
+        whole = sets.asked(parts, clips)
+        if base in sets.DISTANCES and whole.preset in part("protocol").PRESETS:
+            protocol = preset(whole.preset).with_clips(whole.frames, whole.stride, whole.offset)
+            begins = {protocol.real, protocol.fake}
+            used |= {name for name in ("preset", "offset") if getattr(whole, name) == getattr(clips, name)}
+            used |= {name for name in ("frames", "stride") if getattr(protocol, name) == getattr(clips, name)}
+            used |= {"seed"} if "seeded" in begins else set()
+    return [name for name, value in vars(clips).items() if value != getattr(Clips(), name) and name not in used]
+
+
 def taken_apart(name: str) -> tuple[str, list[str]]:
     """`fvd[videogpt|16f]` -> fvd, [videogpt, 16f]."""
     base, bracket, rest = name.partition("[")

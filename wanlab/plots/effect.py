@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
@@ -11,7 +12,8 @@ ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 @dataclass(frozen=True)
 class Effect:
     """A cell's difference `delta` to the baseline under a metric (by a name that no other has), its interval, whether it is
-    significant, which direction is better ("higher", "lower", "none"), and the differences that placebos of this cell made."""
+    significant, which direction is better ("higher", "lower", "none"), and the differences that placebos of this cell made.
+    apart: `delta` is no difference but how far the cell is from the baseline, which nothing tests."""
 
     cell: str
     metric: str
@@ -21,11 +23,12 @@ class Effect:
     significant: bool
     better: str = "none"
     placebos: tuple[float, ...] = ()
+    apart: bool = False
 
     @property
     def kind(self) -> str:
-        """better, worse, changed (no direction is better) or unclear (not significant)."""
-        return kind_of(self.delta, self.significant, self.better)
+        """better, worse, changed (no direction is better), unclear (not significant) or apart (from the baseline, not tested)."""
+        return "apart" if self.apart else kind_of(self.delta, self.significant, self.better)
 
     @property
     def known(self) -> bool:
@@ -50,3 +53,9 @@ def headline(metric: str) -> str:
 def head(metric: str, better: str) -> str:
     """A metric's name over a panel, with the arrow of the better direction."""
     return f"{headline(metric)} {ARROWS[better]}".strip()
+
+
+def words_of(effects: Iterable[Effect]) -> str:
+    """What a figure of these effects shows, with the baseline's name to follow."""
+    kinds = {effect.apart for effect in effects if effect.known} or {False}
+    return {(False,): "difference to", (True,): "value against", (False, True): "difference to, or value against,"}[tuple(sorted(kinds))]

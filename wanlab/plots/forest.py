@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .effect import Effect, head
+from .effect import Effect, head, words_of
 from .panels import fitting, placed
 from .style import COLOURS, MARKERS, PAGE, styled
 from .text import inches, short, shortened, tick, wrapped
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NAME, HEAD = 6.5, 7.0  # points
 ROW, TITLE, TICKS, LEGEND = 0.135, 0.125, 0.26, 0.42  # inches
 FAR = 8.0  # a cell that reaches so many times as far as the next one is cut off at the edge, with its number
-WORDS = {"worse": "worse", "better": "better", "changed": "changed", "unclear": "not significant"}
+WORDS = {"worse": "worse", "better": "better", "changed": "changed", "unclear": "not significant", "apart": "value"}
 
 
 def forest(effects: Sequence[Effect], width: float = 5.5, baseline: str = "baseline", confidence: float = 0.95) -> Figure:
@@ -90,7 +90,8 @@ def _panel(panel: Axes, effects: Sequence[Effect], cells: Sequence[str], wide: f
 
     for row in range(0, len(cells), 2):
         panel.axhspan(row - 0.5, row + 0.5, color="#F3F3F3", linewidth=0, zorder=0)
-    panel.axvline(0.0, color=COLOURS["ink"], linewidth=0.6, zorder=1)
+    if not all(effect.apart for effect in effects):
+        panel.axvline(0.0, color=COLOURS["ink"], linewidth=0.6, zorder=1)
     low, high = _range(effects)
     for effect in effects:
         if effect.known:
@@ -103,14 +104,14 @@ def _panel(panel: Axes, effects: Sequence[Effect], cells: Sequence[str], wide: f
 
 
 def _range(effects: Sequence[Effect]) -> tuple[float, float]:
-    """What a panel shows: zero and all intervals, but not what lies far beyond all others."""
+    """What a panel shows: zero (of differences) and all intervals, but not what lies far beyond all others."""
     reach = {id(e): max(abs(x) for x in (e.delta, e.low, e.high) if math.isfinite(x)) for e in effects if e.known}
     ordered = sorted(reach.values(), reverse=True)
     cut = math.inf
     for place in range(max(1, len(ordered) // 5)):
         if place + 1 < len(ordered) and ordered[place + 1] > 0 and ordered[place] > FAR * ordered[place + 1]:
             cut = 1.5 * ordered[place + 1]
-    bounds = [0.0]
+    bounds = [] if effects and all(effect.apart and effect.known for effect in effects) else [0.0]
     for effect in effects:
         bounds += [x for x in (effect.delta, effect.low, effect.high, *effect.placebos) if math.isfinite(x) and abs(x) <= cut]
         bounds += [math.copysign(cut, effect.delta)] if effect.known and abs(effect.delta) > cut else []
@@ -130,7 +131,7 @@ def _line(panel: Axes, effect: Effect, row: int, low: float, high: float) -> Non
             [high if right else low], [row], marker=">" if right else "<", color=colour, markersize=4, clip_on=False, zorder=3
         )
         place, side = (high - 0.05 * (high - low), "right") if right else (low + 0.05 * (high - low), "left")
-        panel.text(place, row, short(effect.delta, sign=True), ha=side, va="center_baseline", fontsize=5.5, color=colour, zorder=3)
+        panel.text(place, row, short(effect.delta, sign=not effect.apart), ha=side, va="center_baseline", fontsize=5.5, color=colour, zorder=3)
         return
     if math.isfinite(effect.low) and math.isfinite(effect.high):
         ends = [max(effect.low, low), min(effect.high, high)]
@@ -159,7 +160,7 @@ def _legend(figure: Figure, effects: Sequence[Effect], baseline: str, confidence
         bbox_to_anchor=(0.5, 0.0),
         borderaxespad=0.1,
         ncols=len(words) or 1,
-        title=f"difference to {shortened(baseline, 1.2, 6.5)}, {100 * confidence:g} % interval",
+        title=f"{words_of(effects)} {shortened(baseline, 1.2, 6.5)}, {100 * confidence:g} % interval",
         title_fontsize=6.5,
         handletextpad=0.5,
         columnspacing=1.2,

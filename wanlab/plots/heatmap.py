@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .effect import Effect, head
+from .effect import Effect, head, words_of
 from .style import COLOURS, sheet, styled
 from .text import alike, inches, short, shortened, wrapped
 
@@ -96,10 +96,12 @@ def _beside(metrics: int, columns: int, room: float) -> tuple[int, float]:
 
 
 def colour_map(better: str):
-    """Colours of differences from the lowest to the highest: orange and blue where a direction is better, else purple and
+    """Colours from the lowest to the highest: of differences orange and blue where a direction is better, else purple and
     green; told apart with any colour vision."""
     from matplotlib.colors import LinearSegmentedColormap
 
+    if better == "apart":  # no difference: how far from the baseline
+        return LinearSegmentedColormap.from_list("apart", ["#FFFFFF", COLOURS["apart"]])
     ends = {"higher": ("worse", "better"), "lower": ("better", "worse")}.get(better)
     low, high = (COLOURS[end] for end in ends) if ends else ("#8A4A86", "#00785A")
     return LinearSegmentedColormap.from_list(f"difference-{better}", [low, "#FFFFFF", high])
@@ -115,10 +117,11 @@ def _panel(panel: Axes, bar: Axes, found: Mapping[Place, Effect], names: Sequenc
     values = np.full(shape, np.nan)
     for (row, column), effect in found.items():
         values[names[0].index(row), names[1].index(column)] = effect.delta
-    known = np.abs(values[np.isfinite(values)])
+    first, known = next(iter(found.values())), np.abs(values[np.isfinite(values)])
     limit = float(known.max()) if known.size and known.max() > 0 else 1.0
-    better = next(iter(found.values())).better
-    image = panel.imshow(values, cmap=colour_map(better), norm=Normalize(-limit, limit), aspect="auto")
+    low = 0.0 if first.apart and known.size and values[np.isfinite(values)].min() >= 0 else -limit
+    colours = colour_map("apart" if low == 0 else first.better)
+    image = panel.imshow(values, cmap=colours, norm=Normalize(low, limit), aspect="auto")
     panel.set_xticks(np.arange(shape[1] - 1) + 0.5, minor=True)
     panel.set_yticks(np.arange(shape[0] - 1) + 0.5, minor=True)
     panel.grid(which="minor", color="white", linewidth=0.8)
@@ -131,10 +134,10 @@ def _panel(panel: Axes, bar: Axes, found: Mapping[Place, Effect], names: Sequenc
     for (row, column), effect in found.items():
         if effect.known:
             _tile(panel, effect, names[0].index(row), names[1].index(column), wide / shape[1], limit)
-    ticks = bar.figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[-limit, 0, limit])
+    ticks = bar.figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[-limit, 0, limit] if low else [0, limit])
     ticks.ax.xaxis.set_ticks_position("top")
-    ticks.ax.set_xticklabels([short(-limit), "0", short(limit)], fontsize=5.5)
-    for label, side in zip(ticks.ax.get_xticklabels(), ("left", "center", "right")):
+    ticks.ax.set_xticklabels([*([short(-limit)] if low else []), "0", short(limit)], fontsize=5.5)
+    for label, side in zip(ticks.ax.get_xticklabels(), ("left", "center", "right") if low else ("left", "right")):
         label.set_horizontalalignment(side)
     ticks.ax.tick_params(length=0, pad=1)
     ticks.outline.set_visible(False)
@@ -143,10 +146,10 @@ def _panel(panel: Axes, bar: Axes, found: Mapping[Place, Effect], names: Sequenc
 def _tile(panel: Axes, effect: Effect, row: int, column: int, room: float, limit: float) -> None:
     """What a tile of `room` inches says without its colour; the longest numbers are written a little smaller."""
     dark = abs(effect.delta) > 0.62 * limit
-    mark, sign = SIGN.get(effect.kind, ""), alike(effect.delta, limit, sign=True)
+    mark, sign = SIGN.get(effect.kind, ""), alike(effect.delta, limit, sign=not effect.apart)
     if mark and sign == "0":        # a small difference that was found is not none
         sign = short(effect.delta, sign=True, digits=1)
-    text, size = (f"{sign}{mark}", NUMBER) if room >= WIDE else (mark, NUMBER) if mark else (sign[0], 4.5)
+    text, size = (f"{sign}{mark}", NUMBER) if room >= WIDE else (mark, NUMBER) if mark else ("·" if effect.apart else sign[0], 4.5)
     size *= min(1, (room - 0.02) / inches(text, size, effect.significant))
     ink = "white" if dark else COLOURS["ink"] if effect.significant else "#444444"
     weight = "bold" if effect.significant else "normal"
@@ -156,6 +159,6 @@ def _tile(panel: Axes, effect: Effect, row: int, column: int, room: float, limit
 def _legend(figure: Figure, effects: Sequence[Effect], baseline: str, label: str) -> None:
     present = [f"{mark} {kind}" for kind, mark in SIGN.items() if any(e.kind == kind for e in effects)]
     common = f"{shortened(label, 1.5, 6.5)}: " if label else ""
-    text = f"{common}difference to {shortened(baseline, 1.2, 6.5)}" + (f"; significantly {'  '.join(present)}" if present else "")
+    text = f"{common}{words_of(effects)} {shortened(baseline, 1.2, 6.5)}" + (f"; significantly {'  '.join(present)}" if present else "")
     text = "\n".join(wrapped(text, figure.get_figwidth() - 0.1, 6.5))
     figure.text(0.5, 0.04 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=6.5, parse_math=False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .effect import Effect, head
+from .effect import Effect, head, words_of
 from .panels import fitting, placed
 from .style import COLOURS, DASHES, SERIES, SYMBOLS, styled
 from .text import inches, shortened, tick, wrapped
@@ -66,7 +66,7 @@ def windows(
         for panel, metric in zip(places, metrics):
             _panel(panel, curves, metric, unit)
             panel.set_title("\n".join(heads[metric]), pad=3, parse_math=False, linespacing=1.15)
-        _legend(figure, names, each, baseline, confidence)
+        _legend(figure, curves, names, each, baseline, confidence)
     return figure
 
 
@@ -92,8 +92,9 @@ def _panel(panel: Axes, curves: Mapping[str, Sequence[Window]], metric: str, uni
     """One metric."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    panel.axhline(0.0, color=COLOURS["ink"], linewidth=0.6, zorder=1)
     everything = [one for curve in curves.values() for one in curve]
+    if not all(one.effect.apart for one in everything if one.effect.metric == metric):
+        panel.axhline(0.0, color=COLOURS["ink"], linewidth=0.6, zorder=1)
     edges = sorted({edge for one in everything for edge in (one.start, one.stop) if edge is not None})
     span = (edges[-1] - edges[0]) if edges else 1.0
     for number, curve in enumerate(curves.values()):
@@ -140,9 +141,12 @@ def _point(panel: Axes, x: float, effect: Effect, style: Mapping[str, object]) -
     panel.plot([x], [effect.delta], **{**style, "linewidth": 0, "dashes": (None, None)}, markerfacecolor=face, zorder=3)
 
 
-def _legend(figure: Figure, names: Sequence[str], columns: int, baseline: str, confidence: float) -> None:
+def _legend(
+    figure: Figure, curves: Mapping[str, Sequence[Window]], names: Sequence[str], columns: int, baseline: str, confidence: float
+) -> None:
     from matplotlib.lines import Line2D
 
+    told = words_of(one.effect for curve in curves.values() for one in curve)
     handles = [Line2D([], [], **style_of(number)) for number in range(len(names))]
     legend = figure.legend(
         handles,
@@ -151,7 +155,7 @@ def _legend(figure: Figure, names: Sequence[str], columns: int, baseline: str, c
         bbox_to_anchor=(0.5, 0.0),
         borderaxespad=0.1,
         ncols=min(columns, len(names)),
-        title=f"difference to {shortened(baseline, 1.0, 6.5)}, {100 * confidence:g} % interval; filled: significant",
+        title=f"{told} {shortened(baseline, 1.0, 6.5)}, {100 * confidence:g} % interval; filled: significant",
         title_fontsize=6.5,
         handletextpad=0.5,
         columnspacing=1.2,

@@ -9,7 +9,7 @@ from wanlab.measure import key_of
 from wanlab.pipelines.wan_presets import PRESETS
 
 from .inference import SIGNIFICANT, Resampler
-from .spec import RESAMPLES, WITHOUT_TRUTH, Study
+from .spec import RESAMPLES, Study
 from .stats import Result
 
 SMALL_N = 12  # below this many units an interval is a rough guide only (docs/statistics.md has its coverage)
@@ -91,11 +91,22 @@ def _left_out(study: Study, results: Sequence[Result]) -> Iterable[str]:
 
 
 def _from_baseline(study: Study, results: Sequence[Result]) -> Iterable[str]:
-    if study.reference == "baseline" or (study.reference == "auto" and study.data.kind in WITHOUT_TRUTH):
-        yield (
-            f"The reference is the clip of {study.baseline}: its own agreement with it is perfect by construction, and the "
-            "other cells' values say how far they are from it, not how good they are."
-        )
+    if said := from_baseline(study, results):
+        yield said
+
+
+def from_baseline(study: Study, results: Sequence[Result]) -> str:
+    """Which columns hold no differences, and why; nothing where none."""
+    apart = dict.fromkeys(r.key for r in results if r.from_baseline)
+    return against_baseline(study.baseline, apart) if apart else ""
+
+
+def against_baseline(baseline: str, metrics: Iterable[str]) -> str:
+    """What to know of metrics that judge agreement with the baseline's own videos."""
+    return (
+        f"The reference is the clip of {baseline}: its own agreement with it is perfect by construction, so {_listed(metrics)} "
+        "have no difference, no test and no best; their values say how far a cell is from it, not how good it is."
+    )
 
 
 def _unpaired(study: Study, results: Sequence[Result]) -> Iterable[str]:
@@ -109,7 +120,7 @@ def _unpaired(study: Study, results: Sequence[Result]) -> Iterable[str]:
 
 
 def _no_width(study: Study, results: Sequence[Result]) -> Iterable[str]:
-    means = [r for r in results if r.statistic == "mean" and r.n > 1]
+    means = [r for r in results if r.statistic == "mean" and r.n > 1 and not r.from_baseline]
     if flat := [_name(r) for r in means if r.ci_low == r.ci_high]:
         yield (
             "All samples have the same value, so the interval has no width (it says nothing about how rare another value is): "

@@ -24,12 +24,14 @@ from wanlab.graph import GIB, StageCache, digest
 from wanlab.graph.disk import Tell
 
 from .batches import Batches
+from .cautions import against_baseline
 from .document import Document, Problem, StudyError
 from .environment import context_of
 from .opening import opened
 from .plan import Chunk, Group, Plan, Task, make_plan
 from .source import Source, SourceError, open_reference, open_source
 from .spec import Folder, Image, Images, Procedural, Study
+from .stats import judges_agreement
 from .store import Part
 from .videos import Notify, Videos
 
@@ -295,6 +297,8 @@ def open_workbench(
     shared = StageCache(int(size.memory_gib * GIB), size.disk, int(size.disk_gib * GIB)) if study.share.cache else StageCache(0)
     mixed = Batches(plan.chunks, source, study.rows).mixed(plan.cells)
     notes = [*source.notes, *(judges.notes if judges else ()), *left_out, *_notes_on_prompts(study, pipe, source), *mixed]
+    if plan.reference == "baseline" and (apart := [one.key for one in measures if judges_agreement(one)]):
+        notes.append(against_baseline(study.baseline, apart))
     spec = WorkbenchSpec(study.resolved(), device, load, resolve, study.home)
     return Workbench(study, plan, source, measures, shared, spec, judges=judges, notes=notes)
 

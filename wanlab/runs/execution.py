@@ -19,6 +19,7 @@ from .cell import Failure
 from .engine import Engine
 from .files import RunFolderError, write, write_text
 from .forecast import expected
+from .own import described
 from .store import CellFolder, Part, RunFolder
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class Executor:
             return
         metrics = {measure.key: measure.name for measure in self.bench.measures}
         description: dict[str, Any] = self.bench.plan.cells[name].describe(self.bench.study, metrics)
+        description |= described(self.bench.measures)
         if self.cells[name].finish(description, len(self.bench.plan.chunks)):
             self.done.add(name)
             self.outcome.done.append(name)

@@ -17,7 +17,8 @@ from rich.table import Table
 from wanlab.data.media import MediaError, Size
 from wanlab.data.table import read_captions
 from wanlab.measure import Clips as Clips
-from wanlab.measure import available, info, resolve
+from wanlab.core import suggestion
+from wanlab.measure import available, idle, info, part, resolve
 
 from .court import Court, some
 from .environment import pick_device
@@ -82,17 +83,21 @@ def request(
     """A request as the command line says it: weights as NAME=PATH, the usual metrics where none is named.
 
     Raises:
-        ValueError: no folder to judge, no reference for the usual metrics, weights that are not NAME=PATH.
+        ValueError: no folder to judge, no reference for the usual metrics, weights that are not NAME=PATH or that nobody knows.
     """
     if fake is None or (real is None and not names):
         raise ValueError(
-            "wanlab metrics needs both --real and --fake (--fake alone for named metrics without a reference; neither, to list all)"
+            "wanlab metrics needs both --real and --fake (--fake alone for named metrics without a reference; no option at all, to "
+            "list all metrics)"
         )
     given = {}
     for text in weights:
         name, _, path = text.partition("=")
         if not name or not path:
             raise ValueError(f"--weights {text}: expected NAME=PATH, for example i3d=i3d_pretrained_400.pt")
+        known = part("weights").PUBLISHED
+        if name not in known:
+            raise ValueError(f"--weights {text}: no weights {name!r} are known{suggestion(name, known)}")
         given[name] = path
     return Request(real, fake, names or USUAL, clips, given, size_of(size), **more)
 
@@ -125,7 +130,9 @@ def judge(request: Request, console: Console, errors: Console) -> Verdict:
     finally:
         if court.curves is not None:
             court.curves.close(keep=finished)
-    settings: dict[str, Any] = {"clips": vars(request.clips), "size": request.size, "batch": request.batch}
+    settings: dict[str, Any] = {"size": request.size, "batch": request.batch}
+    if court.sets:
+        settings["clips"] = vars(request.clips)
     if prompts:
         settings["prompts"] = str(request.prompts)
     verdict = Verdict(
@@ -189,11 +196,23 @@ def _measures(request: Request) -> tuple[list[Any], list[str]]:
         if lacking:
             raise ValueError(f"{name}: these need the truth of rendered videos ({', '.join(lacking)}), not only folders")
     names = list(dict.fromkeys(request.names))
+    _refuse_idle(request, names)
     said = []
     if any(info(name).still for name in names) and MOTION not in names:
         names.append(MOTION)
         said.append(f"{MOTION} stands beside: a still wins every consistency score, so none is read without it")
     return resolve(names, pick_device(request.device), request.weights, request.clips), said
+
+
+def _refuse_idle(request: Request, names: Sequence[str]) -> None:
+    """Raise ValueError for settings that none of these metrics uses: they would stand in the JSON as if they had."""
+    if unused := idle(names, request.clips):
+        told = ", ".join(f"--{name} {getattr(request.clips, name)}" for name in unused)
+        sets = [name for name in names if info(name).kind == "set"]
+        why = f"{', '.join(sets)} as asked for does not use it" if sets else "it is of set distances (fvd, kvd, ...), and none is asked for"
+        raise ValueError(f"{told}: {why}; leave it out")
+    if request.prompts is not None and not any("prompts" in info(name).needs for name in names):
+        raise ValueError(f"--prompts {request.prompts}: none of {', '.join(names)} reads prompts (clip_text and clip_score do)")
 
 
 def _demand_pairs(pairing: Pairing, measures: Sequence[Any]) -> None:

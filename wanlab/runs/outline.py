@@ -199,8 +199,6 @@ class _Builder:
         self.alone = dict.fromkeys((*outline.nodes, METRICS), 0)
         self.alone_seconds, self.steps_alone = 0.0, 0
         self.baseline = -1
-        truth = study.data.kind in ("procedural", "folder")
-        self.against_baseline = study.reference == "baseline" or (study.reference == "auto" and not truth)
         self._active: dict[Any, tuple[tuple[str, ...], ...]] = {}
 
     def add(self, name: str, acts: Acts) -> None:
@@ -231,7 +229,7 @@ class _Builder:
         self.alone[METRICS] += 1
         self.alone_seconds += self._seconds(METRICS)
         self.baseline = last if name == self.study.baseline else self.baseline
-        judged = (last, self.baseline) if self.against_baseline else (last,)
+        judged = (last, self.baseline) if self.study.against_baseline else (last,)
         self._run(f"{METRICS}|{name}", METRICS, tuple(dict.fromkeys(judged)), self._seconds(METRICS), 0.0)
 
     def _loop(

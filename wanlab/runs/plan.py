@@ -19,7 +19,11 @@ from .shared import StageRuns
 from .source import Source
 from .spec import SAMPLES, Sampler, Study
 
-SEED_STRIDE = SAMPLES  # a sample's noise seed is seed * SEED_STRIDE + index: another one for every row of a study
+
+def noise_seed(seed: int, index: int) -> int:
+    """The seed of the noise of sample `index` (the column of samples.parquet, from 0) under one of a study's `seeds`: another one
+    for every row of a study. `pipe.generate(image, prompt, seed=noise_seed(seed, index), ...)` makes that sample again."""
+    return seed * SAMPLES + index
 
 
 Skip = Callable[[str, int], bool]
@@ -60,7 +64,7 @@ class Chunk:
     @property
     def noise_seeds(self) -> list[int]:
         """The seed of each row's own generator."""
-        return [self.seed * SEED_STRIDE + index for index in self.indices]
+        return [noise_seed(self.seed, index) for index in self.indices]
 
 
 @dataclass(frozen=True)

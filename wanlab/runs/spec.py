@@ -307,6 +307,11 @@ class Study(Part):
         return int(self.cache.object_store_gib * GIB) if self.share.cache and self.cache.disk is None else 0
 
     @property
+    def against_baseline(self) -> bool:
+        """Whether samples are judged against the baseline's videos: as the file says, or because there is no true clip."""
+        return self.reference == "baseline" or (self.reference == "auto" and self.data.kind in WITHOUT_TRUTH)
+
+    @property
     def rows(self) -> int:
         """Rows per batch; what a device has yet to decide counts as the guess."""
         return GUESS if self.batch == AUTO else int(self.batch)

@@ -5,6 +5,8 @@ are averaged over its seeds first, because two seeds of one prompt are not indep
 
 - means: intervals, p-values and effect sizes of `wanlab.runs.inference`;
 - set distances: block jackknife of `wanlab.measure`, whole units leaving together in both cells;
+- where the baseline's own videos are the reference, what judges agreement with it has values alone: that a cell is farther
+  from the baseline than the baseline is true by construction, and no finding;
 - correction: Holm over the family that the study declares (default: all cells of one metric). Placebo cells test no
   claim: they are a family of their own.
 """
@@ -35,7 +37,8 @@ class Result:
     value with its interval, over n units; its paired difference `delta` to the baseline with its interval, over `pairs`
     units, p and Holm-corrected p; effect sizes of that difference (NaN for set distances); which direction is better; the
     differences of the placebo cells of this cell; whether it is a "mean" over samples or a "distance" between sets; the
-    cell that this one is a placebo of; the family of comparisons that p was corrected in, in words; units that a distance needs.
+    cell that this one is a placebo of; the family of comparisons that p was corrected in, in words; units that a distance needs;
+    whether the value says how far the cell is from the baseline, which then has no difference and no p beside it.
     """
 
     cell: str
@@ -59,6 +62,14 @@ class Result:
     placebo_of: str | None = None
     family: str = ""
     fewest: int = 0
+    from_baseline: bool = False
+
+    @property
+    def change(self) -> tuple[float, float, float]:
+        """What figures and placebos compare, with its interval: the difference, or how far the cell is from the baseline."""
+        if self.from_baseline:
+            return self.value, self.ci_low, self.ci_high
+        return self.delta, self.delta_low, self.delta_high
 
     @property
     def significant(self) -> bool:
@@ -75,6 +86,8 @@ class Result:
     @property
     def placebo_rank(self) -> int:
         """Place of this difference among those of its placebos by size: 1 where it is larger than all of them."""
+        if self.from_baseline:  # the farther, the worse the agreement
+            return 1 + sum((other <= self.value) if self.better == "higher" else (other >= self.value) for other in self.placebos)
         return 1 + sum(abs(other) >= abs(self.delta) for other in self.placebos)
 
 
@@ -98,6 +111,12 @@ def by_unit(index: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), NAN)
 
 
+def judges_agreement(measure: Any) -> bool:
+    """Whether a measure says how well a video agrees with its reference: it needs one, and has a better direction. (Without
+    one it is a ratio or a signed difference, as sharpness, and whether that differs from the baseline's is a question.)"""
+    return "reference" in measure.needs and measure.higher_is_better is not None
+
+
 def analyse(
     cells: Mapping[str, Scores],
     baseline: str,
@@ -105,29 +124,34 @@ def analyse(
     resampler: Resampler,
     family: str | Mapping[str, str] = "metric",
     placebos: Mapping[str, str] | None = None,
+    against_baseline: bool = False,
 ) -> list[Result]:
     """The results of all cells and metrics, cell by cell.
 
     Args:
         cells: what each cell measured; a difference rests on the rows that cell and baseline share.
         baseline: the cell that deltas refer to (its own deltas are NaN; all are where it is absent).
-        measures: objects with name, key, kind ("sample" or "set"), higher_is_better and, for sets, distance, interval,
+        measures: objects with name, key, kind ("sample" or "set"), needs, higher_is_better and, for sets, distance, interval,
             difference and fewest_units (see wanlab.measure).
         resampler: shared resamples.
         family: "metric" (Holm over the cells of one metric), "study" (over everything), or cell -> the name of its family (over
             the cells of a family under one metric).
         placebos: placebo cell -> the cell that it is a placebo of.
+        against_baseline: the reference is the baseline's own videos.
     """
     placebos = placebos or {}
-    others = [cells.get(baseline) if name != baseline else None for name in cells]
+    partners = [cells.get(baseline) if name != baseline else None for name in cells]
     rows: list[Result] = []
     for measure in measures:
+        apart = against_baseline and judges_agreement(measure)
+        others = [None] * len(cells) if apart else partners
         better = {True: "higher", False: "lower", None: "none"}[measure.higher_is_better]
         if measure.kind == "set":
             found = [_set_result(cell, other, measure, resampler.confidence) for cell, other in zip(cells.values(), others)]
         else:
             found = _mean_results(list(cells.values()), others, measure, resampler)
-        rows += [replace(result, cell=name, better=better, placebo_of=placebos.get(name)) for name, result in zip(cells, found)]
+        told = {"better": better, "from_baseline": apart}
+        rows += [replace(result, cell=name, placebo_of=placebos.get(name), **told) for name, result in zip(cells, found)]
     corrected = _with_placebos(_corrected([replace(row, family=_family(row, family)) for row in rows]))
     order = {name: place for place, name in enumerate(cells)}
     return sorted(corrected, key=lambda result: order[result.cell])  # stable: metrics stay in their order
@@ -154,8 +178,8 @@ def _corrected(rows: Sequence[Result]) -> list[Result]:
 def _with_placebos(rows: Sequence[Result]) -> list[Result]:
     deltas: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        if row.placebo_of and math.isfinite(row.delta):
-            deltas.setdefault((row.placebo_of, row.metric), []).append(row.delta)
+        if row.placebo_of and math.isfinite(row.change[0]):
+            deltas.setdefault((row.placebo_of, row.metric), []).append(row.change[0])
     return [replace(row, placebos=tuple(deltas.get((row.cell, row.metric), ()))) for row in rows]
 
 

@@ -20,6 +20,7 @@ from .execution import Executor, Outcome
 from .files import RunFolderError, stoppable, to_yaml, write_text
 from .fitting import recorded, settled
 from .inference import Resampler
+from .own import kept
 from .progress import Monitor
 from .reading import load_study, parse_study
 from .shard import Shard
@@ -104,13 +105,12 @@ def report_study(
     """Write results.csv and report/ of a run folder again, from what it holds: no metric's weights are needed. Returns report.html.
 
     Args:
+        resolve: as given to `run_study`; without it, metrics of one's own are reported from what the cells keep of them.
         sets: settings `a.b=c` of `report`, `stats` or `title` over the study's own, for this report alone.
 
     Raises:
-        RunFolderError: there is no finished cell. StudyError: a setting that is wrong, or that would need another run.
+        RunFolderError: there is no finished cell. UnknownMetric: one that only `resolve` can give. StudyError: a setting that is wrong, or that would need another run.
     """
-    from wanlab.measure import stored
-
     folder = RunFolder(root)
     study = folder.study()
     folder.refuse_links()
@@ -119,7 +119,8 @@ def report_study(
             raise StudyError([], f"--set {setting}: a report can be given {', '.join(REPORTED)}; anything else is another run")
     if sets:
         study, _ = parse_study(to_yaml(study.resolved()), sets, str(folder.root / "study.yaml"))
-    return write_report(folder, resolve(study.metrics, device) if resolve else stored(study.metrics), study=study)
+    measures = kept(folder, study.metrics) if resolve is None else resolve(study.metrics, device)
+    return write_report(folder, measures, study=study)
 
 
 def write_report(
@@ -156,7 +157,7 @@ def results_of(study: Study, cells: dict[str, CellFolder], measures: Sequence[An
     placebos = {name: cell.pairs_with or f"({', '.join(cell.placebo.of)})" for name, cell in kinds.items() if cell.placebo}
     said = study.stats.family
     family = said if isinstance(said, str) else {name: found[0] for name in cells if (found := study.stats.families_of(name))}
-    return analyse(scores, study.baseline, measures, resampler, family, placebos)
+    return analyse(scores, study.baseline, measures, resampler, family, placebos, study.against_baseline)
 
 
 def _renamed(measure: Any, name: str) -> Any:

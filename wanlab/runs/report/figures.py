@@ -72,12 +72,11 @@ def effect(result: Result) -> Effect:
     return Effect(
         result.cell,
         result.key,
-        result.delta,
-        result.delta_low,
-        result.delta_high,
+        *result.change,
         result.significant,
         result.better,
         result.placebos,
+        result.from_baseline,
     )
 
 
@@ -106,7 +105,7 @@ def _paged(metrics: Sequence[str], make: Callable[[Sequence[str]], Figure]) -> l
 
 
 def _metrics(table: Table) -> list[str]:
-    return list(dict.fromkeys(r.key for rows in table.values() for r in rows if math.isfinite(r.delta)))
+    return list(dict.fromkeys(r.key for rows in table.values() for r in rows if math.isfinite(r.change[0])))
 
 
 def _forest(study: Study, cells: Mapping[str, CellFolder], table: Table) -> Iterator[tuple[str, Figure, str, str]]:

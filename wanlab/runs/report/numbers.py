@@ -36,9 +36,10 @@ def shown(value: float, digits: int, sign: bool = False) -> str:
 
 
 def ranked(results: Sequence[Result], digits: int) -> tuple[set[str], set[str]]:
-    """The best and the second-best cells of one metric, with ties at the decimals shown. Nothing without a direction."""
+    """The best and the second-best cells of one metric, with ties at the decimals shown. Nothing without a direction, nor
+    of how far cells are from the baseline: that is no contest."""
     known = [r for r in results if math.isfinite(r.value)]
-    if not known or known[0].better == "none" or len(known) < 2:
+    if not known or known[0].better == "none" or known[0].from_baseline or len(known) < 2:
         return set(), set()
     levels = sorted({round(r.value, digits) for r in known}, reverse=known[0].better == "higher")
     named = [{r.cell for r in known if round(r.value, digits) == level} for level in levels[:2]]

@@ -190,11 +190,11 @@ def _placebos(table: Mapping[str, Mapping[str, Result]], metrics: Sequence[Colum
         entries = []
         for metric in metrics:
             result, digits = mine[metric.metric], metric.digits
-            others = sorted(result.placebos)
+            others, signed = sorted(result.placebos), not result.from_baseline
             entries.append(
                 {
-                    "delta": shown(result.delta, digits, sign=True) if others else "",
-                    "span": f"{shown(others[0], digits, sign=True)} to {shown(others[-1], digits, sign=True)}" if others else "",
+                    "delta": shown(result.change[0], digits, sign=signed) if others else "",
+                    "span": f"{shown(others[0], digits, sign=signed)} to {shown(others[-1], digits, sign=signed)}" if others else "",
                     "rank": f"rank {result.placebo_rank} of {len(others) + 1}" if others else "",
                     "first": bool(others) and result.placebo_rank == 1,
                 }

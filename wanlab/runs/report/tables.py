@@ -12,6 +12,7 @@ from typing import NamedTuple
 from wanlab.plots.effect import headline
 from wanlab.plots.text import MINUS
 
+from ..cautions import from_baseline
 from ..spec import Study
 from ..stats import Result
 from .figures import selected
@@ -170,11 +171,11 @@ def _entry(cell: str, column: Column) -> tuple[str, str]:
 
 
 def _placebos(cell: str, column: Column) -> str:
-    """The smallest and the largest difference that the placebos of a cell made."""
+    """The smallest and the largest of what the placebos of a cell did."""
     result = column.by_cell.get(cell)
     if result is None or not result.placebos:
         return ""
-    ends = [_tex_number(shown(x, column.digits, sign=True)) for x in (min(result.placebos), max(result.placebos))]
+    ends = [_tex_number(shown(x, column.digits, sign=not result.from_baseline)) for x in (min(result.placebos), max(result.placebos))]
     return rf"{{\scriptsize {ends[0]} to {ends[1]}}}"
 
 
@@ -190,6 +191,7 @@ def _caption(study: Study, columns: Sequence[Column]) -> str:
     seeds = f"{len(study.seeds)} seeds averaged within each" if len(study.seeds) > 1 else "one seed each"
     most = max((len(r.placebos) for r in results), default=0)
     placebos = f" Placebos: the range of differences of {most} cuts of equal size at random sites." if most else ""
+    apart = from_baseline(study, results)
     full = [escape(column.metric) for column in columns if "[" in column.metric]
     names = "; ".join(name.replace("\\textbar{}", "\\textbar{}\\allowbreak{}") for name in full)
     return (
@@ -198,7 +200,7 @@ def _caption(study: Study, columns: Sequence[Column]) -> str:
         rf"{percent} interval. $\dagger$: the difference is significant (paired sign-flip permutation, for set distances "
         r"block jackknife; $p<0.05$ after Holm's correction over "
         + f"{escape(study.stats.corrected_over)}). "
-        r"Best in bold, second underlined." + placebos + (f" Protocols: {names}." if names else "")
+        r"Best in bold, second underlined." + (f" {escape(apart)}" if apart else "") + placebos + (f" Protocols: {names}." if names else "")
     )
 
 
