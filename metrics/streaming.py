@@ -15,13 +15,13 @@ from torchmetrics import Metric
 
 from .guard import Guarded
 
-
 # what a mean inherits of its score: the functions of this package whose values have a better direction
 BETTER = dict.fromkeys(
     "psnr ssim ms_ssim masked_psnr image_psnr image_ssim text_alignment clip_score motion_accuracy shape_accuracy colour_accuracy "
     "realness consistency i2v_subject motion_smoothness temporal_flickering".split(), True
 ) | dict.fromkeys(
-    "lpips_distance tlp dists image_lpips flicker tof warp_error trajectory_error flow_error ghosting content_loss gan_loss".split(), False
+    "lpips_distance tlp dists image_lpips flicker tof warp_error trajectory_error flow_error ghosting content_loss "
+    "gan_loss".split(), False
 )  # fmt: skip
 
 
@@ -49,9 +49,13 @@ class MeanOverSamples(Metric):
     def __init__(self, score: Callable[..., Tensor]) -> None:
         super().__init__()
         self.score = score
-        self.higher_is_better = direction(score)
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    @property
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+        """The score's."""
+        return direction(self.score)
 
     def set_dtype(self, dst_type: str | torch.dtype) -> MeanOverSamples:
         """Leaves the float64 sums as they are."""
@@ -85,8 +89,12 @@ class GuardedMean(Metric):
     def __init__(self, score: Callable[..., Guarded]) -> None:
         super().__init__()
         self.score = score
-        self.higher_is_better = direction(score)
         self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")  # score, motion, stills, n
+
+    @property
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+        """The score's."""
+        return direction(self.score)
 
     def set_dtype(self, dst_type: str | torch.dtype) -> GuardedMean:
         """Leaves the float64 sums as they are."""

@@ -336,15 +336,14 @@ def metrics(
       wanlab metrics --real clips --fake made --metric fvd lpips warp_error --json out.json
     """
     from wanlab.runs import judging
-    names = [*(metric or []), *(more or [])]
-    if real is None and fake is None and not (names or weights or json or size or prompts or cache):
+    names, clips = [*(metric or []), *(more or [])], judging.Clips(preset, frames, stride, offset, seed)
+    if clips == judging.Clips() and not (real or fake or names or weights or json or size or prompts or cache):
         judging.listing(console)
         return
     if json is not None:
         from wanlab.runs.files import demand_place
 
         demand_place(json, "--json", "out.json")
-    clips = judging.Clips(preset, frames, stride, offset, seed)
     more_of_it: dict[str, Any] = {"batch": batch, "device": device, "out": json, "prompts": prompts, "cache": cache}
     judging.judge(judging.request(real, fake, names, clips, weights or [], size, **more_of_it), console, errors)
 

@@ -38,6 +38,8 @@ def test_a_name_stands_with_its_suffix_or_without(tmp_path: Path) -> None:
     ("file,prompt\na,left\n", ["x.csv:2: 'a' may be a.mp4 or a.mov: write the suffix"]),
     ("file,prompt\nb,left\na.mp4,up\nb.mp4,right\n", ["x.csv:4: b.mp4 stands in line 2 too"]),
     ('file,prompt\nb,"left\nand up"\nz,up\ny,up\n', ["x.csv:4: no clip 'z'; nearest: ", "x.csv:5: no clip 'y'"]),
+    ("file,prompt\n", ["x.csv:1: no caption"]),
+    ("", ["x.csv:1: no caption"]),
     ("file,prompt\nb\n", ["x.csv:2: no prompt: the line ends before it"]),
     ("file,prompt\nb,left, then up\n", ["x.csv:2: more fields than columns; a prompt with a comma stands in quotes"]),
     ('file,prompt\nb,"left\n', ["x.csv:2: no CSV from here on: unexpected end of data"]),

@@ -217,5 +217,5 @@ def test_no_scipy_is_involved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_arrays_are_told_how_to_come() -> None:
-    with pytest.raises(TypeError, match="x must be a tensor of .n, d. features, got ndarray: torch.as_tensor makes one"):
+    with pytest.raises(TypeError, match=r"x must be a tensor of .n, d. features, got ndarray: torch.as_tensor makes one"):
         frechet_distance(np.zeros((4, 2)), np.zeros((4, 2)))

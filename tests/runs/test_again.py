@@ -20,7 +20,8 @@ def test_a_sample_is_made_again_by_its_seed(pipe: Toy, batch: int, within: float
         row = chunk.indices.index(3)
         again = pipe.generate(images[row], prompts[row], seed=noise_seed(1, 3), steps=sampler.steps, edits=edits).video[0]
         torch.testing.assert_close(again, made[row], rtol=0, atol=within)
-        whole = pipe.generate(images, prompts, seed=[noise_seed(1, index) for index in chunk.indices], steps=sampler.steps, edits=edits)
+        seeds = [noise_seed(1, index) for index in chunk.indices]
+        whole = pipe.generate(images, prompts, seed=seeds, steps=sampler.steps, edits=edits)
         assert torch.equal(whole.video, made)
 
 

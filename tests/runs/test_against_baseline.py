@@ -59,7 +59,10 @@ def test_a_plan_says_what_the_reference_is() -> None:
         assert (reference_of(work.study, work.source) == "baseline") == work.study.against_baseline
 
 
-@pytest.mark.parametrize(("better", "value", "rank"), [("higher", 30.0, 1), ("higher", 45.0, 2), ("lower", 45.0, 2), ("lower", 60.0, 1)])
+RANKS = [("higher", 30.0, 1), ("higher", 45.0, 2), ("lower", 45.0, 2), ("lower", 60.0, 1)]
+
+
+@pytest.mark.parametrize(("better", "value", "rank"), RANKS)
 def test_placebos_are_ranked_by_how_far_they_are(better: str, value: float, rank: int) -> None:
     one = Result("a", "m", "m", value, value - 1, value + 1, better=better, placebos=(40.0, 50.0), from_baseline=True)
     assert one.placebo_rank == rank

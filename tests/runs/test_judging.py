@@ -235,7 +235,7 @@ def test_too_few_for_a_number_say_n(clips: Path, tmp_path: Path) -> None:
     ({"names": ["fvd"], "clips": Clips("vidoegpt")}, ValueError, "nearest: videogpt"),
     ({"clips": Clips("vidoegpt")}, ValueError, "nearest: videogpt"),
     ({"clips": Clips(offset="sedeed")}, ValueError, "no offset 'sedeed'; nearest: seeded"),
-    ({"clips": Clips(frames=100)}, ValueError, "--frames 100: it is of set distances .fvd, kvd, ....., and none is asked for"),
+    ({"clips": Clips(frames=100)}, ValueError, "--frames 100: it is of set distances .fvd, kvd, ...., and none is asked for"),
     ({"names": ["fvd"], "clips": Clips(seed=3)}, ValueError, "--seed 3: fvd as asked for does not use it"),
     ({"names": ["fvd[videogpt]"], "clips": Clips(frames=8)}, ValueError, "--frames 8: fvd.videogpt. as asked for does not use"),
     ({"prompts": Path("p.csv")}, ValueError, "--prompts p.csv: none of psnr reads prompts"),

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from rich.console import Console
 
 from metrics.sampling import Sampling
 from tests.runs.toy import STUDY, Toy, bench
 from wanlab.data.folder import write_video
-from wanlab.data.media import MediaError
 from wanlab.data.video import read_video
 from wanlab.measure import SetMeasure
+from wanlab.runs.document import StudyError
 from wanlab.runs.plan import Task
 from wanlab.runs.source import SourceError
 from wanlab.runs.store import RunFolder
@@ -40,18 +42,18 @@ def test_a_folder_of_clips_as_data_and_as_reference(run: Run, tmp_path: Path) ->
     assert set(zip(table["unit"], table["prompt"])) == {("0.mp4", ""), ("1.mp4", "a <b>bold</b> cat"), ("2.mp4", "")}
     page = (root / "report" / "report.html").read_text()
     assert "a &lt;b&gt;bold&lt;/b&gt; cat" in page and "<b>bold</b>" not in page
-    with pytest.raises(SourceError, match=r"holds 3 clips of 8 frames, the study asks for 4.*broken.mp4"):
+    with pytest.raises(StudyError, match=r"data.path: .*holds 3 clips of 8 frames, the study asks for 4.*broken.mp4"):
         bench(text=text.replace("kind: folder,", "kind: folder, n: 4,"))
-    with pytest.raises(SourceError, match=r"none can be left out \(broken.mp4: "):
+    with pytest.raises(StudyError, match=r"reference: .*none can be left out \(broken.mp4: "):
         bench(f"reference={clips}")
     (clips / "broken.mp4").unlink()
-    with pytest.raises(SourceError, match=r"has 5 samples"):
+    with pytest.raises(StudyError, match=r"reference: .*has 5 samples"):
         bench(f"reference={clips}")
     (tmp_path / "captions.csv").write_text("file,prompt\n3.mp4,x\n")
-    with pytest.raises(MediaError, match=r"captions.csv:2: no clip '3.mp4'; nearest: "):
+    with pytest.raises(StudyError, match=r"data.captions: .*captions.csv:2: no clip '3.mp4'; nearest: "):
         bench(text=text)
     (tmp_path / "captions.csv").write_text("file,caption\n1.mp4,x\n")
-    with pytest.raises(MediaError, match=r"captions.csv:1: captions have the columns file, prompt; this one has 'file, caption'"):
+    with pytest.raises(StudyError, match=r"data.captions: .*captions.csv:1: captions have the columns file, prompt; this one has"):
         bench(text=text)
 
 
@@ -76,10 +78,10 @@ def test_a_sample_is_judged_against_the_clip_of_its_name(tmp_path: Path) -> None
     assert seen.round().int().tolist() == [(ord(name) * 7 + 100) % 200 for name in "acd"]
     assert [note for note in work.notes if "e.mp4 is left out" in note and str(reference) in note]
     (reference / "c.mp4").write_bytes(b"broken")
-    with pytest.raises(SourceError, match=r"no clip, or no single one, for c.mp4; c.mp4 is left out: "):
+    with pytest.raises(StudyError, match=r"no clip, or no single one, for c.mp4; c.mp4 is left out: "):
         bench(f"reference={reference}", "metrics=[psnr]", text=text)
     other = stills(tmp_path / "other", "wxyz", 100)             # no names agree: by order, and then nothing may be left out
-    with pytest.raises(SourceError, match=rf"{data}: .* none can be left out \(b.mp4: "):
+    with pytest.raises(StudyError, match=rf"{data}: .* none can be left out \(b.mp4: "):
         bench(f"reference={other}", "metrics=[psnr]", text=text)
 
 
@@ -127,7 +129,6 @@ def test_seeded_clips_of_a_study_begin_where_the_name_of_each_sample_says() -> N
 
 def test_a_photograph_is_judged_against_the_baseline(run: Run, tmp_path: Path) -> None:
     import numpy as np
-    from PIL import Image
 
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 4), dtype=np.uint8), "RGBA").save(tmp_path / "p.png")
     text = STUDY.replace(
@@ -143,8 +144,6 @@ def test_a_photograph_is_judged_against_the_baseline(run: Run, tmp_path: Path) -
 
 
 def test_what_real_pictures_cannot_tell_is_left_out_with_a_word(run: Run, pipe: Toy, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (40, 30), "red").save(tmp_path / "p.png")
     text = STUDY.replace(
         "{kind: procedural, split: test, n: 5, seed: 0}",
@@ -165,3 +164,25 @@ def test_what_real_pictures_cannot_tell_is_left_out_with_a_word(run: Run, pipe: 
     assert (root / "report" / "figures" / "forest.png").exists()
     with pytest.raises(SourceError, match="no metric of this study can be computed: left out: motion_accuracy"):
         bench(text=text.replace("[motion_accuracy, background_psnr, psnr, flicker, colour_distance]", "[motion_accuracy]"))
+
+
+def test_data_that_cannot_be_read_is_told_with_the_other_mistakes(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_bytes(b"broken")
+    text = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", f"{{kind: folder, path: {tmp_path / 'clips'}}}")
+    for data in (text, text.replace("clips}", "clipz}")):
+        with pytest.raises(StudyError) as caught:
+            bench("cells.text.ablate=[txt]", "metrics.0=psnrr", "cells.both.edits=[{kind: zero, at: detail.outt}]", text=data)
+        told = str(caught.value)
+        assert "(text):4:29: data.path: " in told and "psnrr" in told and "txt" in told and "detail.outt" in told, told
+
+
+def test_a_plan_advises_what_the_data_allows(tmp_path: Path) -> None:
+    from wanlab.runs.forecast import forecast
+
+    Image.new("RGB", (16, 16)).save(tmp_path / "p.png")
+    photograph = f"{{kind: image, path: {tmp_path / 'p.png'}, prompts: [a cat, a dog]}}"
+    for data, advice in (("{kind: procedural, n: 3}", "--set data.n=3"), (photograph, """--set 'data.prompts=["a cat"]'""")):
+        text, said = STUDY.replace("{kind: procedural, split: test, n: 5, seed: 0}", data), io.StringIO()
+        forecast(bench("metrics=[flicker]", text=text), RunFolder(tmp_path / "none")).show(Console(file=said, width=300))
+        assert f"run it with {advice} --out FOLDER" in " ".join(said.getvalue().split())

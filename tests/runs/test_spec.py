@@ -75,6 +75,7 @@ def test_a_cell_of_a_broken_grid_is_not_called_unknown() -> None:
         ("- 1\n", ["this file holds list"]),
         (GOOD.replace("procedural", "procedurl"), ["3:14: data.kind: unknown kind 'procedurl'", "did you mean 'procedural'?"]),
         (GOOD.replace("kind: procedural, ", ""), ["the key 'kind' is missing"]),
+        (GOOD.replace("{ablate: text}", "{placebo: {of: text, draws: 5}}"), ["draws: unknown key; several draws are said once"]),
         (GOOD.replace("n: 4", "m: 4"), ["data.m: unknown key; there are kind, split, n, seed, max_objects"]),
         (GOOD.replace("n: 4", "n: 4, split: tst"), ["'tst' is not one of train, val, test (did you mean 'test'?)"]),
         (GOOD + "baseline: basline\n", ["baseline: no cell of this name (did you mean 'baseline'?)"]),

@@ -85,13 +85,15 @@ def read_captions(path: Path, names: Iterable[str], empty: bool = True) -> dict[
     """Name of a clip -> its prompt, from a CSV with the columns file (with suffix or without) and prompt.
 
     names: the clips there are; empty: whether a prompt may be. Raises MediaError with every line that is wrong: a clip that is not
-    there (and the nearest), one that stands twice, a name that fits two, no prompt; and for other columns.
+    there (and the nearest), one that stands twice, a name that fits two, no prompt; for other columns, and for no line at all.
     """
     wrong: list[str] = []
     heads, found = rows(read_text(path), wrong)
     if heads and not set(COLUMNS) <= set(heads):
         wrong.append(f"1: captions have the columns {', '.join(COLUMNS)}; this one has {quoted(', '.join(heads))}")
         found = []
+    if not found and not wrong:
+        wrong.append("1: no caption: a line with the column names, then one for each clip, is wanted")
     known, lines, captions = known_as(names), dict[str, int](), dict[str, str]()
     for line, row in found:
         file, prompt = row["file"] or "", row["prompt"]

@@ -65,7 +65,7 @@ def load_video(
     stride: int = 1,
     crop: tuple[float, float] = (0.5, 0.5),
 ) -> Footage:
-    """Like `read_video`, with the file's rate and notes on what had to be decided (depth, transparency, colour space, a lossy form)."""
+    """Like `read_video`, with the file's rate and notes on what had to be decided (depth, transparency, colours, a lossy form)."""
     _check_request(frames, fps, start, stride)
     path = existing(path)
     notes: dict[str, str] = {}

@@ -58,4 +58,6 @@ def head(metric: str, better: str) -> str:
 def words_of(effects: Iterable[Effect]) -> str:
     """What a figure of these effects shows, with the baseline's name to follow."""
     kinds = {effect.apart for effect in effects if effect.known} or {False}
-    return {(False,): "difference to", (True,): "value against", (False, True): "difference to, or value against,"}[tuple(sorted(kinds))]
+    if kinds == {True, False}:
+        return "difference to, or value against,"
+    return "value against" if kinds == {True} else "difference to"

@@ -131,7 +131,8 @@ def _line(panel: Axes, effect: Effect, row: int, low: float, high: float) -> Non
             [high if right else low], [row], marker=">" if right else "<", color=colour, markersize=4, clip_on=False, zorder=3
         )
         place, side = (high - 0.05 * (high - low), "right") if right else (low + 0.05 * (high - low), "left")
-        panel.text(place, row, short(effect.delta, sign=not effect.apart), ha=side, va="center_baseline", fontsize=5.5, color=colour, zorder=3)
+        text = short(effect.delta, sign=not effect.apart)
+        panel.text(place, row, text, ha=side, va="center_baseline", fontsize=5.5, color=colour, zorder=3)
         return
     if math.isfinite(effect.low) and math.isfinite(effect.high):
         ends = [max(effect.low, low), min(effect.high, high)]

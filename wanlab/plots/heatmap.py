@@ -159,6 +159,7 @@ def _tile(panel: Axes, effect: Effect, row: int, column: int, room: float, limit
 def _legend(figure: Figure, effects: Sequence[Effect], baseline: str, label: str) -> None:
     present = [f"{mark} {kind}" for kind, mark in SIGN.items() if any(e.kind == kind for e in effects)]
     common = f"{shortened(label, 1.5, 6.5)}: " if label else ""
-    text = f"{common}{words_of(effects)} {shortened(baseline, 1.2, 6.5)}" + (f"; significantly {'  '.join(present)}" if present else "")
+    marked = f"; significantly {'  '.join(present)}" if present else ""
+    text = f"{common}{words_of(effects)} {shortened(baseline, 1.2, 6.5)}{marked}"
     text = "\n".join(wrapped(text, figure.get_figwidth() - 0.1, 6.5))
     figure.text(0.5, 0.04 / figure.get_figheight(), text, ha="center", va="bottom", fontsize=6.5, parse_math=False)

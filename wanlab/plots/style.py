@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 STYLE = Path(__file__).with_name("wanlab.mplstyle")
 
 # Okabe and Ito's palette: told apart with any colour vision, and each kind has a marker of its own besides.
-COLOURS = {"worse": "#D55E00", "better": "#0072B2", "changed": "#CC79A7", "unclear": "#777777", "apart": "#555555", "ink": "#222222"}
+COLOURS = {"worse": "#D55E00", "better": "#0072B2", "changed": "#CC79A7", "unclear": "#777777", "apart": "#555555",
+           "ink": "#222222"}  # fmt: skip
 PAGE = 8.6  # inches: figures that would be higher are divided
 MARKERS = {"worse": "v", "better": "^", "changed": "D", "unclear": "o", "apart": "s"}
 

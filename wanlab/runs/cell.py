@@ -29,8 +29,9 @@ from .document import Document, Problem, StudyError
 from .environment import context_of
 from .opening import opened
 from .plan import Chunk, Group, Plan, Task, make_plan
+from .setting import prepare
 from .source import Source, SourceError, open_reference, open_source
-from .spec import Folder, Image, Images, Procedural, Study
+from .spec import Study
 from .stats import judges_agreement
 from .store import Part
 from .videos import Notify, Videos
@@ -267,8 +268,9 @@ def open_workbench(
         context: what results depend on beside the study, where they are made elsewhere (default: `context_of(device)`).
 
     Raises:
-        StudyError: metrics, components, variants, edits or sites that do not exist, all with their places.
-        SourceError, MediaError: data that cannot be used. WeightsError: weights that are missing or damaged.
+        StudyError: data that cannot be used, and metrics, components, variants, edits or sites that do not exist, with their
+        places.
+        SourceError: data that allows none of the metrics. WeightsError: weights that are missing or damaged.
     """
     from wanlab.data.folder import MediaError
     from wanlab.measure import resolve as shipped_measures
@@ -281,7 +283,7 @@ def open_workbench(
         pipe = opened(study.pipeline, device, init, study.find) if load is None else load(study.pipeline.name, init=init).to(device)
     except (LookupError, SettingError, StudyError) as error:
         raise document.error([*problems, document.problem(("pipeline",), str(error))]) from None
-    source = open_source(_located(study, document, problems), pipe.config["size"], pipe.config["frames"])
+    source = _source(study, document, pipe, problems)
     measures, left_out = _measurable(measures, source)
     context = dict(context or context_of(device))
     judges: Source | None = None
@@ -289,8 +291,9 @@ def open_workbench(
         try:
             clips = study.find(Path(study.reference))
             judges = open_reference(clips, source, pipe.config["size"], pipe.config["frames"])
-        except (MediaError, StudyError) as error:
-            raise document.error([*problems, document.problem(("reference",), str(error))]) from None
+        except (MediaError, SourceError, StudyError) as error:
+            wrong = [*problems, document.problem(("reference",), str(error))]
+            raise document.error([*wrong, *_of_cells(study, document, pipe)]) from None
         context["measure"] = digest([context["measure"], judges.digest(range(source.n))])
     plan = make_plan(study, document, pipe, source, measures, context, problems)
     size = study.cache
@@ -321,18 +324,32 @@ def _measures(
     return [measure for _, measure in found.values()]
 
 
-def _located(study: Study, document: Document, problems: Sequence[Problem]) -> Procedural | Folder | Image | Images:
-    """The data of a study with its files where they lie. Raises StudyError, with the problems that were found before."""
-    files, wrong = {}, list(problems)
+def _source(study: Study, document: Document, pipe: Any, problems: Sequence[Problem]) -> Source:
+    """The data of a study. Raises StudyError: what is wrong with it, what was found before, and what is wrong with the cells."""
+    from wanlab.data.folder import MediaError
+
+    files, wrong = {}, []
     for key in ("path", "captions"):
         if (named := getattr(study.data, key, None)) is not None:
             try:
                 files[key] = study.find(named)
             except StudyError as error:
                 wrong.append(document.problem(("data", key), str(error)))
-    if len(wrong) > len(problems):
-        raise document.error(wrong)
-    return study.data.model_copy(update=files)
+    if not wrong:
+        try:
+            return open_source(study.data.model_copy(update=files), pipe.config["size"], pipe.config["frames"])
+        except (SourceError, MediaError) as error:
+            captions = "captions" in files and str(error).startswith(str(files["captions"]))
+            wrong.append(document.problem(("data", "captions" if captions else "path"), str(error)))
+    raise document.error([*problems, *wrong, *_of_cells(study, document, pipe)])
+
+
+def _of_cells(study: Study, document: Document, pipe: Any) -> list[Problem]:
+    """What is wrong with the cells, which no data is needed to see."""
+    wrong: list[Problem] = []
+    for name in study.cells:
+        prepare(name, study, document, pipe, wrong)
+    return wrong
 
 
 def _measurable(measures: Sequence[Any], source: Source) -> tuple[list[Any], list[str]]:

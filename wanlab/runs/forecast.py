@@ -6,7 +6,9 @@ Seconds per sample and stage come from what the run folder has measured already,
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +23,7 @@ from .cell import Workbench
 from .logs import finished, spent
 from .progress import clock
 from .shared import StageRuns
-from .spec import Study
+from .spec import Image, Study
 from .store import CellFolder, RunFolder
 from .trainings import seconds_of, trainings_of
 
@@ -30,10 +32,13 @@ ROW_BYTES = 12  # one number of samples.parquet
 FEATURE_BYTES = 4_000  # features of one sample for the set metrics
 
 
+SMALL = "--set data.n=8"  # what makes a study of many samples a quick one
+
+
 @dataclass(frozen=True)
 class Forecast:
     """The figures of a plan. Seconds are NaN-free: a stage without known seconds stands in `unknown`. `trainings` that are left:
-    their name, for how many cells, seconds."""
+    their name, for how many cells, seconds. small: the settings under which a first run is a quick one."""
 
     study: str
     cells: int
@@ -48,6 +53,7 @@ class Forecast:
     objects: int
     notes: Sequence[str] = ()
     trainings: Sequence[tuple[str, int, float | None]] = ()
+    small: str = SMALL
 
     @property
     def unknown(self) -> list[str]:
@@ -106,7 +112,7 @@ class Forecast:
         )
         if self.unknown:
             console.print(
-                "[dim]Seconds come from the run folder or from `seconds:` in the study; run it with --set data.n=8 "
+                f"[dim]Seconds come from the run folder or from `seconds:` in the study; run it with {escape(self.small)} "
                 "--out FOLDER once and give plan the same --out to have them measured.[/]"
             )
 
@@ -145,7 +151,15 @@ def forecast(bench: Workbench, folder: RunFolder) -> Forecast:
         study.objects,
         bench.notes,
         [(f"train.{job.part}", len(cells), left[key]) for key, (job, cells) in jobs.items() if key in left],
+        _small(study, bench.source.n),
     )
+
+
+def _small(study: Study, samples: int) -> str:
+    """The settings that make a study small enough to be measured: fewer samples, of a photograph fewer prompts."""
+    if isinstance(study.data, Image):
+        return "--set " + shlex.quote(f"data.prompts={json.dumps(study.data.prompts[:1])}")
+    return f"--set data.n={min(8, samples)}"
 
 
 def expected(study: Study, folder: RunFolder, left: StageRuns, metric_rows: int) -> float | None:

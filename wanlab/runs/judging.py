@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from wanlab.core import suggestion
 from wanlab.data.media import MediaError, Size
 from wanlab.data.table import read_captions
 from wanlab.measure import Clips as Clips
-from wanlab.core import suggestion
 from wanlab.measure import available, idle, info, part, resolve
 
 from .court import Court, some
@@ -209,7 +209,9 @@ def _refuse_idle(request: Request, names: Sequence[str]) -> None:
     if unused := idle(names, request.clips):
         told = ", ".join(f"--{name} {getattr(request.clips, name)}" for name in unused)
         sets = [name for name in names if info(name).kind == "set"]
-        why = f"{', '.join(sets)} as asked for does not use it" if sets else "it is of set distances (fvd, kvd, ...), and none is asked for"
+        why = "it is of set distances (fvd, kvd, ...), and none is asked for"
+        if sets:
+            why = f"{', '.join(sets)} as asked for does not use it"
         raise ValueError(f"{told}: {why}; leave it out")
     if request.prompts is not None and not any("prompts" in info(name).needs for name in names):
         raise ValueError(f"--prompts {request.prompts}: none of {', '.join(names)} reads prompts (clip_text and clip_score do)")

@@ -1,4 +1,4 @@
-"""Metrics of one's own, given to a study from Python (`run_study(..., resolve=...)`): what a report of them needs stands in cell.yaml."""
+"""Metrics of one's own, given to a study from Python: what a report of them needs stands in cell.yaml."""
 
 from __future__ import annotations
 

@@ -51,7 +51,8 @@ class Monitor:
         self._cells, self._done, self._left = cells, done, left
         self._start = self._line = time.monotonic()
         if done:
-            self.console.print(f"{done} of {cells} cells are done already; going on with the rest")
+            rest = "going on with the rest" if done < cells else "nothing is left to run"
+            self.console.print(f"{done} of {cells} cells are done already; {rest}")
         self._task = self._bar.add_task("", total=left, cells=f"{done}/{cells} cells", rate="", left="", now="")
 
     def stage(self, cell: str, what: str, done: int, total: int) -> None:

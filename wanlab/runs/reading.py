@@ -151,6 +151,9 @@ def _problem(document: Document, loc: Sequence[str | int], item: Mapping[str, An
     path, model = _follow(document, loc)
     kind, given = item["type"], item.get("input")
     if kind == "extra_forbidden":
+        if path[0] == "cells" and path[-2:] == ("placebo", "draws"):
+            whole = "several draws are said once, in `placebo:` at the top level beside cells, which makes a cell of each"
+            return document.problem(path, f"unknown key; {whole}", at_key=True)
         listed = f"; there are {', '.join(model)}" if 0 < len(model) <= SHOWN else ""
         return document.problem(path, f"unknown key{did_you_mean(str(path[-1]), model) or listed}", at_key=True)
     if kind == "missing":

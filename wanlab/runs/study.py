@@ -109,7 +109,8 @@ def report_study(
         sets: settings `a.b=c` of `report`, `stats` or `title` over the study's own, for this report alone.
 
     Raises:
-        RunFolderError: there is no finished cell. UnknownMetric: one that only `resolve` can give. StudyError: a setting that is wrong, or that would need another run.
+        RunFolderError: there is no finished cell. UnknownMetric: one that only `resolve` can give. StudyError: a setting that is
+        wrong, or that would need another run.
     """
     folder = RunFolder(root)
     study = folder.study()

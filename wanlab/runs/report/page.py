@@ -191,10 +191,11 @@ def _placebos(table: Mapping[str, Mapping[str, Result]], metrics: Sequence[Colum
         for metric in metrics:
             result, digits = mine[metric.metric], metric.digits
             others, signed = sorted(result.placebos), not result.from_baseline
+            ends = [shown(one, digits, sign=signed) for one in others[:1] + others[-1:]]
             entries.append(
                 {
                     "delta": shown(result.change[0], digits, sign=signed) if others else "",
-                    "span": f"{shown(others[0], digits, sign=signed)} to {shown(others[-1], digits, sign=signed)}" if others else "",
+                    "span": " to ".join(ends) if others else "",
                     "rank": f"rank {result.placebo_rank} of {len(others) + 1}" if others else "",
                     "first": bool(others) and result.placebo_rank == 1,
                 }

@@ -175,8 +175,9 @@ def _placebos(cell: str, column: Column) -> str:
     result = column.by_cell.get(cell)
     if result is None or not result.placebos:
         return ""
-    ends = [_tex_number(shown(x, column.digits, sign=not result.from_baseline)) for x in (min(result.placebos), max(result.placebos))]
-    return rf"{{\scriptsize {ends[0]} to {ends[1]}}}"
+    signed, ends = not result.from_baseline, (min(result.placebos), max(result.placebos))
+    low, high = (_tex_number(shown(end, column.digits, sign=signed)) for end in ends)
+    return rf"{{\scriptsize {low} to {high}}}"
 
 
 def _tex_number(text: str) -> str:
@@ -191,7 +192,8 @@ def _caption(study: Study, columns: Sequence[Column]) -> str:
     seeds = f"{len(study.seeds)} seeds averaged within each" if len(study.seeds) > 1 else "one seed each"
     most = max((len(r.placebos) for r in results), default=0)
     placebos = f" Placebos: the range of differences of {most} cuts of equal size at random sites." if most else ""
-    apart = from_baseline(study, results)
+    said = from_baseline(study, results)
+    apart = f" {escape(said)}" if said else ""
     full = [escape(column.metric) for column in columns if "[" in column.metric]
     names = "; ".join(name.replace("\\textbar{}", "\\textbar{}\\allowbreak{}") for name in full)
     return (
@@ -200,7 +202,7 @@ def _caption(study: Study, columns: Sequence[Column]) -> str:
         rf"{percent} interval. $\dagger$: the difference is significant (paired sign-flip permutation, for set distances "
         r"block jackknife; $p<0.05$ after Holm's correction over "
         + f"{escape(study.stats.corrected_over)}). "
-        r"Best in bold, second underlined." + (f" {escape(apart)}" if apart else "") + placebos + (f" Protocols: {names}." if names else "")
+        r"Best in bold, second underlined." + apart + placebos + (f" Protocols: {names}." if names else "")
     )
 
 
