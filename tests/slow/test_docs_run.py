@@ -66,12 +66,19 @@ def made_clips() -> Clips:
 
 def test_every_page_with_code_runs_or_says_why_not() -> None:
     pages = {page.stem for page in DOCS.glob("*.md") if blocks(page)}
-    assert pages == {"analysis", "attention", "swaps"} | set(NOT_RUN)
+    assert pages == {"analysis", "attention", "metrics", "studies", "swaps"} | set(NOT_RUN)
 
 
-@pytest.mark.parametrize("page", ["attention", "swaps"])
+@pytest.mark.parametrize("page", ["attention", "studies", "swaps"])
 def test_code_runs(page: str, given: dict[str, Any]) -> None:
     execute(page, dict(given))
+
+
+def test_code_of_a_metric_of_ones_own_runs(tmp_path: Path) -> None:
+    study = "name: mine\ndata: {kind: procedural, n: 2}\nsampler: {steps: 1}\nmetrics: [lpips, brightness]\ncells: {baseline: }\n"
+    (tmp_path / "mine.yaml").write_text(study)
+    execute("metrics", {})
+    assert "brightness[v1]" in (tmp_path / "runs" / "mine" / "results.csv").read_text()
 
 
 @pytest.mark.slow(seconds=60)
