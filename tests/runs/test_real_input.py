@@ -174,7 +174,7 @@ def test_data_that_cannot_be_read_is_told_with_the_other_mistakes(tmp_path: Path
         with pytest.raises(StudyError) as caught:
             bench("cells.text.ablate=[txt]", "metrics.0=psnrr", "cells.both.edits=[{kind: zero, at: detail.outt}]", text=data)
         told = str(caught.value)
-        assert "(text):4:29: data.path: " in told and "psnrr" in told and "txt" in told and "detail.outt" in told, told
+        assert "(text):4:28: data.path: " in told and "psnrr" in told and "txt" in told and "detail.outt" in told, told
 
 
 def test_a_plan_advises_what_the_data_allows(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def against_baseline(baseline: str, metrics: Iterable[str]) -> str:
     """What to know of metrics that judge agreement with the baseline's own videos."""
     return (
         f"The reference is the clip of {baseline}: its own agreement with it is perfect by construction, so {_listed(metrics)} "
-        "have no difference, no test and no best; their values say how far a cell is from it, not how good it is."
+        "have no difference, no test and no best, and every row holds their own interval: their values say how far a cell is from "
+        "it, not how good it is."
     )
 
 
