@@ -339,8 +339,8 @@ def _source(study: Study, document: Document, pipe: Any, problems: Sequence[Prob
         try:
             return open_source(study.data.model_copy(update=files), pipe.config["size"], pipe.config["frames"])
         except (SourceError, MediaError) as error:
-            captions = "captions" in files and str(error).startswith(str(files["captions"]))
-            wrong.append(document.problem(("data", "captions" if captions else "path"), str(error)))
+            key = [name for name in ("captions", "path") if name in files and str(error).startswith(str(files[name]))][:1]
+            wrong.append(document.problem(("data", *key), str(error)))
     raise document.error([*problems, *wrong, *_of_cells(study, document, pipe)])
 
 
@@ -348,7 +348,7 @@ def _of_cells(study: Study, document: Document, pipe: Any) -> list[Problem]:
     """What is wrong with the cells, which no data is needed to see."""
     wrong: list[Problem] = []
     for name in study.cells:
-        prepare(name, study, document, pipe, wrong)
+        prepare(name, study, document, pipe, None, wrong)
     return wrong
 
 

@@ -21,9 +21,12 @@ WRONG = (LookupError, ValueError, TypeError, WeightsError)  # what a pipeline ra
 
 
 def prepare(
-    name: str, study: Study, document: Document, pipe: Any, batches: Batches, problems: list[Problem]
+    name: str, study: Study, document: Document, pipe: Any, batches: Batches | None, problems: list[Problem]
 ) -> tuple[Any, list[Any], dict[str, list[Any]]]:
-    """A cell's pipeline, its edits, and its edits by node. Mistakes are appended to `problems`, each at its place in the file."""
+    """A cell's pipeline, its edits, and its edits by node. Mistakes are appended to `problems`, each at its place in the file.
+
+    batches: None where the data could not be read; then the mistakes are found that can be seen without it.
+    """
     from wanlab.core import edit_from_dict
 
     cell, before = study.cells[name], len(problems)
@@ -55,11 +58,11 @@ def prepare(
     for index, data in enumerate(cell.edits):
         edit = attempt(("edits", index), lambda d=data: edit_from_dict(d))
         if edit is not None:
-            attempt(("edits", index), lambda e=edit, p=pipe: batches.check(e, p))
+            attempt(("edits", index), lambda e=edit, p=pipe: batches.check(e, p) if batches else p.sites(e.at))
             edits.append(edit)
     asked = settled(study.sampler_of(name), pipe).asked
     attempt((), lambda: pipe.request(None, "", 0, **asked))
-    if edits and len(problems) == before:
+    if edits and batches and len(problems) == before:
         attempt((), lambda: batches.check_all(edits, pipe, asked))
     if len(problems) > before:
         return pipe, edits, {}
