@@ -64,7 +64,7 @@ def prepare(
     attempt((), lambda: pipe.request(None, "", 0, **asked))
     if edits and batches and len(problems) == before:
         attempt((), lambda: batches.check_all(edits, pipe, asked))
-    if len(problems) > before:
+    if len(problems) > before or batches is None:
         return pipe, edits, {}
     return pipe, edits, edits_by_node(pipe, edits)
 
