@@ -178,5 +178,5 @@ Measure = SampleMeasure | SetMeasure
 
 
 def absent(*_: Any) -> Tensor:
-    """In place of a network, where what it measured is kept."""
+    """In place of a network that would give `b` numbers or `b d` features, where what it gave is kept. Raises ValueError."""
     raise ValueError("it was taken from what is stored, without its network: resolve it to measure")
