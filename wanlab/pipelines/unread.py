@@ -25,4 +25,4 @@ def unread(pipe: Any, request: Request) -> Iterator[str]:
 def warn_of_unread(pipe: Any, request: Request) -> None:
     """The same as warnings, at the line that called `generate`."""
     for said in unread(pipe, request):
-        warnings.warn(said, PromptWarning, stacklevel=4)
+        warnings.warn(said, PromptWarning, stacklevel=3)
