@@ -18,7 +18,8 @@ PLAIN = [(ROOT / "experiments" / f"{name}.yaml").read_text(encoding="utf-8") for
 DATA = [parse(text).data for text in PLAIN]
 PAGE = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 BLOCKS = [block.split("```")[0] for block in PAGE.split("```yaml")[1:]]
-DATA.append(parse("\n".join(block for block in BLOCKS if "cells:" in block or "axes:" in block)).data)
+PARTS = [parse(block).data for block in BLOCKS if "cells:" in block or "axes:" in block]
+DATA.append(dict(pair for part in reversed(PARTS) for pair in part.items()))    # of a key that several have, what stands first
 
 TRAININGS = [parse(path.read_text(encoding="utf-8")).data for path in sorted((ROOT / "experiments" / "train").glob("*.yaml"))]
 

@@ -51,13 +51,9 @@ def test_a_line_that_is_wrong_is_told(suffix: str, text: str, expected: str, tmp
         read_pairs(tmp_path / f"list{suffix}")
 
 
-def test_an_empty_file_of_captions_says_nothing(tmp_path: Path) -> None:
-    (tmp_path / "captions.csv").touch()
-    assert read_captions(tmp_path / "captions.csv", ["one.mp4"]) == {}
-
-
 def test_captions_with_more_fields_than_columns_are_told(tmp_path: Path) -> None:
     for text, expected in (("file,prompt\none.mp4,a,b\n", ":2: more fields"), ("file\none.mp4\n", "columns file, prompt"),
+                           ("", ":1: no caption"),
                            ("file,caption\n" + "x" * 200_000, "field larger"),
                            ("file,prompt\none.mp4\n", ":2: no prompt")):  # fmt: skip
         (tmp_path / "captions.csv").write_text(text)
