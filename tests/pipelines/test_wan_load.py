@@ -110,6 +110,14 @@ def test_bf16_goes_straight_to_its_precision(official: Path) -> None:
     assert torch.isfinite(loaded.generate(torch.rand(3, 32, 32), "a dog", steps=2).video).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_random_weights_have_the_precision_asked_for(official: Path, dtype: torch.dtype) -> None:
+    drawn, read = load_wan(small(), init="random", dtype=dtype), load_wan(small(), path=official, dtype=dtype)
+    assert {name: value.dtype for name, value in drawn.named_parameters()} == {n: v.dtype for n, v in read.named_parameters()}
+    assert drawn.dit.blocks[0].ffn[0].weight.dtype == dtype
+    assert torch.isfinite(drawn.generate(torch.rand(3, 32, 32), "a dog", steps=1).video).all()
+
+
 def test_a_transformer_in_one_file_stands_in_for_the_folders_own(saved: Path, official: Path, tmp_path: Path) -> None:
     other = made(seed=5)
     for prefix, name in (("", "plain.safetensors"), ("model.diffusion_model.", "behind.safetensors")):

@@ -16,7 +16,7 @@ from wanlab.pipelines.wan21 import Wan
 from wanlab.pipelines.wan_files import Parts, find
 from wanlab.pipelines.wan_parts import random_pipeline, stages
 from wanlab.pipelines.wan_presets import PRESETS, Preset
-from wanlab.pipelines.wan_reading import Reading, dit_reading, readings
+from wanlab.pipelines.wan_reading import Reading, dit_reading, of_text, readings
 from wanlab.stages.dit import Config, Dit
 
 Progress = Callable[[int, int], None]
@@ -35,7 +35,7 @@ def load_wan(name: str | Preset, init: str | None = None, path: str | Path | Non
                "tokenizer", "vae", "clip", "processor"; files (.safetensors, .pth) or folders, under the published names of
                parameters, diffusers' or transformers'
     dtype      of text encoder and transformer, but float32 where the published code computes in it; without: bfloat16 on a device
-               other than the CPU, else float32. CLIP and VAE are float32
+               other than the CPU, else float32, and random weights are float32 everywhere. CLIP and VAE are float32
     size       height and width of the video, multiples of 16; frames: 4n + 1; those of the preset where not given
     scheduler  "unipc" or "euler"; shift: of its noise levels
     verify     True: every file must have the sha256 that the hub told when it was downloaded; or name of the file -> sha256
@@ -51,11 +51,23 @@ def load_wan(name: str | Preset, init: str | None = None, path: str | Path | Non
         with torch.device("meta"):
             return Wan(stages(preset), preset.config(), preset)
     if init == "random" or (preset.random and path is None and parts is None):
-        return random_pipeline(preset).to(device)
+        drawn = random_pipeline(preset)
+        return (drawn if dtype is None else _cast(drawn, dtype)).to(device)
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     made = _read(preset, find(preset, path, parts), dtype, verify, progress, device)
     return Wan(made, preset.config(), preset).to(device)
+
+
+def _cast(pipe: Wan, dtype: torch.dtype) -> Wan:
+    """Weights that are there already, in the precision in which they would have been read."""
+    for module in pipe.dit.modules():
+        if isinstance(module, Dit):
+            module.cast(dtype)
+    kept = of_text(dtype)
+    for name, value in pipe.text.encoder.inner.named_parameters():
+        value.data = value.data.to(kept(name))
+    return pipe
 
 
 def _read(preset: Preset, files: Mapping[str, Path], dtype: torch.dtype, verify: bool | Mapping[str, str],

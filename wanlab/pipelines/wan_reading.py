@@ -57,7 +57,7 @@ def readings(stages: Mapping[str, nn.Module], parts: Mapping[str, Path], dtype: 
         if name.startswith("dit"):
             found.append(dit_reading(place, stage.get_submodule(name[4:]), dtype))
         elif name == "text":
-            found.append(_reading(place, stage.encoder.inner, text_takes, lookalikes.TEXT, _of_text(dtype)))
+            found.append(_reading(place, stage.encoder.inner, text_takes, lookalikes.TEXT, of_text(dtype)))
         elif name == "vae":
             found.append(_reading(place, stage.encoder.net.inner, vae_takes, lookalikes.VAE))
         elif name == "clip":
@@ -142,6 +142,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _of_text(dtype: torch.dtype) -> Callable[[str], torch.dtype]:
-    """float16 cannot hold what the last projection of umT5's feed-forwards gives."""
+def of_text(dtype: torch.dtype) -> Callable[[str], torch.dtype]:
+    """The precision of a parameter of umT5 by its name: float16 cannot hold what the last projection of a feed-forward gives."""
     return lambda name: torch.float32 if dtype == torch.float16 and ".wo." in name else dtype
