@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wanlab.data.folder import MediaError, read_video, write_video
 from wanlab.data.procedural import World
+from wanlab.data.video import DECODED, load_video
 
 CLIPS = Path(__file__).parents[2].parent / "shared" / "data" / "clips"
 real_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"no real clips at {CLIPS}")
@@ -186,16 +187,11 @@ def test_seconds_of_a_real_clip() -> None:
     assert torch.equal(read_video(path, 3, 32, start=1.0), read_video(path, 33, 32)[30:])
 
 
-@pytest.mark.parametrize(("form", "codec", "note"), [
-    ("yuv420p10le", "libx264", "10 bits per channel, read as 8"), ("gray", "ffv1", "grey"), ("yuv420p", "libx264", ""),
-    ("argb", "qtrle", "the alpha channel is left out"),
+@pytest.mark.parametrize(("form", "codec", "notes"), [
+    ("yuv420p10le", "libx264", (f"yuv420p10le h264, {DECODED}", "10 bits per channel, read as 8")), ("gray", "ffv1", ("grey",)),
+    ("yuv420p", "libx264", (f"yuv420p h264, {DECODED}",)), ("argb", "qtrle", ("the alpha channel is left out",)),
 ])  # fmt: skip
-def test_what_a_pixel_format_loses_is_noted(tmp_path: Path, form: str, codec: str, note: str) -> None:
-    import av
-    import numpy as np
-
-    from wanlab.data.video import load_video
-
+def test_what_a_pixel_format_loses_is_noted(tmp_path: Path, form: str, codec: str, notes: tuple[str, ...]) -> None:
     path = tmp_path / {"qtrle": "a.mov", "ffv1": "a.mkv", "libx264": "a.mp4"}[codec]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=12)
@@ -205,7 +201,7 @@ def test_what_a_pixel_format_loses_is_noted(tmp_path: Path, form: str, codec: st
             container.mux(stream.encode(frame.reformat(format=form)))
         container.mux(stream.encode())
     found = load_video(path)
-    assert found.notes == ((note,) if note else ()) and found.fps == 12
+    assert found.notes == notes and found.fps == 12
     assert found.video.shape == (3, 3, 32, 32)
     assert found.video.mean((1, 2, 3)).mul(255).tolist() == pytest.approx([40, 120, 200], abs=4)
 

@@ -203,14 +203,14 @@ def _aligned(contrast: Contrast) -> None:
     mine = _standing(contrast, contrast.clean, 0)
     for row in range(len(contrast.corrupted)):
         theirs = _standing(contrast, contrast.corrupted, row)
-        if len(theirs) != len(mine):
-            raise ContrastError("words are patched by their position: give equally many words in both runs "
-                                f"(row {row} has {len(mine)} and {len(theirs)})")
-        for (word, at), (other, there) in zip(mine, theirs, strict=True):
+        for (word, at), (other, there) in zip(mine, theirs):
             if at != there:
                 raise ContrastError(f"words are patched by their position: {word!r} of the clean prompt has the tokens {at}, "
                                     f"{other!r} in its place (row {row}) the tokens {there}; take a word of as many pieces, or "
                                     "divide by keys or tokens")
+        if len(theirs) != len(mine):
+            raise ContrastError("words are patched by their position: give equally many words in both runs "
+                                f"(row {row} has {len(mine)} and {len(theirs)})")
 
 
 def _standing(contrast: Contrast, request: Any, row: int) -> list[tuple[str, list[int]]]:

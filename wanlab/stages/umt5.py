@@ -80,15 +80,17 @@ class Umt5(Hookable):
         return f"the prompt has {len(ends)} tokens and the text stage takes {kept}; what it does not see: {shown!r}"
 
     def words(self, prompt: str) -> list[str]:
-        """The words and marks of a prompt, in order."""
-        return _WORD.findall(clean(prompt))
+        """The words and marks of a prompt, in order, as far as they are taken in."""
+        text = clean(prompt)
+        kept = self._spans(text)[: self.length - 1]
+        return [match[0] for match in _WORD.finditer(text) if kept and match.start() < kept[-1][1]]
 
     def tokens_of(self, prompt: str, word: str) -> list[int]:
         """Places of the tokens of `word` (all its pieces, wherever it stands). LookupError lists the prompt's words."""
         text = clean(prompt)
         spans = [match.span() for match in _WORD.finditer(text) if match[0].lower() == word.lower()]
         if not spans:
-            words = self.words(prompt)
+            words = _WORD.findall(text)
             raise LookupError(f"the prompt has no word {word!r}{suggestion(word, words)}; it has: {' '.join(words)}")
         found = [i for i, (start, end) in enumerate(self._spans(text)[: self.length - 1])
                  if any(start < stop and begin < end for begin, stop in spans)]
