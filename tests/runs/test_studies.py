@@ -44,12 +44,14 @@ def test_every_shipped_study_is_planned_on_the_shipped_pipeline(tmp_path: Path, 
 
 def test_the_examples_of_the_page_are_valid() -> None:
     page = (ROOT / "docs" / "studies.md").read_text()
-    cells, weights, grid = (block.split("```")[0] for block in page.split("```yaml")[1:])
+    cells, weights, grid, placebo = (block.split("```")[0] for block in page.split("```yaml")[1:])
     elsewhere, _ = parse_study("\n".join([weights, *(line for line in cells.splitlines() if not line.startswith("pipeline:"))]))
     assert str(elsewhere.pipeline.path) == "/models/Wan2.1-T2V-1.3B" and elsewhere.pipeline.dtype == "bfloat16"
     study, _ = parse_study(cells + grid)
     assert {"late", "again", "mid+head3+steps8", "down0+head0+steps4"} <= set(study.cells)
     assert "mid+head0+steps4" not in study.cells and study.cells["mid+head0+steps8"].note == "the narrowest block"
+    again, _ = parse_study(cells.split("cells:")[0] + placebo)
+    assert [name for name in again.cells if name.startswith("placebo")] == [f"placebo-temporal+draw{draw}" for draw in range(5)]
 
 
 @pytest.mark.slow
