@@ -157,7 +157,7 @@ def demo(venv: Path, rest: list[str]) -> int:
 
 
 def test(venv: Path, rest: list[str]) -> int:
-    """Lint, types, default tests; all run even when an earlier one fails. Types take one core a minute, beside the tests."""
+    """Lint, types, default tests; all run even when an earlier one fails. Types take one core half a minute, beside the tests."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests start many processes: each would compile the package anew
     types = [program(venv, "mypy"), "--no-error-summary"]
     checks = {

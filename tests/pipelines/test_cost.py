@@ -10,6 +10,7 @@ from wanlab.pipelines.cost import bytes_of, costs, footprint, of_wan, sized, sta
 from wanlab.pipelines.load import load
 
 
+@pytest.mark.slow
 def test_the_smallest_published_model_takes_what_its_formulas_say() -> None:
     """283 TFLOP a forward at N = 32,760 (attention 4 N^2 d, products 2 m n k), 1.42 billion parameters, 5.68 of the text's."""
     pipe = of_wan("wan2.1-t2v-1.3b")
