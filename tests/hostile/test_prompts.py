@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
 
-from tests.hostile.cases import answer, every, full
+from tests.hostile.cases import LONGEST, answer, every, full
 from wanlab.pipelines.load import load
 from wanlab.pipelines.request import STEPS
+from wanlab.stages.prompt import PromptWarning
 
 ODD = [
     "",
@@ -50,7 +52,10 @@ def test_prompts(whole: bool) -> None:
             pipe.unknown_words(prompt)
             return pipe.run_node("text", {}, pipe.request(None, prompt, 0, steps=1))
 
-        answer(text, ValueError)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            answer(text, ValueError)
+        assert all(issubclass(one.category, PromptWarning) and len(str(one.message)) <= LONGEST for one in told), told
 
     every("prompts", whole, st.sampled_from(ODD) | st.text(max_size=200), case)
 

@@ -187,7 +187,7 @@ def edit_from_dict(data: Mapping[str, Any]) -> Edit:
         raise EditError(f"the edit of kind {kind!r} names no site (at:)")
     if missing := [key for key in KINDS[kind].demands if key not in rest]:
         raise EditError(f"an edit of kind {kind!r} changes nothing without {' and '.join(missing)}: say it, as in "
-                        f"{kind}[{missing[0]}=0.5]:{rest['at']}, or {{kind: {kind}, at: ..., {missing[0]}: 0.5}} in a study")
+                        f"{kind}[{missing[0]}=0.5]:SITE, or {{kind: {kind}, at: ..., {missing[0]}: 0.5}} in a study")
     return KINDS[kind](**rest)
 
 
