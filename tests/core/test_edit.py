@@ -284,7 +284,7 @@ def test_mean_and_resample_from_a_reference_do_not_depend_on_the_batch() -> None
     (lambda: edit_from_dict({"kind": "noise", "at": "a", "sd": 1}), "kind 'noise' has no 'sd'; nearest: std"),
     (lambda: edit_from_dict({"kind": "zero"}), "names no site"),
     (lambda: edit_from_dict("zero"), "an edit is a mapping"),
-    (lambda: edit_from_dict({"kind": "scale", "at": "a"}), r"changes nothing without factor: say it, as in scale\[factor=0.5\]:SITE, or"),
+    (lambda: edit_from_dict({"kind": "scale", "at": "a"}), r"without factor: say it, as in scale\[factor=0.5\]:SITE, or"),
     (lambda: Patch("a", SimpleNamespace(record=Record())), "its record is a part of it: record=out.record"),
     (lambda: Patch("a", torch.zeros(99, 99)), "(?s)^.{1,250}$"),
     (lambda: Noise("a", std=-1), "negative"), (lambda: Scale("a", float("nan")), "not a finite number"),
