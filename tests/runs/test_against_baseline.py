@@ -44,11 +44,18 @@ def test_agreement_with_the_baseline_is_a_value_without_a_test(run: Callable[...
         assert all(table["detail", metric][name] for name in BLANK)
     latex = (root / "report" / "table.tex").read_text()
     caption = "so psnr, colour\\_distance have no difference, no test and no best"
-    assert caption in latex
+    assert caption in latex and "other rows: the paired difference" in latex
     (row,) = [line for line in latex.splitlines() if line.startswith("text & ")]
     assert "dagger" not in row.split("&")[1] and "textbf" not in latex.split(r"\midrule")[1].split("&")[1]
     assert "so psnr, colour_distance have no difference" in (root / "report" / "report.html").read_text()
     assert said.getvalue().count("so psnr, colour_distance have no difference") == 1
+
+
+def test_a_caption_explains_no_difference_where_there_is_none(run: Callable[..., Any]) -> None:
+    root, _ = run("out", "reference=baseline", "metrics=[psnr]", text=STUDY, report=True)
+    latex = (root / "report" / "table.tex").read_text()
+    assert "so psnr have no difference" in latex and "With 95\\,\\% intervals." in latex
+    assert "paired difference" not in latex and "dagger" not in latex and "Best in bold" not in latex
 
 
 def test_a_plan_says_what_the_reference_is() -> None:

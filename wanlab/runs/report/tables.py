@@ -194,15 +194,20 @@ def _caption(study: Study, columns: Sequence[Column]) -> str:
     placebos = f" Placebos: the range of differences of {most} cuts of equal size at random sites." if most else ""
     said = from_baseline(study, results)
     apart = f" {escape(said)}" if said else ""
-    full = [escape(column.metric) for column in columns if "[" in column.metric]
-    names = "; ".join(name.replace("\\textbar{}", "\\textbar{}\\allowbreak{}") for name in full)
-    return (
-        rf"\textbf{{{_sentence(study.title or study.name)}}} Mean over $n={n}$ (image, prompt) pairs, {seeds}. "
+    compared = (
         f"First row: the {percent} interval; other rows: the paired difference to {escape(study.baseline)} with its "
         rf"{percent} interval. $\dagger$: the difference is significant (paired sign-flip permutation, for set distances "
         r"block jackknife; $p<0.05$ after Holm's correction over "
         + f"{escape(study.stats.corrected_over)}). "
-        r"Best in bold, second underlined." + apart + placebos + (f" Protocols: {names}." if names else "")
+        "Best in bold, second underlined."
+    )
+    if said and all(r.from_baseline for r in results):
+        compared = f"With {percent} intervals."
+    full = [escape(column.metric) for column in columns if "[" in column.metric]
+    names = "; ".join(name.replace("\\textbar{}", "\\textbar{}\\allowbreak{}") for name in full)
+    return (
+        rf"\textbf{{{_sentence(study.title or study.name)}}} Mean over $n={n}$ (image, prompt) pairs, {seeds}. "
+        + compared + apart + placebos + (f" Protocols: {names}." if names else "")
     )
 
 
